@@ -1,0 +1,101 @@
+"""Saving only what is new, and loading it onto the base it was made for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from selfinformed.runtime.versions import versions
+from selfinformed.augmented.network import AugmentedClassifier, augment
+from selfinformed.data.examples import Inputs
+from selfinformed.data.labels import LabelSpace
+from selfinformed.network.wrap import AttachPoint, WrappedClassifier, wrap
+from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.files import read_json, read_tensors, write_json, write_tensors
+from selfinformed.structure.plans import HeadPlan
+
+CONFIG_FORMAT = "selfinformed.heads/1"
+WEIGHTS_FORMAT = "selfinformed.weights/1"
+
+
+def save(aug: AugmentedClassifier, folder: str | Path) -> None:
+    """Writes `heads.safetensors` and `config.json`.
+
+    A network whose base weights were fine-tuned carries them all, since the base alone no longer gives them back.
+    """
+    folder, net = Path(folder), aug.net
+    weights = {f"classifier.{k}": v for k, v in aug.classifier.state_dict().items()}
+    if aug.heads is not None:
+        aug.heads.fold()
+        weights |= {f"heads.{k}": v for k, v in aug.heads.state_dict().items()}
+    if aug.base_was_tuned:
+        weights |= {f"base.{k}": v for k, v in aug.base.state_dict().items()}
+    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in weights.items()}
+    write_tensors(folder / "heads.safetensors", arrays, {"format": WEIGHTS_FORMAT, "base": net.fingerprint})
+    config = {
+        "format": CONFIG_FORMAT, "base_fingerprint": net.fingerprint, "base_class": type(net.model).__name__,
+        "classifier": net.classifier_name, "attach": vars(net.attach), "output": aug.output, "base_was_tuned": aug.base_was_tuned,
+        "labels": list(net.labels.names), "plan": aug.plan.to_dict(), "versions": versions(),
+    }  # fmt: skip
+    write_json(folder / "config.json", config)
+
+
+def load(folder: str | Path, model: nn.Module, example_inputs: Inputs | None = None) -> AugmentedClassifier:
+    """Loads what `AugmentedClassifier.save_pretrained` wrote onto its base model.
+
+    Args:
+        folder: with `heads.safetensors` and `config.json`.
+        model: the base the heads were trained on, with the same weights, or what `wrap` made of it.
+        example_inputs: a small batch; needed where `model` is not wrapped.
+
+    Raises:
+        SelfInformedError: the files are missing or damaged, or the model is another one (its fingerprint differs).
+    """
+    folder = Path(folder)
+    config = read_json(folder / "config.json", "heads")
+    try:
+        if config["format"] != CONFIG_FORMAT:
+            raise SelfInformedError(f"{folder / 'config.json'}: expected {CONFIG_FORMAT}, found {config['format']!r}")
+        labels = LabelSpace(config["labels"])
+        attach, plan = AttachPoint(**config["attach"]), HeadPlan.from_dict(config["plan"], str(folder / "config.json"))
+        net = _wrapped(model, example_inputs, labels, config["classifier"], attach)
+        net.output, tuned = config["output"], bool(config["base_was_tuned"])
+        expected = config["base_fingerprint"]
+    except (KeyError, TypeError) as error:
+        raise SelfInformedError(f"{folder / 'config.json'}: not a valid heads config ({error!r})") from None
+    if net.fingerprint != expected:
+        raise SelfInformedError(
+            f"{folder}: these heads were trained on another base: its fingerprint is {str(expected)[:12]}…, this model's "
+            f"{net.fingerprint[:12]}…; load the weights the heads were trained on"
+        )
+    aug = augment(net, plan)
+    aug.base_was_tuned = tuned
+    arrays, metadata = read_tensors(folder / "heads.safetensors", WEIGHTS_FORMAT)
+    if metadata.get("base") != expected:
+        raise SelfInformedError(f"{folder}: heads.safetensors and config.json are of different runs; copy both from one run folder")
+    parts: Sequence[tuple[str, nn.Module | None]] = (
+        ("base.", aug.base if tuned else None), ("classifier.", aug.classifier), ("heads.", aug.heads),
+    )  # fmt: skip
+    for prefix, module in parts:
+        if module is not None:
+            state = {k.removeprefix(prefix): torch.from_numpy(v) for k, v in arrays.items() if k.startswith(prefix)}
+            try:
+                module.load_state_dict(state)
+            except RuntimeError as error:
+                raise SelfInformedError(f"{folder / 'heads.safetensors'} does not fit its config ({str(error).splitlines()[-1].strip()})") from None
+    return aug
+
+
+def _wrapped(
+    model: nn.Module | WrappedClassifier, inputs: Inputs | None, labels: LabelSpace, classifier: str, attach: AttachPoint
+) -> WrappedClassifier:
+    if isinstance(model, WrappedClassifier):
+        if (model.classifier_name, model.attach) != (classifier, attach):
+            raise SelfInformedError(f"load: the heads attach at {attach}, with the classifier {classifier!r}; the model is wrapped otherwise")
+        return model
+    if inputs is None:
+        raise SelfInformedError("load: give example_inputs=, a small batch as the model takes it, or a wrapped model")
+    return wrap(model, inputs, labels=labels, classifier=classifier, attach=attach)

@@ -1,0 +1,342 @@
+"""The command line: one verb per stage."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
+
+import typer
+
+from selfinformed.pipeline.config import RunConfig, demo_config, read_config
+from selfinformed.runtime.errors import SelfInformedError
+
+if TYPE_CHECKING:
+    from selfinformed.pipeline.run import Run
+
+app = typer.Typer(
+    name="selfinformed",
+    help="Makes a trained classifier better where it mixes its labels up. Start with: selfinformed demo",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_INPUTS = ["output", "model", "checkpoint", "classifier", "attach", "reduce", "outputs", "labels", "train", "holdout", "test", "image_size", "skip_bad", "device"]
+_COUNTS = ["top_k"]
+_CLUSTER = ["n_groups", "seed"]
+_PLAN = ["budget", "hidden", "depth", "capacity", "dense_share"]
+_FIT = ["keep_classifier", "head_input", "epochs", "batch_size", "learning_rate", "classifier_learning_rate", "finetune"]
+
+
+def main() -> None:
+    """Runs a verb; an error is one line and exit code 2."""
+    try:
+        code = app(standalone_mode=False)
+    except SelfInformedError as error:
+        sys.exit(_fail(str(error)))
+    except KeyboardInterrupt:
+        resume = " ".join(["selfinformed", *sys.argv[1:]])
+        print(f"\nstopped; what was finished is kept. Resume with: {resume}", file=sys.stderr)  # noqa: T201
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+    except typer.Exit as exit:
+        sys.exit(exit.exit_code)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # a usage error of the command line itself
+            sys.exit(_fail(error.format_message()))
+        raise
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _verb(options: list[str], example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Registers a verb that takes a configuration or a run folder, and those options of `RunConfig` that it reads."""
+
+    def register(function: Callable[[Run, bool], None]) -> Callable[..., None]:
+        def command(source: str, json: bool, print_config: bool, **changes: Any) -> None:
+            config = read_config(source).with_changes({k: _parsed(k, v) for k, v in changes.items() if v is not None})
+            if print_config:
+                print(config.to_yaml())  # noqa: T201
+                return
+            function(_open(config), json)
+
+        chosen = [option for option in fields(RunConfig) if option.name in options]
+        parameters = {
+            "source": (Annotated[str, typer.Argument(metavar="CONFIG|RUN", help="a config.yaml, or a run folder")], inspect.Parameter.empty),
+            "json": (Annotated[bool, typer.Option("--json", help="print the result as JSON")], False),
+            "print_config": (Annotated[bool, typer.Option("--print-config", help="print the resolved configuration and stop")], False),
+            **{option.name: (Annotated[str | None, _documented(option)], None) for option in chosen},
+        }
+        command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=d, annotation=a) for n, (a, d) in parameters.items()]
+        )
+        command.__annotations__ = {n: a for n, (a, _) in parameters.items()}
+        app.command(function.__name__.strip("_"), help=f"{inspect.getdoc(function)}\n\nExample: {example}")(command)
+        return function
+
+    return register
+
+
+def _documented(option: Any) -> Any:
+    default = "" if option.default is None or "default:" in option.metadata["help"] or option.default == "" else f" [default: {option.default}]"
+    name = option.name.replace("_", "-")
+    choices = [c for c in get_args(_literal(option.name)) if isinstance(c, str)]
+    return typer.Option(f"--{name}", help=option.metadata["help"] + default, metavar="|".join(choices) if choices else "VALUE")
+
+
+def _literal(name: str) -> Any:
+    from typing import Literal, get_type_hints
+
+    hint = get_type_hints(RunConfig)[name]
+    return hint if get_origin(hint) is Literal else None
+
+
+def _parsed(name: str, value: str) -> Any:
+    if name in ("hidden", "arms"):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return None if value == "none" else value
+
+
+@app.command()
+def demo(
+    base: Annotated[str, typer.Option(help="the shipped base: budget (has headroom) or converged (has little)", metavar="budget|converged")] = "budget",
+    fonts: Annotated[str | None, typer.Option(help="folder of other typefaces", metavar="DIR")] = None,
+    output: Annotated[str | None, typer.Option(help="run folder [default: runs/demo, or runs/demo-converged]")] = None,
+    seeds: Annotated[int, typer.Option(help="seeds of the comparison")] = 3,
+    json: Annotated[bool, typer.Option("--json", help="print the comparison as JSON")] = False,
+    print_config: Annotated[bool, typer.Option("--print-config", help="print the resolved configuration and stop")] = False,
+) -> None:
+    """Runs the whole method on 2,526 labels of glyphs with a base network from the package, in about three minutes on 2 cores.
+
+    Example: selfinformed demo --output runs/demo
+    """
+    folder = output or ("runs/demo" if base == "budget" else f"runs/demo-{base}")
+    config = demo_config(base, fonts, folder).with_changes({"seeds": seeds})
+    if print_config:
+        print(config.to_yaml())  # noqa: T201
+        return
+    _run_all(_open(config), json)
+
+
+@_verb([option.name for option in fields(RunConfig)], "selfinformed run config.yaml --n-groups 12")
+def run(run: Run, json: bool) -> None:
+    """Runs every stage that is not done yet: measure, cluster, plan, probe, fit, evaluate, compare, report."""
+    _run_all(run, json)
+
+
+@_verb(_INPUTS + _COUNTS, "selfinformed measure config.yaml --top-k 100")
+def measure(run: Run, json: bool) -> None:
+    """Counts which labels the network mixes up on held-out data (eqs. 3 and 4)."""
+    from selfinformed.structure.clustering import top_confusions
+
+    counts, names = run.counts(), run.net.labels.names
+    pairs = [{"detected": names[i], "annotated": names[j], "examples": n} for i, j, n in top_confusions(counts, 20)]
+    about = {"n_examples": counts.n_examples, "n_labels": counts.n_labels, "top_k": counts.top_k}
+    _show(json, {**about, "pairs": pairs}, pairs, f"most confused pairs in {counts.n_examples:,} examples, top {counts.top_k} of {counts.n_labels:,} labels")
+
+
+@_verb(_INPUTS + _COUNTS + _CLUSTER, "selfinformed cluster config.yaml --n-groups auto")
+def cluster(run: Run, json: bool) -> None:
+    """Groups the labels by spectral clustering of the counts."""
+    groups = run.groups()
+    _show(json, groups.to_dict(), _group_rows(run), f"{len(groups)} groups; {len(groups.ungrouped)} labels in none")
+
+
+@_verb(_INPUTS + _COUNTS + _CLUSTER + _PLAN, "selfinformed plan config.yaml --budget 0.03 --capacity labels")
+def plan(run: Run, json: bool) -> None:
+    """Turns groups into heads and prints what they will cost before anything is trained."""
+    heads, estimate = run.plan(), run.estimate()
+    rows = [
+        {"head": i + 1, "group": name, "labels": size, "widths": "-".join(map(str, widths)), "multiply-adds": f"{cost:,}"}
+        for i, (name, size, widths, cost) in enumerate(
+            zip(heads.groups.names, heads.groups.sizes, heads.hidden, heads.head_multiply_adds, strict=True)
+        )
+    ]
+    title = (
+        f"{heads.multiply_adds:,} multiply-adds, {heads.extra_computation:.3f}x; {heads.parameters - heads.base_parameters:,} more parameters; "
+        f"features take {estimate['cache_bytes'] / 1e6:.0f} MB and about {estimate['cache_seconds']:.0f} s, training about {estimate['training_seconds']:.0f} s"
+    )
+    _show(json, {**heads.to_dict(), "estimate": estimate}, rows, title)
+
+
+@_verb(_INPUTS + _COUNTS + _CLUSTER + ["epochs", "probe_width"], "selfinformed probe config.yaml")
+def probe(run: Run, json: bool) -> None:
+    """Says before training how much heads at the attach point could gain, and in which groups it lies."""
+    headroom = run.headroom()
+    rows = [
+        {"group": r["group"], "labels": r["labels"], "gain": _percent(r["gain"], "+"), "share": _percent(r["share"], digits=0) + "%"}
+        for r in headroom["groups"]
+    ]
+    _show(json, headroom, rows, headroom["verdict"])
+
+
+@_verb(_INPUTS + _COUNTS + _CLUSTER + _PLAN + _FIT, "selfinformed fit config.yaml --epochs 4")
+def fit(run: Run, json: bool) -> None:
+    """Trains the heads and the classifier on cached features."""
+    from json import loads
+
+    run.augmented()
+    history = run.folder / "history.jsonl"
+    rows = [loads(line) for line in history.read_text("utf-8").splitlines()] if history.exists() else []
+    shown = [{**row, "loss": f"{row['loss']:.4f}"} for row in rows]
+    _show(json, rows, shown, f"heads.safetensors and config.json are in {run.folder}")
+
+
+@_verb(_INPUTS + _COUNTS + _CLUSTER + _PLAN + _FIT + ["map_k", "mapping"], "selfinformed evaluate config.yaml --mapping imagenet.csv")
+def evaluate(run: Run, json: bool) -> None:
+    """Judges base and augmented network on test data, over all labels and by group."""
+    result = run.evaluation()
+    rows = [{"network": name, **_figures(figures)} for name, figures in (("base", result["base"]), ("augmented", result))]
+    _show(json, result, rows, f"{result['n_examples']:,} test examples")
+
+
+@_verb([option.name for option in fields(RunConfig)], "selfinformed compare config.yaml --seeds 5 --arms base,confusions,dense")
+def compare(run: Run, json: bool) -> None:
+    """Trains the method and every control over several seeds and compares them."""
+    _show_comparison(run, json)
+
+
+@_verb(_INPUTS + _COUNTS + _FIT + ["budget", "map_k", "seed"], "selfinformed search config.yaml --budget 0.03")
+def search(run: Run, json: bool) -> None:
+    """Finds which structure at a budget helps most, judged on hold-out data."""
+    result = run.search()
+    rows = [{**t, "mean_average_precision": _percent(t["mean_average_precision"]), "extra_computation": f"{t['extra_computation']:.3f}x"} for t in result["trials"]]
+    _show(json, result, rows, f"best: {result['trials'][0]['structure']}")
+
+
+@_verb(["output"], "selfinformed report runs/demo")
+def report(run: Run, json: bool) -> None:
+    """Writes report.html and its figures from a run's artefacts."""
+    path = run.report()
+    _show(json, {"report": str(path)}, [], f"open {path}")
+
+
+@_verb(["output"], "selfinformed export runs/demo")
+def export(run: Run, json: bool) -> None:
+    """Exports the augmented network as model.onnx and verifies it with onnxruntime."""
+    from selfinformed.augmented.exported import export_onnx
+
+    examples = run.inputs.examples("test")
+    check = export_onnx(run.augmented(), run.folder / "model.onnx", examples.read(range(min(64, len(examples)))))
+    row = {"file": str(check.path), "inputs": check.n_inputs, "max difference": f"{check.max_difference:.2g}", "top-1 agreement": _percent(check.top1_agreement)}
+    _show(json, {**vars(check), "path": str(check.path)}, [row], "verified by onnxruntime")
+
+
+@_verb(["output", "device"], "selfinformed bench runs/demo")
+def bench(run: Run, json: bool) -> None:
+    """Measures base and augmented network in alternation at batch 1, 8 and 32."""
+    from selfinformed.evidence.latency import latency
+    from selfinformed.runtime.files import write_json
+
+    result = latency(run.augmented(), run.inputs.examples("test"))
+    write_json(run.folder / "latency.json", result)
+    rows = [{k: f"{v:.3f}" if isinstance(v, float) else v for k, v in row.items()} for row in result["rows"]]
+    _show(json, result, rows, f"milliseconds; multiply-adds ratio {result['extra_computation']:.3f}")
+
+
+def _open(config: RunConfig) -> Run:
+    from selfinformed.pipeline.run import Run
+    from selfinformed.runtime.progress import console
+
+    return Run(config, lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
+
+
+def _run_all(run: Run, json: bool) -> None:
+    import time
+
+    start = time.perf_counter()
+    run.plan()
+    headroom = run.headroom()
+    run.say(f"           {headroom['verdict']}")
+    run.augmented()
+    run.evaluation()
+    run.comparison()
+    path = run.report()
+    if not json:
+        _table(_group_rows(run), "groups of labels, the most confused first")
+    _show_comparison(run, json)
+    if not json:
+        print(f"report     {path}")  # noqa: T201
+        print(f"took       {time.perf_counter() - start:.0f} s")  # noqa: T201
+
+
+def _show_comparison(run: Run, json: bool) -> None:
+    comparison = run.comparison()
+    rows = []
+    for row in comparison.summary():
+        low, high = row["interval"]
+        over, method = row["over_base"], row["method_over_it"]
+        rows.append(
+            {
+                "arm": row["arm"], f"mAP@{comparison.top_k}": _percent(row["mean_average_precision"]),
+                "95% interval": f"{_percent(low)} to {_percent(high)}",
+                "over base": _percent(over["mean"], "+") if over and row["arm"] != "base" else "",
+                "confusions minus it": f"{_percent(method['mean'], '+')} ({_percent(method['low'], '+')} to {_percent(method['high'], '+')})" if method else "",
+                "top-1": _percent(row["top1"]), "top-5": _percent(row["top5"]), "multiply-adds": f"{row['multiply_adds']:,.0f}",
+                "extra": f"{row['extra_computation']:.3f}x", "seconds": f"{row['seconds']:.0f}",
+            }
+        )  # fmt: skip
+    _show(json, comparison.to_dict(), rows, comparison.verdict)
+
+
+def _group_rows(run: Run) -> list[dict[str, Any]]:
+    groups, names = run.groups(), run.net.labels.names
+    return [
+        {"group": i + 1, "labels": len(members), "most confused": ", ".join(names[m].removeprefix("word:") for m in members[:14])}
+        for i, members in enumerate(groups.members)
+    ]
+
+
+def _figures(figures: dict[str, Any]) -> dict[str, Any]:
+    return {
+        f"mAP@{figures['top_k']}": _percent(figures["mean_average_precision"]), "per example": _percent(figures["mean_average_precision_per_example"]),
+        "top-1": _percent(figures["top1"]), "top-5": _percent(figures["top5"]),
+        "multiply-adds": f"{figures['multiply_adds']:,}", "extra": f"{figures['extra_computation']:.3f}x",
+    }  # fmt: skip
+
+
+def _percent(value: float | None, sign: str = "", digits: int = 2) -> str:
+    return "-" if value is None or value != value or abs(value) == float("inf") else f"{100 * value:{sign}.{digits}f}"
+
+
+def _show(as_json: bool, content: Any, rows: list[dict[str, Any]], title: str) -> None:
+    from selfinformed.runtime.files import plain
+
+    if as_json:
+        print(json.dumps(plain(content), ensure_ascii=False))  # noqa: T201
+    elif rows:
+        _table(rows, title)
+    else:
+        print(title)  # noqa: T201
+
+
+def _table(rows: list[dict[str, Any]], title: str) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in rows[0]:
+        text = name in ("arm", "group", "most confused", "structure", "detected", "annotated", "network")
+        table.add_column(name, justify="left" if text else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(str(value)) for value in row.values()))
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(Text(f"\n{title}"), soft_wrap=True)
+    console.print(table)
+
+
+def _fail(message: str) -> int:
+    print(f"selfinformed: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+    return 2
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""Inputs with their targets, read batch by batch from wherever they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from selfinformed.data.images import ImageFiles, image_transform
+from selfinformed.data.labels import LabelSpace
+from selfinformed.data.targets import Targets, as_targets
+from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.progress import progress
+
+Inputs = torch.Tensor | dict[str, torch.Tensor]
+"""What a network is called with: one tensor, or keyword arguments; the first dimension counts examples."""
+
+
+@dataclass
+class Examples:
+    """N examples: inputs that are read when asked for, targets, and a name for each.
+
+    Attributes:
+        read: takes example numbers, gives their inputs, and raises `SelfInformedError` naming the one that cannot be read.
+        targets: what is annotated on each.
+        labels: the label set.
+        names: how messages call an example; None for its number.
+        skip_bad: how many unreadable examples may be set aside.
+        skipped: messages of those set aside so far.
+    """
+
+    read: Callable[[Sequence[int]], Inputs]
+    targets: Targets
+    labels: LabelSpace
+    names: Sequence[str] | None = None
+    skip_bad: int = 0
+    skipped: dict[int, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def name(self, example: int) -> str:
+        """How messages call an example."""
+        return self.names[example] if self.names is not None else f"example {example}"
+
+    def batches(self, batch_size: int = 256, what: str | None = None) -> Iterator[tuple[np.ndarray, Inputs]]:
+        """Yields (example numbers int64 [b], inputs) in order; unreadable examples are set aside up to `skip_bad`."""
+        starts: Any = range(0, len(self), batch_size)
+        for start in progress(starts, len(starts), what) if what else starts:
+            rows = np.arange(start, min(start + batch_size, len(self)))
+            try:
+                yield rows, self.read(rows.tolist())
+            except SelfInformedError:
+                rows = np.array([row for row in rows if self._is_readable(int(row))], dtype=np.int64)
+                if len(rows):
+                    yield rows, self.read(rows.tolist())
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> Examples:
+        """Some of the examples, in the order given."""
+        chosen = np.asarray(rows, dtype=np.int64)
+        names = None if self.names is None else [self.names[i] for i in chosen]
+        return Examples(lambda r: self.read(chosen[r].tolist()), self.targets.take(chosen), self.labels, names, self.skip_bad)
+
+    def example_inputs(self) -> Inputs:
+        """The inputs of the first readable example, as a batch of one."""
+        for _, inputs in self.batches(1):
+            return inputs
+        raise SelfInformedError("data: there is no example that can be read")
+
+    def _is_readable(self, row: int) -> bool:
+        if row in self.skipped:
+            return False
+        try:
+            self.read([row])
+        except SelfInformedError as error:
+            if len(self.skipped) >= self.skip_bad:
+                hint = "raise skip_bad (--skip-bad N)" if self.skip_bad else "mend it, or set up to N aside with skip_bad (--skip-bad N)"
+                raise SelfInformedError(f"{error}; {hint}") from None
+            self.skipped[row] = str(error)
+            return False
+        return True
+
+
+def open_dataset(
+    source: Any,
+    labels: LabelSpace | Sequence[str] | None = None,
+    *,
+    image_size: int | None = None,
+    transform: Callable[[Any], torch.Tensor] | None = None,
+    skip_bad: int = 0,
+) -> Examples:
+    """Opens examples from wherever they are.
+
+    Args:
+        source: one of
+            - a folder with one subfolder of images per label (single label);
+            - a .csv or .parquet manifest with the columns `path` (relative to the manifest) and `labels` (names separated by `;`,
+              or a list);
+            - a .npz file with `inputs` [N, ...] and `targets` ([N] or multi-hot [N, C]);
+            - a pair (inputs [N, ...] as a tensor, array or dictionary of tensors, targets in any form);
+            - a map-style dataset giving (input, class number or label list), such as a `torch.utils.data.Dataset`;
+            - `Examples`, returned as they are.
+        labels: the network's label names in the order of its outputs. By default the subfolders' names, the manifest's labels sorted,
+            or numbers. Folders and labels of the data must be among them.
+        image_size: side in pixels to which image files are resized and cropped (default: left as they are).
+        transform: takes a PIL image, gives a tensor; instead of the default (RGB, 0..1, ImageNet mean and deviation).
+        skip_bad: how many unreadable images may be set aside; beyond that reading stops with the file's name.
+
+    Raises:
+        SelfInformedError: the source is none of these, or disagrees with the labels.
+    """
+    space = labels if isinstance(labels, LabelSpace) or labels is None else LabelSpace(labels)
+    if isinstance(source, Examples):
+        return source
+    if isinstance(source, str | Path):
+        path = Path(source)
+        to_tensor = transform or image_transform(image_size)
+        if path.is_dir():
+            return _from_files(ImageFiles.from_folder(path, space), to_tensor, skip_bad)
+        if path.suffix in {".csv", ".parquet"}:
+            return _from_files(ImageFiles.from_manifest(path, space), to_tensor, skip_bad)
+        if path.suffix == ".npz":
+            return _from_arrays(*_read_npz(path), space)
+        problem = "does not exist" if not path.exists() else "is no folder, .csv, .parquet or .npz file"
+        raise SelfInformedError(f"data: {path} {problem}; expected a folder of images, a manifest or an .npz file")
+    if isinstance(source, tuple) and len(source) == 2:
+        return _from_arrays(*source, space)
+    if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
+        return _from_map_style(source, space)
+    raise SelfInformedError(
+        f"data: cannot read {type(source).__name__}; expected a folder, a manifest, an .npz file, (inputs, targets) or a map-style dataset"
+    )
+
+
+def take_inputs(inputs: Inputs, rows: Any) -> Inputs:
+    """Some examples of a batch of inputs."""
+    if isinstance(inputs, dict):
+        return {name: tensor[rows] for name, tensor in inputs.items()}
+    return inputs[rows]
+
+
+def _from_files(files: ImageFiles, transform: Callable[[Any], torch.Tensor], skip_bad: int) -> Examples:
+    def read(rows: Sequence[int]) -> Inputs:
+        return torch.stack([files.read(row, transform) for row in rows])
+
+    return Examples(read, as_targets(files.targets, len(files.labels)), files.labels, [str(p) for p in files.paths], skip_bad)
+
+
+def _from_arrays(inputs: Any, targets: Any, labels: LabelSpace | None) -> Examples:
+    tensors: Inputs
+    if isinstance(inputs, dict):
+        tensors = {name: torch.as_tensor(value) for name, value in inputs.items()}
+        n = len(next(iter(tensors.values())))
+    else:
+        tensors = torch.as_tensor(inputs)
+        n = len(tensors)
+    labels = labels or LabelSpace.numbered(_count_labels(targets))
+    checked = as_targets(targets, len(labels))
+    if len(checked) != n:
+        raise SelfInformedError(f"data: {n} inputs but targets for {len(checked)} examples; give one target per input")
+    return Examples(lambda rows: take_inputs(tensors, torch.as_tensor(rows)), checked, labels)
+
+
+def _from_map_style(dataset: Any, labels: LabelSpace | None) -> Examples:
+    targets = getattr(dataset, "targets", None)
+    if targets is None:
+        targets = [_as_target(dataset[i][1]) for i in range(len(dataset))]
+    labels = labels or LabelSpace(getattr(dataset, "classes", None) or LabelSpace.numbered(_count_labels(targets)).names)
+
+    def read(rows: Sequence[int]) -> Inputs:
+        return torch.stack([torch.as_tensor(dataset[row][0]) for row in rows])
+
+    return Examples(read, as_targets(targets, len(labels)), labels)
+
+
+def _as_target(target: Any) -> Any:
+    return target.tolist() if isinstance(target, torch.Tensor | np.ndarray) else target
+
+
+def _count_labels(targets: Any) -> int:
+    if isinstance(targets, Targets):
+        return targets.n_labels
+    if isinstance(targets, Sequence) and any(isinstance(row, Sequence) for row in targets):
+        return 1 + max((int(label) for row in targets for label in row), default=0)
+    array = np.asarray(targets)
+    return int(array.shape[1]) if array.ndim == 2 else int(array.max(initial=0)) + 1
+
+
+def _read_npz(path: Path) -> tuple[Any, Any]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            missing = {"inputs", "targets"} - set(file.files)
+            if missing:
+                raise SelfInformedError(f"data: {path} has no array {sorted(missing)[0]!r}; expected `inputs` and `targets`")
+            return file["inputs"], file["targets"]
+    except (OSError, ValueError, EOFError) as error:
+        raise SelfInformedError(f"data: {path} cannot be read as .npz ({error})") from None

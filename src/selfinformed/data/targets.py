@@ -1,0 +1,129 @@
+"""Annotations as sorted, distinct label lists in compressed rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from selfinformed.runtime.errors import SelfInformedError
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The labels annotated on each of N examples.
+
+    Attributes:
+        offsets: int64 [N + 1]; example n's labels are `labels[offsets[n]:offsets[n + 1]]`.
+        labels: int64, ascending and distinct within an example, each in 0..n_labels-1.
+        n_labels: C.
+    """
+
+    offsets: IntArray
+    labels: IntArray
+    n_labels: int
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def of(self, example: int) -> IntArray:
+        """The labels of one example."""
+        return self.labels[self.offsets[example] : self.offsets[example + 1]]
+
+    def take(self, rows: npt.ArrayLike) -> Targets:
+        """The targets of some examples, in the order given."""
+        rows = np.asarray(rows, dtype=np.int64)
+        sizes = np.diff(self.offsets)[rows]
+        offsets = np.concatenate([[0], np.cumsum(sizes)])
+        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], sizes)
+        return Targets(offsets, self.labels[np.repeat(self.offsets[rows], sizes) + within], self.n_labels)
+
+    def pairs(self) -> tuple[IntArray, IntArray]:
+        """(example, label) of every annotation."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets)), self.labels
+
+    def multi_hot(self) -> torch.Tensor:
+        """float32 [N, C], 1 where annotated: g_j(x) of eq. (1)."""
+        examples, labels = self.pairs()
+        hot = torch.zeros(len(self), self.n_labels)
+        hot[torch.from_numpy(examples), torch.from_numpy(labels)] = 1.0
+        return hot
+
+    def positives(self) -> IntArray:
+        """How many examples carry each label, int64 [C]."""
+        return np.bincount(self.labels, minlength=self.n_labels)
+
+    @property
+    def single(self) -> bool:
+        """Whether every example carries exactly one label."""
+        return len(self.labels) == len(self) and bool((np.diff(self.offsets) == 1).all())
+
+
+def as_targets(targets: Any, n_labels: int, first_example: int = 0) -> Targets:
+    """Reads targets in any of the three forms.
+
+    Args:
+        targets: one class per example [B], multi-hot [B, C] of 0 and 1 (or booleans), or a list of label lists.
+        n_labels: C.
+        first_example: the number of the first example, for error messages.
+
+    Raises:
+        SelfInformedError: a label out of range, a shape that is none of these, an entry that is not 0 or 1.
+    """
+    if isinstance(targets, Targets):
+        if targets.n_labels != n_labels:
+            raise SelfInformedError(f"targets: made for {targets.n_labels} labels, expected {n_labels}")
+        return targets
+    if isinstance(targets, torch.Tensor):
+        targets = targets.detach().cpu().numpy()
+    if isinstance(targets, Sequence) and any(isinstance(row, Sequence | np.ndarray | set) for row in targets):
+        return _from_lists(targets, n_labels, first_example)
+    array = np.asarray(targets)
+    if array.ndim == 1 and (array.dtype.kind in "iu" or array.size == 0):
+        return _checked(np.arange(len(array) + 1, dtype=np.int64), array.astype(np.int64), n_labels, first_example)
+    if array.ndim == 2 and array.dtype.kind in "biuf":
+        if array.shape[1] != n_labels:
+            raise SelfInformedError(f"targets: multi-hot targets have {array.shape[1]} columns, expected {n_labels}, one per label")
+        wrong = ~np.isin(array, (0, 1))
+        if wrong.any():
+            row, column = np.argwhere(wrong)[0]
+            raise SelfInformedError(
+                f"targets: example {first_example + row} has {array[row, column]} for label {column}; multi-hot targets are 0 or 1"
+            )
+        examples, labels = np.nonzero(array)
+        counts = np.bincount(examples, minlength=len(array))
+        return Targets(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), labels.astype(np.int64), n_labels)
+    raise SelfInformedError(
+        f"targets: expected class numbers [B], multi-hot [B, {n_labels}] or a list of label lists; "
+        f"got an array of {array.dtype} with shape {list(array.shape)}"
+    )
+
+
+def _from_lists(rows: Sequence[Any], n_labels: int, first_example: int) -> Targets:
+    sets = []
+    for i, row in enumerate(rows):
+        try:
+            labels = np.array(sorted({int(label) for label in row}), dtype=np.int64)
+        except (TypeError, ValueError):
+            raise SelfInformedError(
+                f"targets: example {first_example + i} has {row!r}; expected a list of label numbers from 0 to {n_labels - 1}"
+            ) from None
+        sets.append(labels)
+    offsets = np.cumsum([0, *(len(labels) for labels in sets)]).astype(np.int64)
+    return _checked(offsets, np.concatenate(sets) if sets else np.empty(0, np.int64), n_labels, first_example)
+
+
+def _checked(offsets: IntArray, labels: IntArray, n_labels: int, first_example: int) -> Targets:
+    bad = np.flatnonzero((labels < 0) | (labels >= n_labels))
+    if len(bad):
+        example = first_example + int(np.searchsorted(offsets, bad[0], side="right")) - 1
+        raise SelfInformedError(
+            f"targets: example {example} has label {labels[bad[0]]}; labels go from 0 to {n_labels - 1} ({n_labels} labels)"
+        )
+    return Targets(offsets, labels, n_labels)

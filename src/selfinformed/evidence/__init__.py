@@ -1,0 +1,8 @@
+"""Evaluation, controls, comparison, report."""
+
+from selfinformed.evidence.comparison import Comparison, compare
+from selfinformed.evidence.evaluation import Evaluation, evaluate, recall_on_subset
+from selfinformed.evidence.reporting import Findings, report
+from selfinformed.structure.average_precision import mean_average_precision
+
+__all__ = ["Comparison", "Evaluation", "Findings", "compare", "evaluate", "mean_average_precision", "recall_on_subset", "report"]

@@ -1,0 +1,158 @@
+"""The report's figures, drawn with matplotlib and written as PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from selfinformed.evidence.comparison import METHOD, Comparison
+from selfinformed.runtime.files import written_atomically
+from selfinformed.structure.average_precision import nan_mean
+from selfinformed.structure.counts import ConfusionCounts
+from selfinformed.structure.groups import LabelGroups
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK, QUIET, ACCENT, CONTROL = "#1d2433", "#8a93a5", "#0b6e6e", "#c2571a"
+_MOST_CELLS = 1000
+
+
+def confusion_figure(counts: ConfusionCounts, groups: LabelGroups) -> Figure:
+    """The counts with labels ordered by group, at most 1,000 x 1,000 cells, on a logarithmic scale; lines between the groups."""
+    from matplotlib.colors import LogNorm
+
+    order = np.concatenate([*groups.members, groups.ungrouped]) if len(groups) else np.arange(counts.n_labels)
+    _, first = np.unique(order, return_index=True)
+    order = order[np.sort(first)]  # in a cover, a label stands with its first group
+    cells = block_sums(counts, order, _MOST_CELLS)
+    figure, axes = _figure(6.4, 5.6)
+    shown = np.where(cells > 0, cells, np.nan)
+    image = axes.imshow(shown, cmap="viridis", norm=LogNorm(vmin=1, vmax=max(2, float(cells.max()))), interpolation="nearest", rasterized=True)
+    scale = len(cells) / counts.n_labels
+    sizes = [len(m) for m in first_groups(groups)]
+    for edge in np.cumsum(sizes) * scale:
+        axes.axhline(edge - 0.5, color="#d23b3b", linewidth=0.8)
+        axes.axvline(edge - 0.5, color="#d23b3b", linewidth=0.8)
+    axes.set_xticks([]), axes.set_yticks((np.cumsum(sizes) - np.array(sizes) / 2) * scale, range(1, len(sizes) + 1))
+    other = "annotated" if counts.kind == "confusions" else "detected"
+    axes.set_xlabel(f"{other} label, by group"), axes.set_ylabel("detected label, by group")
+    axes.tick_params(length=0)
+    figure.colorbar(image, ax=axes, label="examples", shrink=0.8)
+    return figure
+
+
+def cost_figure(comparison: Comparison) -> Figure:
+    """mAP against multiply-adds, with 95% intervals over seeds."""
+    figure, axes = _figure(6.4, 4.2)
+    rows = sorted(comparison.summary(), key=lambda row: row["mean_average_precision"])
+    heights = _spread([100 * row["mean_average_precision"] for row in rows])
+    widest = max(100 * (row["extra_computation"] - 1) for row in rows)
+    for row, height in zip(rows, heights, strict=True):
+        x, y = 100 * (row["extra_computation"] - 1), 100 * row["mean_average_precision"]
+        low, high = (100 * v if np.isfinite(v) else y for v in row["interval"])
+        colour = ACCENT if row["arm"] == METHOD else INK if row["arm"] == "base" else CONTROL
+        axes.errorbar(x, y, [[max(y - low, 0)], [max(high - y, 0)]], fmt="o", color=colour, capsize=3, markersize=6)
+        axes.annotate(f"{row['arm']} {y:.1f}", (x, y), (x + 0.04 * max(widest, 1), height), color=colour, fontsize=9, va="center")
+    axes.set_xlim(-0.1 * max(widest, 1), 1.45 * max(widest, 1))
+    axes.set_xlabel("extra multiply-adds (%)"), axes.set_ylabel(f"mAP@{comparison.top_k} (%)")
+    return figure
+
+
+def group_gain_figure(comparison: Comparison, groups: LabelGroups, arms: Sequence[str] = (METHOD, "random")) -> Figure:
+    """Gain over the base in mean average precision, for each group of labels."""
+    shown = [arm for arm in arms if arm in comparison.per_label]
+    figure, axes = _figure(6.4, 0.9 + 0.55 * len(groups))
+    for i, arm in enumerate(shown):
+        gains = [100 * nan_mean((comparison.per_label[arm] - comparison.per_label["base"])[m]) for m in groups.members]
+        height = 0.8 / len(shown)
+        axes.barh(np.arange(len(groups)) + i * height, gains, height * 0.92, color=ACCENT if arm == METHOD else CONTROL, label=arm)
+    names = [f"{i + 1}: {_short(name)}" for i, name in enumerate(groups.names)]
+    axes.set_yticks(np.arange(len(groups)) + 0.4 - 0.4 / max(len(shown), 1), names, fontsize=8.5)
+    axes.invert_yaxis()
+    axes.axvline(0, color=INK, linewidth=0.8)
+    axes.set_xlabel("gain over base, points of average precision")
+    axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def eigenvalue_figure(groups: LabelGroups) -> Figure:
+    """The leading eigenvalues; the last one used is followed by the gap."""
+    figure, axes = _figure(6.4, 3.0)
+    values = np.array(groups.eigenvalues)
+    n = len(groups)
+    axes.plot(np.arange(1, len(values) + 1), values, "o-", color=QUIET, markersize=4)
+    axes.plot(np.arange(1, n + 1)[: len(values)], values[:n], "o", color=ACCENT, markersize=6, label=f"{n} groups")
+    axes.set_xlabel("eigenvalue number"), axes.set_ylabel("eigenvalue")
+    axes.legend(frameon=False)
+    return figure
+
+
+def recall_figure(curves: Mapping[str, Mapping[int, float]]) -> Figure:
+    """Recall at k on the mapped labels, as in the paper's Figure 2."""
+    figure, axes = _figure(6.4, 3.8)
+    for name, colour in (("base", INK), ("augmented", ACCENT)):
+        if name in curves:
+            ks = sorted(curves[name])
+            axes.plot(ks, [100 * curves[name][k] for k in ks], "o-", color=colour, markersize=4, label=name)
+    axes.set_xlabel("k"), axes.set_ylabel("recall at k (%)")
+    axes.legend(frameon=False, loc="lower right")
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a PNG, atomically."""
+    with written_atomically(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight")
+
+
+def block_sums(counts: ConfusionCounts, order: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
+    """The counts in an order of the labels, summed into at most `most` x `most` cells of neighbouring labels; no count is lost."""
+    n = min(most, counts.n_labels)
+    cell = np.empty(counts.n_labels, dtype=np.int64)
+    cell[order] = np.arange(counts.n_labels) * n // counts.n_labels
+    matrix = counts.to_scipy().tocoo()
+    rows, columns = matrix.coords
+    sums = np.zeros((n, n), dtype=np.int64)
+    np.add.at(sums, (cell[rows], cell[columns]), matrix.data)
+    return sums
+
+
+def first_groups(groups: LabelGroups) -> list[npt.NDArray[np.int64]]:
+    """For each group the labels whose first group it is."""
+    assignment = groups.assignment
+    return [np.flatnonzero(assignment == g) for g in range(len(groups))]
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Any]:
+    import matplotlib.style
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    style = {
+        "font.size": 10, "axes.edgecolor": QUIET, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": False, "text.parse_math": False,
+    }  # fmt: skip
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        return figure, figure.add_subplot()
+
+
+def _spread(heights: Sequence[float]) -> list[float]:
+    """Label heights, rising, moved apart so that none overlap."""
+    if not heights:
+        return []
+    step = max(1e-9, 0.055 * (max(heights) - min(heights) or 1.0))
+    placed = [heights[0]]
+    for height in heights[1:]:
+        placed.append(max(height, placed[-1] + step))
+    return placed
+
+
+def _short(name: str, most: int = 38) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"

@@ -1,0 +1,42 @@
+"""Wall-clock of base and augmented network, measured in alternation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from selfinformed.augmented.network import AugmentedClassifier
+from selfinformed.data.examples import Examples
+from selfinformed.runtime.versions import machine, versions
+
+
+def latency(aug: AugmentedClassifier, examples: Examples, batch_sizes: Sequence[int] = (1, 8, 32), repeats: int = 100) -> dict[str, Any]:
+    """Times base and augmented network in turn, so that a drift of the machine's speed meets both.
+
+    Returns:
+        rows {batch_size, base_p50, base_p95, augmented_p50, augmented_p95 (milliseconds), ratio (median of the pairs' ratios)}, the ratio
+        of multiply-adds, machine and versions.
+    """
+    rows = []
+    for size in batch_sizes:
+        inputs = examples.read([i % len(examples) for i in range(size)])
+        seconds = np.array([[_timed(aug.net, inputs), _timed(aug, inputs)] for _ in range(repeats + 5)])[5:]
+        p50, p95 = 1000 * np.percentile(seconds, [50, 95], axis=0)
+        rows.append(
+            {
+                "batch_size": size, "base_p50": p50[0], "base_p95": p95[0], "augmented_p50": p50[1], "augmented_p95": p95[1],
+                "ratio": float(np.median(seconds[:, 1] / seconds[:, 0])),
+            }
+        )  # fmt: skip
+    about = {"machine": machine() | {"threads": torch.get_num_threads()}, "versions": versions()}
+    return {"rows": rows, "extra_computation": aug.plan.extra_computation, **about}
+
+
+def _timed(model: Any, inputs: Any) -> float:
+    start = time.perf_counter()
+    model.logits(inputs)
+    return time.perf_counter() - start

@@ -1,0 +1,91 @@
+"""Multiply-adds and parameters of a network, by part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from selfinformed.data.examples import Inputs, take_inputs
+from selfinformed.network.calls import call, evaluating
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one example costs.
+
+    Attributes:
+        multiply_adds: one multiply with its add, counted once.
+        parameters: numbers in the network's parameters.
+        by_part: multiply-adds of the named parts; what is in none of them is `trunk`.
+        uncounted: operators that were executed and have multiply-adds, but that PyTorch's counter does not know.
+    """
+
+    multiply_adds: int
+    parameters: int
+    by_part: Mapping[str, int] = field(default_factory=dict)
+    uncounted: tuple[str, ...] = ()
+
+
+def cost(model: nn.Module, example_inputs: Inputs, parts: Mapping[str, Sequence[str]] | None = None) -> Cost:
+    """Counts the multiply-adds of one example with `torch.utils.flop_counter.FlopCounterMode` (which counts 2 for each).
+
+    The model is run on the meta device, where scaled-dot-product attention is counted, or on its own device where it cannot be.
+
+    Args:
+        model: any module.
+        example_inputs: a batch; the first example is counted.
+        parts: names of parts, each with the dotted names of its modules.
+    """
+    inputs = take_inputs(example_inputs, slice(0, 1))
+    try:
+        tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+        on_meta = {name: tensor.detach().to("meta") for name, tensor in tensors.items()}
+        moved = {k: v.to("meta") for k, v in inputs.items()} if isinstance(inputs, dict) else inputs.to("meta")
+
+        def run() -> None:
+            args, kwargs = ((), moved) if isinstance(moved, dict) else ((moved,), {})
+            torch.func.functional_call(model, on_meta, args, kwargs)
+
+        flops, uncounted = _count(model, run)
+    except Exception:  # a model may do anything the meta device cannot follow; its own device always can
+        flops, uncounted = _count(model, lambda: call(model, inputs))
+    root = type(model).__name__
+    total = _total(flops, "Global")
+    by_part = {
+        part: sum(_total(flops, f"{root}.{name}") for name in names) for part, names in (parts or {}).items()
+    }  # fmt: skip
+    by_part = {"trunk": total - sum(by_part.values()), **by_part}
+    return Cost(total, sum(p.numel() for p in model.parameters()), by_part, uncounted)
+
+
+def _count(model: nn.Module, run: Any) -> tuple[Mapping[str, Mapping[Any, int]], tuple[str, ...]]:
+    counter, seen = FlopCounterMode(display=False), _Uncounted()
+    with evaluating(model), counter, seen:
+        run()
+    return counter.get_flop_counts(), tuple(sorted(seen.names))
+
+
+def _total(flops: Mapping[str, Mapping[Any, int]], key: str) -> int:
+    return sum(flops.get(key, {}).values()) // 2
+
+
+class _Uncounted(TorchDispatchMode):
+    """Collects the operators whose multiply-adds `FlopCounterMode` leaves out."""
+
+    _KNOWN = ("_scaled_dot_product_flash_attention_for_cpu", "_sparse_mm", "sparse_mm", "mkldnn_rnn_layer", "lstm", "gru", "rnn_tanh", "_cudnn_rnn")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name in self._KNOWN:
+            self.names.add(f"aten.{name}")
+        return func(*args, **(kwargs or {}))

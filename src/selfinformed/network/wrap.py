@@ -1,0 +1,293 @@
+"""A trained classifier seen as trunk, stack and classifier, and proved to be just that."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+import torch
+from torch import nn
+
+from selfinformed.data.examples import Inputs
+from selfinformed.data.labels import LabelSpace
+from selfinformed.network.calls import call, evaluating, logits_of
+from selfinformed.network.cost import Cost, cost
+from selfinformed.runtime.errors import SelfInformedError
+
+Output = Literal["softmax", "logistic"]
+Reduce = Literal["flatten", "mean"]
+
+
+@dataclass(frozen=True)
+class AttachPoint:
+    """The tensor the heads read.
+
+    Attributes:
+        module: a module's dotted name.
+        side: whether it is that module's input or output.
+        reduce: how a tensor with more than two dimensions becomes [B, D]: `flatten`, or the `mean` over all but the first two.
+    """
+
+    module: str
+    side: Literal["input", "output"] = "output"
+    reduce: Reduce = "flatten"
+
+    def read(self, tensor: torch.Tensor) -> torch.Tensor:
+        """(B, ...) -> (B, D)"""
+        if tensor.ndim > 2 and self.reduce == "mean":
+            tensor = tensor.flatten(2).mean(2)
+        return tensor.flatten(1)
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a network computes for a batch: `attached` [B, D], the classifier's input `penultimate` [B, P], `logits` [B, C]."""
+
+    attached: torch.Tensor
+    penultimate: torch.Tensor
+    logits: torch.Tensor
+
+
+class WrappedClassifier:
+    """A model, where its classifier is, and where heads attach. Made by `wrap`; the model is never changed."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        classifier: str,
+        stack: tuple[str, ...],
+        attach: AttachPoint,
+        labels: LabelSpace,
+        output: Output | None,
+        example_inputs: Inputs,
+    ) -> None:
+        self.model = model
+        self.classifier_name = classifier
+        self.stack_names = stack
+        self.attach = attach
+        self.labels = labels
+        self.output = output
+        self.example_inputs = example_inputs
+        self.feature_size = self.features(example_inputs).attached.shape[1]
+
+    @property
+    def classifier(self) -> nn.Linear:
+        """The last layer, with one output unit per label."""
+        module = self.model.get_submodule(self.classifier_name)
+        assert isinstance(module, nn.Linear)
+        return module
+
+    @property
+    def n_labels(self) -> int:
+        """C."""
+        return self.classifier.out_features
+
+    def logits(self, inputs: Inputs) -> torch.Tensor:
+        """The model's logits [B, C] in eval mode, without gradients."""
+        with evaluating(self.model):
+            return logits_of(call(self.model, inputs))
+
+    def features(self, inputs: Inputs) -> Features:
+        """Runs the model once in eval mode and keeps what heads and classifier read."""
+        kept: dict[str, torch.Tensor] = {}
+
+        def keep_input(_: nn.Module, args: tuple[Any, ...]) -> None:
+            kept["penultimate"] = args[0]
+
+        def keep_attached(_: nn.Module, args: tuple[Any, ...], output: Any = None) -> None:
+            kept["attached"] = self.attach.read(args[0] if self.attach.side == "input" else output)
+
+        attach = self.model.get_submodule(self.attach.module)
+        hooks = [
+            self.classifier.register_forward_pre_hook(keep_input),
+            attach.register_forward_pre_hook(keep_attached)
+            if self.attach.side == "input"
+            else attach.register_forward_hook(keep_attached),
+        ]
+        try:
+            logits = self.logits(inputs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return Features(kept["attached"], kept["penultimate"], logits)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the names, types, shapes and bytes of the model's parameters and buffers."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+            flat = tensor.detach().cpu().contiguous().flatten()
+            digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
+        return digest.hexdigest()
+
+    @cached_property
+    def cost(self) -> Cost:
+        """Multiply-adds per example and parameters, by part: trunk, stack, classifier."""
+        parts = {"classifier": (self.classifier_name,), "stack": self.stack_names}
+        return cost(self.model, self.example_inputs, parts)
+
+    def __repr__(self) -> str:
+        return (
+            f"WrappedClassifier({type(self.model).__name__}: trunk of {self.feature_size} features read at the {self.attach.side} of "
+            f"{self.attach.module!r}, stack of {len(self.stack_names)} linear layers, classifier {self.classifier_name!r} "
+            f"with {self.n_labels} labels, {self.cost.multiply_adds / 1e6:.4g} M multiply-adds)"
+        )
+
+
+def wrap(
+    model: nn.Module,
+    example_inputs: Inputs,
+    *,
+    labels: LabelSpace | Sequence[str] | None = None,
+    classifier: str | None = None,
+    attach: str | AttachPoint | None = None,
+    reduce: Reduce = "flatten",
+    output: Output | None = None,
+) -> WrappedClassifier:
+    """Finds trunk, stack and classifier in a model and proves that together they give its logits.
+
+    Args:
+        model: any `nn.Module` that gives logits [B, C] (a tensor, an output with `.logits`, or a tuple that begins with them).
+        example_inputs: a small batch, as a tensor or a dictionary of keyword arguments.
+        labels: names of the C labels (default: numbers).
+        classifier: dotted name of the last linear layer. By default the last `nn.Linear` whose output is the logits.
+        attach: dotted name of the module whose output the heads read. By default the trunk's output: what the first of the
+            fully connected layers before the classifier reads.
+        reduce: how a spatial map or token sequence at `attach` becomes a vector: `flatten` or `mean`.
+        output: `softmax` (one label per example) or `logistic` (several). By default taken from the training targets.
+
+    Raises:
+        SelfInformedError: no classifier is found, it is no linear layer, its output is not the logits, the label names do not fit, or the
+            attach point is not called exactly once.
+    """
+    if not isinstance(model, nn.Module):
+        raise SelfInformedError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    if output is not None and output not in get_args(Output):
+        raise SelfInformedError(f"output: expected one of {', '.join(get_args(Output))}, got {output!r}")
+    logits, calls = _record(model, example_inputs)
+    found = _find_classifier(model, calls, logits, classifier)
+    space = labels if isinstance(labels, LabelSpace) else LabelSpace(labels or LabelSpace.numbered(logits.shape[1]).names)
+    if len(space) != logits.shape[1]:
+        raise SelfInformedError(f"labels: {len(space)} label names for a network with {logits.shape[1]} outputs; give one per output unit")
+    stack = _find_stack(calls, found)
+    if isinstance(attach, str):
+        attach = AttachPoint(attach, "output", reduce)
+    if attach is None:
+        attach = AttachPoint(stack[0].name if stack else found.name, "input", reduce)
+    else:
+        _check_attach(model, calls, attach)
+    names = tuple(c.name for c in stack if isinstance(c.module, nn.Linear))
+    return WrappedClassifier(model, found.name, names, attach, space, output, example_inputs)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call of one module, in the order of execution; `given` is a copy of its first input."""
+
+    name: str
+    module: nn.Module
+    input: Any
+    given: Any
+    output: Any
+
+
+def _record(model: nn.Module, inputs: Inputs) -> tuple[torch.Tensor, list[_Call]]:
+    calls: list[_Call] = []
+    given: dict[str, list[Any]] = {}
+    hooks = []
+    for name, module in model.named_modules():
+        if name:
+
+            def before(_: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
+                first = args[0] if args else None
+                given.setdefault(name, []).append((first, first.clone() if isinstance(first, torch.Tensor) else first))
+
+            def after(module: nn.Module, _: Any, output: Any, name: str = name) -> None:
+                calls.append(_Call(name, module, *given[name].pop(), output))
+
+            hooks += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
+    try:
+        with evaluating(model):
+            logits = logits_of(call(model, inputs))
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SelfInformedError(f"model: it does not run on the example inputs ({reason}); give inputs of the shape it was trained on") from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return logits, calls
+
+
+def _find_classifier(model: nn.Module, calls: list[_Call], logits: torch.Tensor, name: str | None) -> _Call:
+    linear = [c for c in calls if isinstance(c.module, nn.Linear)]
+    if name is None:
+        matching = [c for c in linear if _same(c.output, logits)]
+        if not matching:
+            known = ", ".join(c.name for c in linear[-5:]) or "none"
+            raise SelfInformedError(
+                f"classifier: none found; no nn.Linear gives the model's logits {list(logits.shape)} as its output. A model that ends in a "
+                f"softmax or averages two classifiers has to be stripped of that first; its last linear layers are: {known}"
+            )
+        name = matching[-1].name
+    if name not in dict(model.named_modules()):
+        raise SelfInformedError(f"classifier: the model has no module {name!r}; its last linear layers are: {', '.join(c.name for c in linear[-5:])}")
+    mine = [c for c in calls if c.name == name]
+    if not mine or not isinstance(mine[0].module, nn.Linear):
+        kind = type(model.get_submodule(name)).__name__
+        raise SelfInformedError(f"classifier: {name!r} is {'never called' if not mine else f'a {kind}'}; expected an nn.Linear that gives the logits")
+    if len(mine) > 1:
+        raise SelfInformedError(f"classifier: {name!r} is called {len(mine)} times in one forward pass; expected once")
+    with torch.no_grad():
+        recomposed = mine[0].module(mine[0].given)
+    if not _same(recomposed, logits):
+        difference = float((recomposed - logits).abs().max()) if recomposed.shape == logits.shape else float("inf")
+        raise SelfInformedError(
+            f"classifier: the output of {name!r} is not the model's logits (they differ by up to {difference:.3g}); "
+            "expected a model whose last layer gives the logits, with nothing after it"
+        )
+    return mine[0]
+
+
+def _find_stack(calls: list[_Call], classifier: _Call) -> list[_Call]:
+    """The fully connected layers right before the classifier, each link proved on the recorded tensors."""
+    leaves = [c for c in calls if not any(c.module.children())]
+    chain: list[_Call] = []
+    following = classifier
+    for previous in reversed(leaves[: leaves.index(classifier)]):
+        pointwise = type(previous.module).__module__.startswith("torch.nn.modules") and isinstance(previous.module, _STACK_MODULES)
+        if not pointwise or not isinstance(previous.given, torch.Tensor) or previous.given.ndim != 2:
+            break
+        with torch.no_grad():
+            output = previous.module(previous.given.clone())
+        if not (_same(output, following.given) or _same(output.relu(), following.given)):
+            break
+        chain.insert(0, previous)
+        following = previous
+    while chain and not isinstance(chain[0].module, nn.Linear):
+        chain.pop(0)
+    return chain
+
+
+_STACK_MODULES = (
+    nn.Linear, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Tanh, nn.Sigmoid, nn.ELU,
+    nn.Dropout, nn.Identity, nn.BatchNorm1d, nn.LayerNorm,
+)  # fmt: skip
+
+
+def _check_attach(model: nn.Module, calls: list[_Call], attach: AttachPoint) -> None:
+    if attach.module not in dict(model.named_modules()):
+        raise SelfInformedError(f"attach: the model has no module {attach.module!r}; see model.named_modules()")
+    times = [c for c in calls if c.name == attach.module]
+    if len(times) != 1:
+        raise SelfInformedError(f"attach: {attach.module!r} is called {len(times)} times in one forward pass; expected exactly once")
+    tensor = times[0].input if attach.side == "input" else times[0].output
+    if not isinstance(tensor, torch.Tensor) or tensor.ndim < 2:
+        raise SelfInformedError(f"attach: the {attach.side} of {attach.module!r} is {type(tensor).__name__}; expected a tensor [batch, ...]")
+
+
+def _same(one: Any, other: Any) -> bool:
+    return isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor) and one.shape == other.shape and torch.equal(one, other)

@@ -1,0 +1,137 @@
+"""Every option of a run, documented once; the command line's --help and the run folder's config.yaml come from here."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from selfinformed.runtime.errors import SelfInformedError
+
+
+def _option(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What is run on what, and where the results go."""
+
+    output: str = _option("runs/run", "run folder that takes every artefact")
+    model: str = _option("", "FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION that returns the trained nn.Module; demo:budget, demo:converged")
+    checkpoint: str | None = _option(None, "weights to load into the model: .safetensors, or .pt read with weights_only=True")
+    classifier: str | None = _option(None, "dotted name of the last linear layer (default: found)")
+    attach: str | None = _option(None, "dotted name of the module whose output the heads read (default: the trunk's output)")
+    reduce: Literal["flatten", "mean"] = _option("flatten", "how a spatial map at the attach point becomes a vector")
+    outputs: Literal["auto", "softmax", "logistic"] = _option("auto", "softmax: one label per example; logistic: several")
+    labels: str | None = _option(None, "text file with one label name per line, in the order of the network's outputs")
+    train: str = _option("", "training examples: folder of images, .csv or .parquet manifest, .npz; or glyphs")
+    holdout: str = _option("", "held-out examples for counts, standardisation and the probe; or glyphs")
+    test: str = _option("", "test examples, judged once at the end; or glyphs")
+    image_size: int | None = _option(None, "side in pixels to which images are resized and cropped (default: as they are)")
+    skip_bad: int = _option(0, "how many unreadable images per data set may be set aside")
+    fonts: str | None = _option(None, "folder of typefaces for the glyphs (default: matplotlib's)")
+    views: int = _option(2, "distorted views of each training and test glyph")
+    mapping: str | None = _option(None, "CSV with source,target label names: recall at k on that subset (the paper's Figure 2)")
+    top_k: int | None = _option(None, "detections per example (default: min(100, max(5, labels // 150)))")
+    map_k: int = _option(50, "K of mAP@K")
+    n_groups: int | Literal["auto"] = _option(6, "label groups, or auto for the largest eigengap")
+    budget: float = _option(0.03, "extra multiply-adds as a share of the base's")
+    hidden: tuple[int, ...] | None = _option(None, "widths of every head's ReLU layers, e.g. 512,512, instead of a budget")
+    depth: int = _option(1, "ReLU layers per head when a budget sets the widths")
+    capacity: Literal["uniform", "labels", "examples", "confusions"] = _option("uniform", "how the budget is divided among groups")
+    dense_share: float = _option(0.0, "share of the budget, 0 to 1, for one more head over all labels")
+    keep_classifier: bool = _option(True, "start from the trained classifier's weights (false: the paper's re-initialisation)")
+    head_input: Literal["whitened", "standardised", "raw"] = _option("whitened", "transform of the heads' input, folded in after training")
+    epochs: int = _option(2, "passes over the cached training features")
+    batch_size: int = _option(256, "examples per training step")
+    learning_rate: float = _option(6e-3, "peak learning rate of the heads")
+    classifier_learning_rate: float = _option(3e-3, "peak learning rate of the classifier")
+    finetune: bool = _option(False, "train the whole network for one pass after the heads")
+    probe_width: int = _option(512, "units of the dense head that probes the headroom")
+    seeds: int = _option(3, "seeds of the comparison")
+    arms: tuple[str, ...] | None = _option(None, "arms of the comparison, e.g. base,confusions,dense (default: all)")
+    seed: int = _option(0, "of clustering, weights and the order of examples")
+    device: str = _option("auto", "auto, cpu, cuda, mps, ...")
+
+    def with_changes(self, changes: dict[str, Any]) -> RunConfig:
+        """A copy with some options changed, checked."""
+        return _checked(asdict(self) | changes, "options")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As config.yaml holds it."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    def to_yaml(self) -> str:
+        """The resolved configuration, each option under its explanation."""
+        import yaml
+
+        lines = []
+        for option in fields(self):
+            value = yaml.safe_dump({option.name: self.to_dict()[option.name]}, allow_unicode=True, width=1000)
+            lines.append(f"# {option.metadata['help']}\n{value}")
+        return "\n".join(lines)
+
+    def differences(self, other: RunConfig) -> list[str]:
+        """Names of the options in which two configurations differ, the output folder aside."""
+        return [f.name for f in fields(self) if f.name != "output" and getattr(self, f.name) != getattr(other, f.name)]
+
+
+def demo_config(base: str, fonts: str | None, output: str) -> RunConfig:
+    """The demo: a shipped base on glyphs."""
+    glyphs = {split: "glyphs" for split in ("train", "holdout", "test")}
+    return replace(RunConfig(), model=f"demo:{base}", fonts=fonts, output=output, **glyphs, mapping="characters")  # type: ignore[arg-type]
+
+
+def read_config(path: str | Path) -> RunConfig:
+    """Reads a config.yaml, or the one in a run folder.
+
+    Raises:
+        SelfInformedError: it cannot be read, an option is unknown (the nearest names are given) or has the wrong type or range.
+    """
+    import yaml
+
+    path = Path(path)
+    if path.is_dir():
+        if not (path / "config.yaml").exists():
+            raise SelfInformedError(f"{path} is no run folder: it has no config.yaml; start one with: selfinformed run CONFIG.yaml")
+        path = path / "config.yaml"
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise SelfInformedError(f"{path} does not exist; expected a config.yaml or a run folder") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise SelfInformedError(f"{path} cannot be read as YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise SelfInformedError(f"{path}: expected options as `name: value` lines, got {type(content).__name__}")
+    return _checked(content, str(path))
+
+
+def _checked(content: dict[str, Any], where: str) -> RunConfig:
+    import difflib
+
+    from pydantic import TypeAdapter, ValidationError
+
+    known = {option.name: option.metadata["help"] for option in fields(RunConfig)}
+    for name in content:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else "see selfinformed run --help"
+            raise SelfInformedError(f"{where}: unknown option {name!r}; {hint}")
+    try:
+        config = TypeAdapter(RunConfig).validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else "?"
+        raise SelfInformedError(f"{where}: {name} = {content.get(name)!r}: {first['msg'].lower()} ({known.get(name, '')})") from None
+    for name, low in _LEAST.items():
+        value = getattr(config, name)
+        if value is not None and not value >= low:
+            raise SelfInformedError(f"{where}: {name} = {value}: expected at least {low} ({known[name]})")
+    return config
+
+
+_LEAST = {
+    "top_k": 1, "map_k": 1, "views": 1, "skip_bad": 0, "depth": 1, "epochs": 0, "batch_size": 1, "probe_width": 1, "seeds": 1, "seed": 0,
+    "budget": 0.0, "dense_share": 0.0, "learning_rate": 0.0, "classifier_learning_rate": 0.0, "image_size": 1,
+}  # fmt: skip

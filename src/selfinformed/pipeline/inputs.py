@@ -1,0 +1,155 @@
+"""The network and the data that a configuration names."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+
+from selfinformed.data.examples import Examples, open_dataset
+from selfinformed.data.glyphs import GlyphLabels, Glyphs, Split, render_glyphs
+from selfinformed.data.labels import LabelSpace
+from selfinformed.data.targets import as_targets
+from selfinformed.network.glyphnet import BaseName, GlyphNet
+from selfinformed.network.wrap import WrappedClassifier, wrap
+from selfinformed.pipeline.config import RunConfig
+from selfinformed.runtime.device import choose_device
+from selfinformed.runtime.errors import SelfInformedError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_SEEDS: dict[Split, int] = {"train": 11, "holdout": 12, "test": 13}  # of the glyphs' distortion
+
+
+class Inputs:
+    """Opens what a configuration names, each once and only when asked for."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self._examples: dict[str, Examples] = {}
+        self._glyphs: Glyphs | None = None
+        self._labels = self._read_labels()
+
+    def network(self) -> WrappedClassifier:
+        """The wrapped network, on the chosen device."""
+        config = self.config
+        model = _open_model(config.model)
+        if config.checkpoint:
+            _load_checkpoint(model, Path(config.checkpoint))
+        examples = self.examples("holdout")
+        return wrap(
+            model.to(choose_device(config.device)).eval(), examples.example_inputs(), labels=examples.labels, classifier=config.classifier,
+            attach=config.attach, reduce=config.reduce, output=None if config.outputs == "auto" else config.outputs,
+        )  # fmt: skip
+
+    def examples(self, split: Split) -> Examples:
+        """The examples of a split."""
+        if split not in self._examples:
+            source = getattr(self.config, split)
+            if not source:
+                raise SelfInformedError(f"{split}: the configuration names no {split} examples; add `{split}: FOLDER, MANIFEST or FILE.npz`")
+            self._examples[split] = self._open_glyphs(split) if source == "glyphs" else self._open(source, split)
+        return self._examples[split]
+
+    def mapping(self) -> dict[str, str] | Path | None:
+        """Source to target labels; the demo's maps every character to itself and leaves the words out."""
+        if self.config.mapping == "characters":
+            names = GlyphLabels.shipped().space.names
+            return {name: name for name in names if not name.startswith("word:")}
+        return Path(self.config.mapping) if self.config.mapping else None
+
+    def pictures(self) -> dict[int, bytes]:
+        """A small PNG for each label that has a glyph; empty for other data."""
+        if self.config.holdout != "glyphs":
+            return {}
+        import io
+
+        import numpy as np
+        from PIL import Image
+
+        glyphs, pictures = self._open_rendered(), {}
+        for label, first in zip(*np.unique(glyphs.character, return_index=True), strict=True):
+            buffer = io.BytesIO()
+            Image.fromarray(255 - glyphs.bitmaps[first]).quantize(8).save(buffer, "png", optimize=True)
+            pictures[int(label)] = buffer.getvalue()
+        return pictures
+
+    def _open(self, source: str, split: str) -> Examples:
+        labels = self._labels
+        if labels is None and split != "train" and self.config.train:
+            labels = self.examples("train").labels  # the label set is the training data's
+        return open_dataset(source, labels, image_size=self.config.image_size, skip_bad=self.config.skip_bad)
+
+    def _open_glyphs(self, split: Split) -> Examples:
+        glyphs = self._open_rendered()
+        images, targets, names = glyphs.views(split, 1 if split == "holdout" else self.config.views, _SEEDS[split])
+        space = glyphs.labels.space
+        return Examples(lambda rows: images[rows], as_targets(targets, len(space)), space, names)
+
+    def _open_rendered(self) -> Glyphs:
+        if self._glyphs is None:
+            self._glyphs = render_glyphs(GlyphLabels.shipped(), self.config.fonts)
+        return self._glyphs
+
+    def _read_labels(self) -> LabelSpace | None:
+        if not self.config.labels:
+            return None
+        try:
+            return LabelSpace(Path(self.config.labels).read_text("utf-8").splitlines())
+        except (OSError, UnicodeDecodeError) as error:
+            raise SelfInformedError(f"labels: {self.config.labels} cannot be read ({error}); expected a text file with one name per line") from None
+
+
+def _open_model(name: str) -> nn.Module:
+    from torch import nn
+
+    place, _, function = name.rpartition(":")
+    if not place or not function:
+        raise SelfInformedError(f"model: {name!r} names no model; expected FILE.py:FUNCTION, PACKAGE.MODULE:FUNCTION, demo:budget or demo:converged")
+    if place == "demo":
+        if function not in get_args(BaseName):
+            raise SelfInformedError(f"model: the shipped bases are {' and '.join(get_args(BaseName))}, got {function!r}")
+        return GlyphNet.shipped(cast("Literal['budget', 'converged']", function))
+    try:
+        model = getattr(_import(place), function)()
+    except (ImportError, AttributeError, OSError, SyntaxError, TypeError) as error:
+        raise SelfInformedError(f"model: {name!r} cannot be opened ({type(error).__name__}: {error})") from error
+    if not isinstance(model, nn.Module):
+        raise SelfInformedError(f"model: {name!r} returned {type(model).__name__}; expected a torch.nn.Module")
+    return model
+
+
+def _import(place: str) -> Any:
+    if not place.endswith(".py"):
+        return importlib.import_module(place)
+    if not Path(place).is_file():
+        raise SelfInformedError(f"model: the file {place} does not exist")
+    spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _load_checkpoint(model: nn.Module, path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged, or refused because it is more than tensors
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SelfInformedError(f"checkpoint: {path} cannot be read ({reason}); save it as safetensors, or a .pt of tensors only") from None
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict):
+        raise SelfInformedError(f"checkpoint: {path} holds {type(state).__name__}; expected a state dict of tensors")
+    own = model.state_dict()
+    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    wrong = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
+    if missing or extra or wrong:
+        raise SelfInformedError(
+            f"checkpoint: {path} does not fit the model; missing: {missing[:3]}, unknown: {extra[:3]}, of another shape: {sorted(wrong)[:3]}"
+        )
+    model.load_state_dict(state)

@@ -1,0 +1,251 @@
+"""A run folder and the stages that fill it, each from the artefacts of those before."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from selfinformed.augmented.network import AugmentedClassifier, augment
+from selfinformed.augmented.saved import load
+from selfinformed.data.glyphs import Split
+from selfinformed.evidence.comparison import Comparison, compare
+from selfinformed.evidence.evaluation import evaluate
+from selfinformed.evidence.reporting import Findings, report
+from selfinformed.network.wrap import WrappedClassifier
+from selfinformed.pipeline.config import RunConfig, read_config
+from selfinformed.pipeline.inputs import Inputs
+from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.files import read_json, write_json, write_text
+from selfinformed.structure.clustering import cluster
+from selfinformed.structure.counts import ConfusionCounts, Kind, measure
+from selfinformed.structure.groups import LabelGroups
+from selfinformed.structure.plans import HeadPlan, plan
+from selfinformed.training.features import FeatureStore
+from selfinformed.training.fitting import fit
+from selfinformed.training.headroom import probe
+from selfinformed.training.searching import search
+
+T = TypeVar("T")
+Say = Callable[[str], None]
+
+
+class Run:
+    """A run folder. Asking for a stage's artefact makes it, and those before it, unless it is there already.
+
+    Args:
+        config: the configuration; its `output` is the folder.
+        say: takes a line about each stage.
+
+    Raises:
+        SelfInformedError: the folder cannot be written, or holds a run of another configuration.
+    """
+
+    def __init__(self, config: RunConfig, say: Say = lambda line: None) -> None:
+        self.config, self.say = config, say
+        self.folder = Path(config.output)
+        self.inputs = Inputs(config)
+        self._done: dict[str, Any] = {}
+        path = self.folder / "config.yaml"
+        if path.exists():
+            differences = read_config(path).differences(config)
+            if differences:
+                raise SelfInformedError(
+                    f"{self.folder} holds a run with another {', '.join(differences)}; choose another --output, or delete the folder"
+                )
+        elif self.folder.is_dir() and any(p.name in _ARTEFACTS for p in self.folder.iterdir()):
+            raise SelfInformedError(f"{self.folder} holds artefacts but no config.yaml, so what made them is unknown; choose another --output")
+        else:
+            write_text(path, config.to_yaml())
+
+    @cached_property
+    def net(self) -> WrappedClassifier:
+        """The wrapped base."""
+        net = self.inputs.network()
+        self.say(f"network    {net}")
+        if net.cost.uncounted:
+            self.say(f"           not counted in its multiply-adds: {', '.join(net.cost.uncounted)}")
+        return net
+
+    def counts(self, kind: Kind = "confusions") -> ConfusionCounts:
+        """counts.safetensors (eq. 3) or codetections.safetensors (eq. 4)."""
+        name = "counts.safetensors" if kind == "confusions" else "codetections.safetensors"
+
+        def make() -> ConfusionCounts:
+            return measure(self.net, self.inputs.examples("holdout"), self.config.top_k, kind, self.config.batch_size)
+
+        counts = self._stage("measure", name, ConfusionCounts.load, make, lambda c, path: c.save(path))
+        if counts.n_labels != self.net.n_labels:
+            raise SelfInformedError(f"{self.folder / name} counts {counts.n_labels} labels, the network has {self.net.n_labels}; delete it")
+        return counts
+
+    def groups(self, kind: Kind = "confusions") -> LabelGroups:
+        """groups.json, or groups-codetections.json."""
+
+        def make() -> LabelGroups:
+            wanted = self.config.n_groups if kind == "confusions" else len(self.groups())
+            return cluster(self.counts(kind), wanted, self.config.seed, self.net.labels)
+
+        return self._stage("cluster", _named("groups", kind), LabelGroups.load, make, lambda g, path: g.save(path))
+
+    def plan(self, kind: Kind = "confusions") -> HeadPlan:
+        """plan.json, or plan-codetections.json."""
+        c = self.config
+
+        def make() -> HeadPlan:
+            examples = self.inputs.examples("train").targets.positives() if c.capacity == "examples" else None
+            counts = self.counts(kind) if c.capacity == "confusions" else None
+            return plan(
+                self.net, self.groups(kind), hidden=c.hidden, budget=c.budget, depth=c.depth, capacity=c.capacity, counts=counts,
+                examples=examples, dense_share=c.dense_share,
+            )  # fmt: skip
+
+        return self._stage("plan", _named("plan", kind), HeadPlan.load, make, lambda p, path: p.save(path))
+
+    def features(self, split: Split) -> FeatureStore:
+        """features/SPLIT.safetensors."""
+        examples = self.inputs.examples(split)
+
+        def make() -> FeatureStore:
+            store = FeatureStore.build(self.net, examples, self.config.batch_size, f"caching {split} features")
+            if examples.skipped:
+                write_json(self.folder / f"skipped-{split}.json", list(examples.skipped.values()))
+                self.say(f"           {len(examples.skipped)} unreadable {split} examples set aside, see skipped-{split}.json")
+            return store
+
+        def read(path: Path) -> FeatureStore:
+            store = FeatureStore.load(path, self.net, examples)
+            if len(store) == len(examples):
+                return store
+            return FeatureStore(store.attached, store.penultimate, store.targets, store.fingerprint, store.seconds)
+
+        return self._stage("features", f"features/{split}.safetensors", read, make, lambda s, path: s.save(path))
+
+    def headroom(self) -> dict[str, Any]:
+        """probe.json."""
+
+        def make() -> dict[str, Any]:
+            return probe(
+                self.net, self.features("train"), self.features("holdout"), groups=self.groups(), width=self.config.probe_width,
+                epochs=self.config.epochs, top_k=self.config.map_k, seed=self.config.seed,
+            ).to_dict()  # fmt: skip
+
+        return self._stage("probe", "probe.json", lambda path: read_json(path, "probe"), make, lambda h, path: write_json(path, h))
+
+    def augmented(self) -> AugmentedClassifier:
+        """heads.safetensors, config.json and history.jsonl."""
+        c = self.config
+
+        def make() -> AugmentedClassifier:
+            aug = augment(self.net, self.plan(), classifier="keep" if c.keep_classifier else "reinitialise", seed=c.seed)
+            history = fit(
+                aug, self.inputs.examples("train") if c.finetune else self.features("train"), holdout=self.features("holdout"),
+                epochs=c.epochs, seed=c.seed, finetune=c.finetune, **self._training(),
+            )  # fmt: skip
+            import json
+
+            write_text(self.folder / "history.jsonl", "".join(json.dumps(row) + "\n" for row in history.rows))
+            return aug
+
+        def save(aug: AugmentedClassifier, _: Path) -> None:
+            aug.save_pretrained(self.folder)
+
+        return self._stage("fit", "config.json", lambda path: load(path.parent, self.net), make, save)  # type: ignore[arg-type]
+
+    def evaluation(self) -> dict[str, Any]:
+        """evaluation.json: the augmented network's figures, and the base's under `base`."""
+        c = self.config
+
+        def make() -> dict[str, Any]:
+            aug, mapping = self.augmented(), self.inputs.mapping()
+            data = self.inputs.examples("test") if aug.base_was_tuned else self.features("test")
+            base = evaluate(self.net, self.features("test"), c.map_k, groups=self.groups(), mapping=mapping)
+            return {**evaluate(aug, data, c.map_k, groups=self.groups(), mapping=mapping).to_dict(), "base": base.to_dict()}
+
+        return self._stage("evaluate", "evaluation.json", lambda path: read_json(path, "evaluation"), make, lambda e, path: write_json(path, e))
+
+    def comparison(self) -> Comparison:
+        """comparison.json; comparison.jsonl holds the rows done so far."""
+        c = self.config
+
+        def make() -> Comparison:
+            wants_codetections = c.arms is None or "codetections" in c.arms
+            return compare(
+                self.net, self.plan(), self.features("train"), self.features("test"), holdout=self.features("holdout"),
+                codetections=self.plan("codetections") if wants_codetections else None, seeds=c.seeds, arms=c.arms, top_k=c.map_k,
+                epochs=c.epochs, classifier="keep" if c.keep_classifier else "reinitialise", journal=self.folder / "comparison.jsonl",
+                **self._training(),
+            )  # fmt: skip
+
+        return self._stage("compare", "comparison.json", Comparison.load, make, lambda t, path: t.save(path))
+
+    def search(self) -> dict[str, Any]:
+        """search.json: what was tried, best first, and the winner's plan."""
+        c = self.config
+
+        def make() -> dict[str, Any]:
+            counts = [self.counts("confusions"), self.counts("codetections")]
+            found = search(
+                self.net, self.features("train"), self.inputs.examples("holdout"), budget=c.budget, counts=counts, top_k=c.map_k,
+                epochs=2 * c.epochs, seed=c.seed,
+            )  # fmt: skip
+            return {"trials": found.trials, "plan": found.plan.to_dict()}
+
+        return self._stage("search", "search.json", lambda path: read_json(path, "search"), make, lambda s, path: write_json(path, s))
+
+    def report(self) -> Path:
+        """report.html and figures/*.png, written anew from the other artefacts."""
+        evaluation = self.evaluation()
+        recall = {
+            name: {int(k): v for k, v in figures["recall_at"].items()}
+            for name, figures in (("base", evaluation["base"]), ("augmented", evaluation)) if figures["recall_at"]
+        }  # fmt: skip
+        title = f"selfinformed: {self.config.model}, {self.net.n_labels:,} labels"
+        findings = Findings(
+            title, self.net.labels, self.counts(), self.groups(), self.plan(), self.comparison(), self.headroom(), recall,
+            self.inputs.pictures(), self.config.to_dict(),
+        )  # fmt: skip
+        return report(findings, self.folder)
+
+    def estimate(self) -> dict[str, float]:
+        """What training will take: cached features in bytes, seconds to cache them and to train once, from one timed batch."""
+        heads, cost, examples = self.plan(), self.net.cost, self.inputs.examples("train")
+        rows, inputs = next(examples.batches(self.config.batch_size))
+        self.net.features(inputs)
+        start = time.perf_counter()
+        features = self.net.features(inputs)
+        each = (time.perf_counter() - start) / len(rows)
+        trained = heads.multiply_adds - cost.multiply_adds + cost.by_part["classifier"]
+        return {
+            "cache_bytes": 4.0 * len(examples) * (features.attached.shape[1] + features.penultimate.shape[1]),
+            "cache_seconds": each * len(examples),
+            "training_seconds": each * len(examples) * self.config.epochs * 3 * trained / cost.multiply_adds,  # a backward pass costs two forward
+        }
+
+    def _training(self) -> dict[str, Any]:
+        names = ("batch_size", "learning_rate", "classifier_learning_rate", "head_input")
+        return {name: getattr(self.config, name) for name in names}
+
+    def _stage(self, stage: str, name: str, read: Callable[[Path], T], make: Callable[[], T], save: Callable[[T, Path], None]) -> T:
+        if name not in self._done:
+            path = self.folder / name
+            if path.exists():
+                self._done[name] = read(path)
+                self.say(f"{stage:<10} {name} is there already")
+            else:
+                start = time.perf_counter()
+                made = make()
+                save(made, path)
+                self._done[name] = made
+                self.say(f"{stage:<10} {name} in {time.perf_counter() - start:.1f} s")
+        result: T = self._done[name]
+        return result
+
+
+_ARTEFACTS = frozenset({"counts.safetensors", "groups.json", "plan.json", "heads.safetensors", "comparison.json", "comparison.jsonl"})
+
+
+def _named(name: str, kind: Kind) -> str:
+    return f"{name}.json" if kind == "confusions" else f"{name}-{kind}.json"

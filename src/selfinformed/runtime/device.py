@@ -1,0 +1,25 @@
+"""Which device to compute on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from selfinformed.runtime.errors import SelfInformedError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def choose_device(device: str = "auto") -> torch.device:
+    """`auto` takes the accelerator if torch has one, else the CPU; otherwise the device named."""
+    import torch
+
+    if device == "auto":
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return accelerator or torch.device("cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise SelfInformedError(f"device: {device!r} cannot be used here ({str(error).splitlines()[0]}); try device='auto'") from None
+    return chosen

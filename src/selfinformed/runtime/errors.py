@@ -1,0 +1,10 @@
+"""The one exception users see."""
+
+from __future__ import annotations
+
+
+class SelfInformedError(Exception):
+    """Something the user can mend: the message says what was expected, what came, and what to do.
+
+    The command line prints it as one line and exits with code 2; nothing already computed is lost.
+    """

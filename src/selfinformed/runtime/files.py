@@ -1,0 +1,121 @@
+"""Files that are whole or absent: written aside, synced, renamed. JSON and safetensors only; nothing is pickled."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from selfinformed.runtime.errors import SelfInformedError
+
+
+@contextmanager
+def written_atomically(path: str | Path) -> Iterator[Path]:
+    """Gives a temporary path beside `path`; on success syncs it and renames it to `path`, on failure removes it.
+
+    Raises:
+        SelfInformedError: the folder cannot be written, or the disk is full.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise _cannot_write(path, error) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    with written_atomically(path) as temporary:
+        temporary.write_text(text, "utf-8")
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Writes JSON with numpy values turned into plain ones; NaN becomes null."""
+    write_text(path, json.dumps(plain(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path, what: str) -> Any:
+    """Reads JSON; `what` says in the error what the file should have been."""
+    try:
+        return json.loads(Path(path).read_text("utf-8"))
+    except FileNotFoundError:
+        raise SelfInformedError(f"{what}: {path} does not exist") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise SelfInformedError(f"{what}: {path} cannot be read as JSON ({error}); delete it to have it made again") from None
+
+
+def write_tensors(path: str | Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Writes numpy arrays as safetensors; `metadata["format"]` names what the file is, with its version."""
+    from safetensors.numpy import save_file
+
+    with written_atomically(path) as temporary:
+        contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        save_file(contiguous, temporary, metadata=dict(metadata))
+
+
+def read_tensors(path: str | Path, format: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Reads safetensors written by `write_tensors` with that format, e.g. "selfinformed.counts/1"."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="np") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != format:
+                found = metadata.get("format", "none of selfinformed's")
+                raise SelfInformedError(f"{path}: expected a file of format {format}, this one is {found}")
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    except FileNotFoundError:
+        raise SelfInformedError(f"{path} does not exist (expected a file of format {format})") from None
+    except (OSError, SafetensorError, ValueError) as error:
+        raise SelfInformedError(f"{path} is not a whole safetensors file ({error}); delete it to have it made again") from None
+
+
+def plain(value: Any) -> Any:
+    """Numpy scalars and arrays, paths and tuples as what JSON knows; NaN and infinity as None."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _cannot_write(path: Path, error: OSError) -> SelfInformedError:
+    reason = error.strerror or str(error)
+    return SelfInformedError(f"{path} cannot be written: {reason}; free the disk or choose another folder")

@@ -1,0 +1,8 @@
+"""Detections, counts, spectral clustering, groups, plans."""
+
+from selfinformed.structure.clustering import cluster
+from selfinformed.structure.counts import ConfusionCounts, measure
+from selfinformed.structure.groups import LabelGroups
+from selfinformed.structure.plans import HeadPlan, plan
+
+__all__ = ["ConfusionCounts", "HeadPlan", "LabelGroups", "cluster", "measure", "plan"]

@@ -1,0 +1,134 @@
+"""mAP@K, top-1 and top-5, streamed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from selfinformed.data.targets import as_targets
+from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.structure.detections import detections
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """How well scores rank the annotated labels; shares from 0 to 1.
+
+    Attributes:
+        mean_average_precision: mean over labels with a positive of `average_precision`.
+        mean_average_precision_per_example: mean over annotated examples of the average precision of their own top-K list.
+        top1: share of annotated examples whose best label is annotated.
+        top5: share of annotated examples with an annotated label among the best five.
+        average_precision: float64 [C], NaN for labels without a positive.
+        positives: int64 [C], examples annotated with each label.
+        n_examples: examples seen.
+        top_k: K.
+    """
+
+    mean_average_precision: float
+    mean_average_precision_per_example: float
+    top1: float
+    top5: float
+    average_precision: FloatArray
+    positives: npt.NDArray[np.int64]
+    n_examples: int
+    top_k: int
+
+
+def mean_average_precision(scores: Any, targets: Any, top_k: int = 50) -> float:
+    """mAP@K over labels, as Google's published evaluation code computes it.
+
+    Each example keeps its K best labels (ties to the lower label). For each label, the examples that kept it are ranked by score (ties in the
+    order of the examples); its average precision is the sum of the precision at each hit, over the number of all its positives,
+    kept or not. The mean is over labels with a positive.
+
+    Args:
+        scores: logits [N, C], finite.
+        targets: classes [N], multi-hot [N, C], or a list of label lists.
+        top_k: K; more than C means all labels.
+
+    Returns:
+        0 to 1; NaN where no label has a positive.
+    """
+    scores = torch.as_tensor(scores)
+    ranking = RankingMetrics(scores.shape[1], top_k)
+    ranking.update(scores, targets)
+    return ranking.compute().mean_average_precision
+
+
+class RankingMetrics:
+    """Gathers each example's K best labels, batch by batch; memory is N x K, whatever C is."""
+
+    def __init__(self, n_labels: int, top_k: int = 50) -> None:
+        if top_k < 1:
+            raise SelfInformedError(f"top_k: expected at least 1, got {top_k}")
+        self.n_labels, self.top_k = n_labels, top_k
+        self.n_examples = 0
+        self._ids: list[npt.NDArray[np.int64]] = []
+        self._scores: list[npt.NDArray[np.float32]] = []
+        self._hits: list[npt.NDArray[np.bool_]] = []
+        self._annotations: list[npt.NDArray[np.int64]] = []  # how many labels each example carries
+        self._positives = np.zeros(n_labels, dtype=np.int64)
+        self._top1 = self._top5 = 0
+
+    def update(self, scores: torch.Tensor, targets: Any, name: Callable[[int], str] | None = None) -> None:
+        """Adds a batch: logits [B, C] and targets in any form; `name` says how errors call row b."""
+        annotated = as_targets(targets, self.n_labels, self.n_examples)
+        if scores.shape != (len(annotated), self.n_labels):
+            raise SelfInformedError(f"scores: expected shape [{len(annotated)}, {self.n_labels}], got {list(scores.shape)}")
+        ids = detections(scores, min(max(self.top_k, 5), self.n_labels), name)
+        kept = scores.gather(1, ids).float().numpy()
+        labels = ids.numpy()
+        examples, truth = annotated.pairs()
+        keys = np.arange(len(labels))[:, None] * self.n_labels + labels
+        hits = np.isin(keys, examples * self.n_labels + truth)
+        self._top1 += int(hits[:, 0].sum())
+        self._top5 += int(hits[:, :5].any(axis=1).sum())
+        k = min(self.top_k, self.n_labels)
+        self._ids.append(labels[:, :k])
+        self._scores.append(kept[:, :k])
+        self._hits.append(hits[:, :k])
+        self._annotations.append(np.diff(annotated.offsets))
+        self._positives += annotated.positives()
+        self.n_examples += len(labels)
+
+    def compute(self) -> Ranking:
+        """The figures over everything added so far."""
+        if not self.n_examples:
+            raise SelfInformedError("evaluate: no examples; expected at least one")
+        ids, scores, hits = (np.concatenate(parts) for parts in (self._ids, self._scores, self._hits))
+        per_label = self._per_label(ids, scores, hits)
+        annotations = np.concatenate(self._annotations)
+        n_annotated = int((annotations > 0).sum())
+        precision = np.cumsum(hits, axis=1) / np.arange(1, hits.shape[1] + 1)
+        per_example = (precision * hits).sum(axis=1)[annotations > 0] / annotations[annotations > 0]
+        return Ranking(
+            nan_mean(per_label), nan_mean(per_example),
+            self._top1 / n_annotated if n_annotated else float("nan"), self._top5 / n_annotated if n_annotated else float("nan"),
+            per_label, self._positives.copy(), self.n_examples, self.top_k,
+        )  # fmt: skip
+
+    def _per_label(self, ids: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], hits: npt.NDArray[np.bool_]) -> FloatArray:
+        labels = ids.ravel()
+        order = np.lexsort([-scores.ravel(), labels])  # stable: equal scores stay in the order of the examples
+        labels, hit = labels[order], hits.ravel()[order]
+        starts = np.searchsorted(labels, np.arange(self.n_labels))
+        rank = np.arange(len(labels)) - starts[labels] + 1
+        total = np.cumsum(hit)
+        before = np.concatenate([[0], total])[starts[labels]]
+        sums = np.bincount(labels[hit], weights=((total - before) / rank)[hit], minlength=self.n_labels)
+        with np.errstate(invalid="ignore"):
+            return np.where(self._positives > 0, sums / self._positives, np.nan)
+
+
+def nan_mean(values: FloatArray) -> float:
+    """Mean of what is not NaN; NaN where nothing is left."""
+    present = values[~np.isnan(values)]
+    return float(present.mean()) if len(present) else float("nan")

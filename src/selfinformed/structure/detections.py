@@ -1,0 +1,47 @@
+"""The top-K predicted labels of each example: M_{i,K}(x) of eq. (2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from selfinformed.runtime.errors import SelfInformedError
+
+
+def default_top_k(n_labels: int) -> int:
+    """The paper's ratio of K = 100 to 17,000 labels, between 5 and 100, and at most C."""
+    return min(100, max(5, n_labels // 150), n_labels)
+
+
+def detections(scores: torch.Tensor, top_k: int, name: Callable[[int], str] | None = None) -> torch.Tensor:
+    """The K best-scored labels of each example, best first; ties go to the lower label.
+
+    Args:
+        scores: logits [B, C], finite.
+        top_k: K, from 1 to C.
+        name: how the error calls the example in row b; by default "example b".
+
+    Returns:
+        int64 [B, K].
+
+    Raises:
+        SelfInformedError: a score is NaN or infinite (`torch.topk` would rank NaN highest), or K is not in 1..C.
+    """
+    if scores.ndim != 2:
+        raise SelfInformedError(f"scores: expected logits [batch, labels], got a tensor of shape {list(scores.shape)}")
+    n_labels = scores.shape[1]
+    if not 1 <= top_k <= n_labels:
+        raise SelfInformedError(f"top_k: expected 1 to {n_labels}, the number of labels; got {top_k}")
+    finite = torch.isfinite(scores)
+    if not finite.all():
+        row, label = torch.nonzero(~finite)[0].tolist()
+        who = name(row) if name else f"example {row}"
+        raise SelfInformedError(f"scores: {who} has the score {scores[row, label].item()} for label {label}; scores must be finite")
+    values, ids = scores.topk(top_k)
+    tied = (scores >= values[:, -1:]).sum(1) > top_k  # more labels reach the lowest kept score than are kept
+    if tied.any():
+        ids[tied] = scores[tied].sort(dim=1, descending=True, stable=True).indices[:, :top_k]
+    ids = ids.sort(dim=1).values
+    order = scores.gather(1, ids).sort(dim=1, descending=True, stable=True).indices
+    return ids.gather(1, order)

@@ -1,0 +1,116 @@
+"""Label groups: a partition of the labels, or a cover."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from selfinformed.data.labels import LabelSpace
+from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.files import read_json, write_json
+
+FORMAT = "selfinformed.groups/1"
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelGroups:
+    """Groups of labels, each served by one head.
+
+    Attributes:
+        n_labels: C.
+        members: for each group its labels, int64, the most confused first where they come from clustering.
+        names: for each group a short name.
+        method: how they were found ("spectral", "randomized", ...).
+        eigenvalues: the leading eigenvalues seen in clustering, largest first; empty otherwise.
+    """
+
+    n_labels: int
+    members: tuple[IntArray, ...]
+    names: tuple[str, ...] = ()
+    method: str = "given"
+    eigenvalues: tuple[float, ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        members = tuple(np.asarray(m, dtype=np.int64) for m in self.members)
+        object.__setattr__(self, "members", members)
+        object.__setattr__(self, "names", tuple(self.names) or tuple(f"group {i}" for i in range(len(members))))
+        if len(self.names) != len(members):
+            raise SelfInformedError(f"groups: {len(self.names)} names for {len(members)} groups")
+        for name, labels in zip(self.names, members, strict=True):
+            if labels.ndim != 1 or len(labels) == 0 or labels.min() < 0 or labels.max() >= self.n_labels:
+                raise SelfInformedError(f"groups: {name!r} must hold at least one label, each from 0 to {self.n_labels - 1}")
+            if len(np.unique(labels)) != len(labels):
+                raise SelfInformedError(f"groups: {name!r} names a label twice")
+
+    @classmethod
+    def everything(cls, n_labels: int) -> LabelGroups:
+        """One group of all labels: its head is a dense head."""
+        return cls(n_labels, (np.arange(n_labels),), ("all labels",), "dense")
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    @property
+    def assignment(self) -> IntArray:
+        """int64 [C]: each label's group, the first one for a cover, -1 for none."""
+        assigned = np.full(self.n_labels, -1, dtype=np.int64)
+        for group in reversed(range(len(self))):
+            assigned[self.members[group]] = group
+        return assigned
+
+    @property
+    def ungrouped(self) -> IntArray:
+        """Labels in no group."""
+        return np.flatnonzero(self.assignment < 0)
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many labels each group has."""
+        return [len(m) for m in self.members]
+
+    def randomized(self, seed: int = 0) -> LabelGroups:
+        """The paper's control: the same group sizes and overlaps, the grouped labels randomly permuted among themselves."""
+        grouped = np.flatnonzero(self.assignment >= 0)
+        permutation = np.arange(self.n_labels)
+        permutation[grouped] = np.random.default_rng(seed).permutation(grouped)
+        names = tuple(f"random {i}" for i in range(len(self)))
+        return LabelGroups(self.n_labels, tuple(permutation[m] for m in self.members), names, "randomized")
+
+    def renamed(self, labels: LabelSpace) -> LabelGroups:
+        """Names each group by its first three labels."""
+        names = tuple(", ".join(labels.names[i] for i in m[:3]) for m in self.members)
+        return LabelGroups(self.n_labels, self.members, names, self.method, self.eigenvalues)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT, "n_labels": self.n_labels, "method": self.method, "names": list(self.names),
+            "members": [m.tolist() for m in self.members], "eigenvalues": list(self.eigenvalues),
+        }  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, content: Any, where: str = "groups") -> LabelGroups:
+        try:
+            if content["format"] != FORMAT:
+                raise SelfInformedError(f"{where}: expected {FORMAT}, found {content['format']!r}")
+            members: Sequence[Any] = content["members"]
+            return cls(
+                int(content["n_labels"]), tuple(np.array(m, dtype=np.int64) for m in members), tuple(map(str, content["names"])),
+                str(content["method"]), tuple(map(float, content["eigenvalues"])),
+            )  # fmt: skip
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise SelfInformedError(f"{where}: not a valid groups file ({error!r}); delete it to have it made again") from None
+
+    def save(self, path: str | Path) -> None:
+        """Writes JSON, atomically."""
+        write_json(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: str | Path) -> LabelGroups:
+        """Reads what `save` wrote."""
+        return cls.from_dict(read_json(path, "groups"), str(path))

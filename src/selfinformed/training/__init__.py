@@ -1,0 +1,8 @@
+"""Cached features, headroom, fitting, search."""
+
+from selfinformed.training.features import FeatureStore
+from selfinformed.training.fitting import History, fit
+from selfinformed.training.headroom import Headroom, probe
+from selfinformed.training.searching import SearchResult, search
+
+__all__ = ["FeatureStore", "Headroom", "History", "SearchResult", "fit", "probe", "search"]

@@ -1,0 +1,142 @@
+"""The feature store: what heads and classifier read, computed once by the frozen network."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from selfinformed.augmented.network import AugmentedClassifier
+from selfinformed.data.examples import Examples
+from selfinformed.data.targets import Targets
+from selfinformed.network.wrap import WrappedClassifier
+from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.files import read_tensors, write_tensors
+from selfinformed.structure.average_precision import Ranking, RankingMetrics
+from selfinformed.structure.counts import check_labels
+
+FORMAT = "selfinformed.features/1"
+HeadInput = Literal["whitened", "standardised", "raw"]
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureStore:
+    """Cached features of N examples.
+
+    Attributes:
+        attached: float32 [N, D], the attach point.
+        penultimate: float32 [N, P], the classifier's input.
+        targets: annotations.
+        fingerprint: of the network that computed them.
+        seconds: how long that took.
+        examples: what they were computed from, where that is at hand.
+    """
+
+    attached: torch.Tensor
+    penultimate: torch.Tensor
+    targets: Targets
+    fingerprint: str
+    seconds: float
+    examples: Examples | None = None
+
+    def __len__(self) -> int:
+        return len(self.attached)
+
+    @classmethod
+    def build(cls, net: WrappedClassifier, examples: Examples, batch_size: int = 256, what: str = "caching features") -> FeatureStore:
+        """Runs the network once over the examples; unreadable ones that may be skipped are left out."""
+        check_labels(net, examples)
+        start = time.perf_counter()
+        kept, attached, penultimate = [], [], []
+        for rows, inputs in examples.batches(batch_size, what):
+            features = net.features(inputs)
+            kept.append(rows)
+            attached.append(features.attached.float().cpu())
+            penultimate.append(features.penultimate.float().cpu())
+        if not kept:
+            raise SelfInformedError("features: there is no example to read")
+        source = examples.take(np.concatenate(kept)) if examples.skipped else examples
+        seconds = time.perf_counter() - start
+        return cls(torch.cat(attached), torch.cat(penultimate), source.targets, net.fingerprint, seconds, source)
+
+    def save(self, path: str | Path) -> None:
+        """Writes safetensors, atomically."""
+        arrays = {
+            "attached": self.attached.numpy(), "penultimate": self.penultimate.numpy(),
+            "offsets": self.targets.offsets, "labels": self.targets.labels,
+        }  # fmt: skip
+        numbers = {"n_labels": str(self.targets.n_labels), "fingerprint": self.fingerprint, "seconds": str(self.seconds)}
+        write_tensors(path, arrays, {"format": FORMAT, **numbers})
+
+    @classmethod
+    def load(cls, path: str | Path, net: WrappedClassifier, examples: Examples | None = None) -> FeatureStore:
+        """Reads what `save` wrote, for the same network only; `examples` are those it was built from."""
+        arrays, metadata = read_tensors(path, FORMAT)
+        if metadata.get("fingerprint") != net.fingerprint:
+            raise SelfInformedError(f"{path} holds features of another network; delete it to have them computed again")
+        try:
+            targets = Targets(arrays["offsets"], arrays["labels"], int(metadata["n_labels"]))
+            attached, penultimate = torch.from_numpy(arrays["attached"]), torch.from_numpy(arrays["penultimate"])
+            return cls(attached, penultimate, targets, metadata["fingerprint"], float(metadata["seconds"]), examples)
+        except (KeyError, ValueError) as error:
+            raise SelfInformedError(f"{path} holds no valid features ({error!r}); delete it to have them computed again") from None
+
+    def input_transform(self, kind: HeadInput) -> tuple[torch.Tensor, torch.Tensor]:
+        """shift [D] and transform [D, D] such that (attached - shift) @ transform has zero mean and, over these examples,
+        unit deviations (`standardised`) or also no correlations (`whitened`, symmetric, shrunk by a hundredth of the mean variance).
+        """
+        features = self.attached.double()
+        size = features.shape[1]
+        if kind == "raw":
+            return torch.zeros(size), torch.eye(size)
+        shift, deviation = features.mean(0), features.std(0, correction=0)
+        scale = torch.where(deviation > 1e-6 * deviation.max().clamp(min=1e-12), 1 / deviation, 0.0)  # constant features are left out
+        transform = torch.diag(scale)
+        if kind == "whitened":
+            standard = (features - shift) * scale
+            values, vectors = torch.linalg.eigh(standard.T @ standard / len(self))
+            shrunk = values.clamp(min=0) + 0.01 * values.mean().clamp(min=1e-12)
+            transform = transform @ (vectors / shrunk.sqrt()) @ vectors.T
+        elif kind != "standardised":
+            raise SelfInformedError(f"head_input: expected whitened, standardised or raw; got {kind!r}")
+        return shift.float(), transform.float()
+
+
+Model = WrappedClassifier | AugmentedClassifier
+
+
+def rank(model: Model, data: Examples | FeatureStore, top_k: int = 50, what: str | None = None) -> Ranking:
+    """mAP@K and top-1/5 of a model over examples, or over the cached features of its frozen part."""
+    metrics = RankingMetrics(model.n_labels, top_k)
+    for scores, targets, name in score_batches(model, data, what=what):
+        metrics.update(scores, targets, name)
+    return metrics.compute()
+
+
+def score_batches(
+    model: Model, data: Examples | FeatureStore, batch_size: int = 512, what: str | None = None
+) -> Iterator[tuple[torch.Tensor, Targets, Callable[[int], str]]]:
+    """Logits [b, C], targets and a name for row b of errors, batch by batch, in order."""
+    if isinstance(data, FeatureStore):
+        for start in range(0, len(data), batch_size):
+            stop = min(start + batch_size, len(data))
+            with torch.no_grad():
+                scores = scores_from_features(model, data.attached[start:stop], data.penultimate[start:stop]).cpu()
+            yield scores, data.targets.take(np.arange(start, stop)), lambda b, start=start: f"example {start + b}"  # type: ignore[misc]
+        return
+    net = model if isinstance(model, WrappedClassifier) else model.net
+    check_labels(net, data)
+    for rows, inputs in data.batches(batch_size, what):
+        yield model.logits(inputs).cpu(), data.targets.take(rows), lambda b, rows=rows: data.name(int(rows[b]))  # type: ignore[misc]
+
+
+def scores_from_features(model: Model, attached: torch.Tensor, penultimate: torch.Tensor) -> torch.Tensor:
+    """Logits [B, C] from cached features, with gradients for an augmented network."""
+    classifier = model.classifier
+    attached, penultimate = attached.to(classifier.weight), penultimate.to(classifier.weight)
+    return classifier(penultimate) if isinstance(model, WrappedClassifier) else model.from_features(attached, penultimate)
