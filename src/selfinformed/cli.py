@@ -27,7 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_INPUTS = ["output", "model", "checkpoint", "classifier", "attach", "reduce", "outputs", "labels", "train", "holdout", "test", "image_size", "skip_bad", "device"]
+_INPUTS = ["output", "model", "checkpoint", "classifier", "attach", "reduce", "outputs", "labels", "train", "holdout", "test", "image_size", "skip_bad", "fonts", "views", "forward_batch_size", "device"]
 _COUNTS = ["top_k"]
 _CLUSTER = ["n_groups", "seed"]
 _PLAN = ["budget", "hidden", "depth", "capacity", "dense_share"]

@@ -47,7 +47,7 @@ class Examples:
         """How messages call an example."""
         return self.names[example] if self.names is not None else f"example {example}"
 
-    def batches(self, batch_size: int = 256, what: str | None = None) -> Iterator[tuple[np.ndarray, Inputs]]:
+    def batches(self, batch_size: int = 64, what: str | None = None) -> Iterator[tuple[np.ndarray, Inputs]]:
         """Yields (example numbers int64 [b], inputs) in order; unreadable examples are set aside up to `skip_bad`."""
         starts: Any = range(0, len(self), batch_size)
         for start in progress(starts, len(starts), what) if what else starts:

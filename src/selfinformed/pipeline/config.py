@@ -45,6 +45,7 @@ class RunConfig:
     head_input: Literal["whitened", "standardised", "raw"] = _option("whitened", "transform of the heads' input, folded in after training")
     epochs: int = _option(2, "passes over the cached training features")
     batch_size: int = _option(256, "examples per training step")
+    forward_batch_size: int = _option(64, "examples per forward pass of the network")
     learning_rate: float = _option(6e-3, "peak learning rate of the heads")
     classifier_learning_rate: float = _option(3e-3, "peak learning rate of the classifier")
     finetune: bool = _option(False, "train the whole network for one pass after the heads")
@@ -132,6 +133,6 @@ def _checked(content: dict[str, Any], where: str) -> RunConfig:
 
 
 _LEAST = {
-    "top_k": 1, "map_k": 1, "views": 1, "skip_bad": 0, "depth": 1, "epochs": 0, "batch_size": 1, "probe_width": 1, "seeds": 1, "seed": 0,
+    "top_k": 1, "map_k": 1, "views": 1, "skip_bad": 0, "depth": 1, "epochs": 0, "batch_size": 1, "forward_batch_size": 1, "probe_width": 1, "seeds": 1, "seed": 0,
     "budget": 0.0, "dense_share": 0.0, "learning_rate": 0.0, "classifier_learning_rate": 0.0, "image_size": 1,
 }  # fmt: skip

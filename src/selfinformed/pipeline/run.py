@@ -74,7 +74,7 @@ class Run:
         name = "counts.safetensors" if kind == "confusions" else "codetections.safetensors"
 
         def make() -> ConfusionCounts:
-            return measure(self.net, self.inputs.examples("holdout"), self.config.top_k, kind, self.config.batch_size)
+            return measure(self.net, self.inputs.examples("holdout"), self.config.top_k, kind, self.config.forward_batch_size)
 
         counts = self._stage("measure", name, ConfusionCounts.load, make, lambda c, path: c.save(path))
         if counts.n_labels != self.net.n_labels:
@@ -109,7 +109,7 @@ class Run:
         examples = self.inputs.examples(split)
 
         def make() -> FeatureStore:
-            store = FeatureStore.build(self.net, examples, self.config.batch_size, f"caching {split} features")
+            store = FeatureStore.build(self.net, examples, self.config.forward_batch_size, f"caching {split} features")
             if examples.skipped:
                 write_json(self.folder / f"skipped-{split}.json", list(examples.skipped.values()))
                 self.say(f"           {len(examples.skipped)} unreadable {split} examples set aside, see skipped-{split}.json")
@@ -212,7 +212,7 @@ class Run:
     def estimate(self) -> dict[str, float]:
         """What training will take: cached features in bytes, seconds to cache them and to train once, from one timed batch."""
         heads, cost, examples = self.plan(), self.net.cost, self.inputs.examples("train")
-        rows, inputs = next(examples.batches(self.config.batch_size))
+        rows, inputs = next(examples.batches(self.config.forward_batch_size))
         self.net.features(inputs)
         start = time.perf_counter()
         features = self.net.features(inputs)

@@ -103,10 +103,10 @@ def leading_eigenpairs(matrix: sp.csr_array, degree: FloatArray, n: int) -> tupl
             product = multiply(outside)
             return product - found @ (found.T @ product) - 2 * inside  # W's eigenvalues are at least -1, so -2 is last
 
-        extra, extra_vectors = _lanczos(deflated, size, 1, rng)
+        extra, extra_vectors = _lanczos(deflated, size, 1, rng, tol=1e-6)
         order = np.argsort(-values, kind="stable")
         values, vectors = values[order], vectors[:, order]
-        if extra[0] <= values[n - 1] + 1e-9:
+        if extra[0] <= values[n - 1] + 1e-8:
             return values[:n], _signed(vectors[:, :n])
         vectors, _ = np.linalg.qr(np.column_stack([vectors, extra_vectors]))
         projected = vectors.T @ np.column_stack([multiply(v) for v in vectors.T])
@@ -152,10 +152,10 @@ def top_confusions(counts: ConfusionCounts, n: int) -> list[tuple[int, int, int]
     return [(int(rows[i]), int(columns[i]), int(data[i])) for i in order]
 
 
-def _lanczos(multiply: object, size: int, n: int, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+def _lanczos(multiply: object, size: int, n: int, rng: np.random.Generator, tol: float = 1e-10) -> tuple[FloatArray, FloatArray]:
     operator = LinearOperator((size, size), matvec=multiply, dtype=np.float64)  # type: ignore[call-overload]
     try:
-        return eigsh(operator, n, which="LA", v0=rng.standard_normal(size), tol=1e-10, ncv=min(size, max(2 * n + 1, 40)), maxiter=200 * n + 2000)
+        return eigsh(operator, n, which="LA", v0=rng.standard_normal(size), tol=tol, ncv=min(size, max(2 * n + 1, 40)), maxiter=200 * n + 2000)
     except ArpackError as error:
         raise SelfInformedError(f"cluster: the eigenvalues did not converge ({error}); ask for another number of groups") from None
 

@@ -140,7 +140,7 @@ def measure(
     holdout: Examples,
     top_k: int | None = None,
     kind: Kind = "confusions",
-    batch_size: int = 256,
+    batch_size: int = 64,
 ) -> ConfusionCounts:
     """Runs a network over held-out examples and counts what it detects (eqs. 2 to 4).
 

@@ -48,7 +48,7 @@ class FeatureStore:
         return len(self.attached)
 
     @classmethod
-    def build(cls, net: WrappedClassifier, examples: Examples, batch_size: int = 256, what: str = "caching features") -> FeatureStore:
+    def build(cls, net: WrappedClassifier, examples: Examples, batch_size: int = 64, what: str = "caching features") -> FeatureStore:
         """Runs the network once over the examples; unreadable ones that may be skipped are left out."""
         check_labels(net, examples)
         start = time.perf_counter()
@@ -119,7 +119,7 @@ def rank(model: Model, data: Examples | FeatureStore, top_k: int = 50, what: str
 
 
 def score_batches(
-    model: Model, data: Examples | FeatureStore, batch_size: int = 512, what: str | None = None
+    model: Model, data: Examples | FeatureStore, batch_size: int = 64, what: str | None = None
 ) -> Iterator[tuple[torch.Tensor, Targets, Callable[[int], str]]]:
     """Logits [b, C], targets and a name for row b of errors, batch by batch, in order."""
     if isinstance(data, FeatureStore):
