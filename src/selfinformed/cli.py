@@ -151,18 +151,14 @@ def cluster(run: Run, json: bool) -> None:
 @_verb(_INPUTS + _COUNTS + _CLUSTER + _PLAN, "selfinformed plan config.yaml --budget 0.03 --capacity labels")
 def plan(run: Run, json: bool) -> None:
     """Turns groups into heads and prints what they will cost before anything is trained."""
-    heads, estimate = run.plan(), run.estimate()
+    heads = run.plan()
     rows = [
         {"head": i + 1, "group": name, "labels": size, "widths": "-".join(map(str, widths)), "multiply-adds": f"{cost:,}"}
         for i, (name, size, widths, cost) in enumerate(
             zip(heads.groups.names, heads.groups.sizes, heads.hidden, heads.head_multiply_adds, strict=True)
         )
     ]
-    title = (
-        f"{heads.multiply_adds:,} multiply-adds, {heads.extra_computation:.3f}x; {heads.parameters - heads.base_parameters:,} more parameters; "
-        f"features take {estimate['cache_bytes'] / 1e6:.0f} MB and about {estimate['cache_seconds']:.0f} s, training about {estimate['training_seconds']:.0f} s"
-    )
-    _show(json, {**heads.to_dict(), "estimate": estimate}, rows, title)
+    _show(json, {**heads.to_dict(), "estimate": run.estimate()}, rows, _price(run))
 
 
 @_verb(_INPUTS + _COUNTS + _CLUSTER + ["epochs", "probe_width"], "selfinformed probe config.yaml")
@@ -222,8 +218,8 @@ def export(run: Run, json: bool) -> None:
     """Exports the augmented network as model.onnx and verifies it with onnxruntime."""
     from selfinformed.augmented.exported import export_onnx
 
-    examples = run.inputs.examples("test")
-    check = export_onnx(run.augmented(), run.folder / "model.onnx", examples.read(range(min(64, len(examples)))))
+    _, inputs = next(run.inputs.examples("test").batches(64))
+    check = export_onnx(run.augmented(), run.folder / "model.onnx", inputs)
     row = {"file": str(check.path), "inputs": check.n_inputs, "max difference": f"{check.max_difference:.2g}", "top-1 agreement": _percent(check.top1_agreement)}
     _show(json, {**vars(check), "path": str(check.path)}, [row], "verified by onnxruntime")
 
@@ -252,6 +248,7 @@ def _run_all(run: Run, json: bool) -> None:
 
     start = time.perf_counter()
     run.plan()
+    run.say(f"           {_price(run)}")
     headroom = run.headroom()
     run.say(f"           {headroom['verdict']}")
     run.augmented()
@@ -264,6 +261,14 @@ def _run_all(run: Run, json: bool) -> None:
     if not json:
         print(f"report     {path}")  # noqa: T201
         print(f"took       {time.perf_counter() - start:.0f} s")  # noqa: T201
+
+
+def _price(run: Run) -> str:
+    heads, estimate = run.plan(), run.estimate()
+    return (
+        f"{heads.multiply_adds:,} multiply-adds, {heads.extra_computation:.3f}x; {heads.parameters - heads.base_parameters:,} more parameters; "
+        f"features take {estimate['cache_bytes'] / 1e6:.0f} MB and about {estimate['cache_seconds']:.0f} s, training about {estimate['training_seconds']:.0f} s"
+    )
 
 
 def _show_comparison(run: Run, json: bool) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import nn
 
@@ -29,16 +31,16 @@ class Heads(nn.Module):
         self.widths = [widths[0] for widths in plan.hidden]
         self.first = nn.Linear(plan.feature_size, sum(self.widths))
         self.hidden = nn.ModuleList(
-            nn.Sequential(*(m for a, b in zip(w, w[1:], strict=False) for m in (nn.Linear(a, b), nn.ReLU()))) for w in plan.hidden
+            nn.Sequential(*(m for a, b in itertools.pairwise(w) for m in (nn.Linear(a, b), nn.ReLU()))) for w in plan.hidden
         )
         self.outputs = nn.ModuleList(
             nn.Linear(w[-1], n, bias=False) for w, n in zip(plan.hidden, plan.groups.sizes, strict=True)
         )
-        for layer in [self.first, *(m for stack in self.hidden for m in stack if isinstance(m, nn.Linear))]:
+        for layer in [self.first, *(m for m in self.hidden.modules() if isinstance(m, nn.Linear))]:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
-        for output in self.outputs:
-            nn.init.zeros_(output.weight) if zero_outputs else nn.init.normal_(output.weight, std=0.01)
+        for weight in self.outputs.parameters():
+            nn.init.zeros_(weight) if zero_outputs else nn.init.normal_(weight, std=0.01)
         # Column order[p] holds the p-th label's contribution in the concatenated outputs; the last column is zero, for labels in no head.
         self.register_buffer("order", _places(plan), persistent=False)
         self.register_buffer("shift", None, persistent=False)
@@ -50,7 +52,7 @@ class Heads(nn.Module):
             features = (features - self.shift) @ self.transform
         hidden = self.first(features).relu().split(self.widths, dim=1)  # (B, D) @ (D, sum w) -> K of (B, w)
         added = [output(stack(h)) for h, stack, output in zip(hidden, self.hidden, self.outputs, strict=True)]
-        padded = torch.cat([*added, features.new_zeros(len(features), 1)], dim=1)  # (B, sum n + 1)
+        padded = torch.cat([*added, features.new_zeros(features.shape[0], 1)], dim=1)  # (B, sum n + 1)
         total = padded[:, self.order[0]]
         for places in self.order[1:]:  # a cover: the second and further heads of each label
             total = total + padded[:, places]

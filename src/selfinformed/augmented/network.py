@@ -94,11 +94,12 @@ class AugmentedClassifier(nn.Module):
     @contextmanager
     def heads_disabled(self) -> Iterator[AugmentedClassifier]:
         """Within this context the network is the base: its own classifier, no heads."""
-        self._slot.disabled = True
+        slot = self._slot
+        before, slot.disabled = slot.disabled, True  # it may already be disabled around this context
         try:
             yield self
         finally:
-            self._slot.disabled = False
+            slot.disabled = before
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes heads.safetensors (new weights and classifier) and config.json (plan, versions, the base's fingerprint)."""

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from selfinformed.runtime.versions import versions
 from selfinformed.augmented.network import AugmentedClassifier, augment
 from selfinformed.data.examples import Inputs
 from selfinformed.data.labels import LabelSpace
 from selfinformed.network.wrap import AttachPoint, WrappedClassifier, wrap
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_json, read_tensors, write_json, write_tensors
+from selfinformed.runtime.versions import versions
 from selfinformed.structure.plans import HeadPlan
 
 CONFIG_FORMAT = "selfinformed.heads/1"
@@ -33,7 +33,8 @@ def save(aug: AugmentedClassifier, folder: str | Path) -> None:
         weights |= {f"heads.{k}": v for k, v in aug.heads.state_dict().items()}
     if aug.base_was_tuned:
         weights |= {f"base.{k}": v for k, v in aug.base.state_dict().items()}
-    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in weights.items()}
+    # numpy has no bfloat16: float32 holds it exactly, and loading casts it back
+    arrays = {name: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().cpu().numpy() for name, tensor in weights.items()}
     write_tensors(folder / "heads.safetensors", arrays, {"format": WEIGHTS_FORMAT, "base": net.fingerprint})
     config = {
         "format": CONFIG_FORMAT, "base_fingerprint": net.fingerprint, "base_class": type(net.model).__name__,
@@ -62,8 +63,7 @@ def load(folder: str | Path, model: nn.Module, example_inputs: Inputs | None = N
         labels = LabelSpace(config["labels"])
         attach, plan = AttachPoint(**config["attach"]), HeadPlan.from_dict(config["plan"], str(folder / "config.json"))
         net = _wrapped(model, example_inputs, labels, config["classifier"], attach)
-        net.output, tuned = config["output"], bool(config["base_was_tuned"])
-        expected = config["base_fingerprint"]
+        output, tuned, expected = config["output"], bool(config["base_was_tuned"]), config["base_fingerprint"]
     except (KeyError, TypeError) as error:
         raise SelfInformedError(f"{folder / 'config.json'}: not a valid heads config ({error!r})") from None
     if net.fingerprint != expected:
@@ -72,7 +72,9 @@ def load(folder: str | Path, model: nn.Module, example_inputs: Inputs | None = N
             f"{net.fingerprint[:12]}…; load the weights the heads were trained on"
         )
     aug = augment(net, plan)
-    aug.base_was_tuned = tuned
+    aug.output, aug.base_was_tuned = output, tuned
+    if aug.heads is not None:
+        aug.heads.trained = True  # so that training them on, in another input transform, starts from what was saved
     arrays, metadata = read_tensors(folder / "heads.safetensors", WEIGHTS_FORMAT)
     if metadata.get("base") != expected:
         raise SelfInformedError(f"{folder}: heads.safetensors and config.json are of different runs; copy both from one run folder")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,7 +132,7 @@ def open_dataset(
     if isinstance(source, tuple) and len(source) == 2:
         return _from_arrays(*source, space)
     if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
-        return _from_map_style(source, space)
+        return _from_map_style(source, space, skip_bad)
     raise SelfInformedError(
         f"data: cannot read {type(source).__name__}; expected a folder, a manifest, an .npz file, (inputs, targets) or a map-style dataset"
     )
@@ -145,7 +147,7 @@ def take_inputs(inputs: Inputs, rows: Any) -> Inputs:
 
 def _from_files(files: ImageFiles, transform: Callable[[Any], torch.Tensor], skip_bad: int) -> Examples:
     def read(rows: Sequence[int]) -> Inputs:
-        return torch.stack([files.read(row, transform) for row in rows])
+        return _stacked([files.read(row, transform) for row in rows], [str(files.paths[row]) for row in rows])
 
     return Examples(read, as_targets(files.targets, len(files.labels)), files.labels, [str(p) for p in files.paths], skip_bad)
 
@@ -154,48 +156,56 @@ def _from_arrays(inputs: Any, targets: Any, labels: LabelSpace | None) -> Exampl
     tensors: Inputs
     if isinstance(inputs, dict):
         tensors = {name: torch.as_tensor(value) for name, value in inputs.items()}
-        n = len(next(iter(tensors.values())))
     else:
         tensors = torch.as_tensor(inputs)
-        n = len(tensors)
-    labels = labels or LabelSpace.numbered(_count_labels(targets))
-    checked = as_targets(targets, len(labels))
-    if len(checked) != n:
-        raise SelfInformedError(f"data: {n} inputs but targets for {len(checked)} examples; give one target per input")
+    checked = as_targets(targets, labels and len(labels))
+    for n in [len(t) for t in tensors.values()] if isinstance(tensors, dict) else [len(tensors)]:
+        if n != len(checked):
+            raise SelfInformedError(f"data: {n} inputs but targets for {len(checked)} examples; give one target per input")
+    labels = labels or LabelSpace.numbered(checked.n_labels)
     return Examples(lambda rows: take_inputs(tensors, torch.as_tensor(rows)), checked, labels)
 
 
-def _from_map_style(dataset: Any, labels: LabelSpace | None) -> Examples:
+def _from_map_style(dataset: Any, labels: LabelSpace | None, skip_bad: int) -> Examples:
+    def item(row: int, part: int) -> Any:
+        try:
+            value = dataset[row][part]
+            return torch.as_tensor(value) if part == 0 else _as_target(value)
+        except Exception as error:  # a data set may do anything
+            raise SelfInformedError(f"data: example {row} of {type(dataset).__name__} cannot be read ({type(error).__name__}: {error})") from error
+
     targets = getattr(dataset, "targets", None)
     if targets is None:
-        targets = [_as_target(dataset[i][1]) for i in range(len(dataset))]
-    labels = labels or LabelSpace(getattr(dataset, "classes", None) or LabelSpace.numbered(_count_labels(targets)).names)
+        targets = [item(row, 1) for row in range(len(dataset))]
+    if labels is None and getattr(dataset, "classes", None):
+        labels = LabelSpace(dataset.classes)
+    checked = as_targets(targets, labels and len(labels))
 
     def read(rows: Sequence[int]) -> Inputs:
-        return torch.stack([torch.as_tensor(dataset[row][0]) for row in rows])
+        return _stacked([item(row, 0) for row in rows], [f"example {row}" for row in rows])
 
-    return Examples(read, as_targets(targets, len(labels)), labels)
+    return Examples(read, checked, labels or LabelSpace.numbered(checked.n_labels), skip_bad=skip_bad)
+
+
+def _stacked(tensors: Sequence[torch.Tensor], names: Sequence[str]) -> torch.Tensor:
+    for tensor, name in zip(tensors, names, strict=True):
+        if tensor.shape != tensors[0].shape:
+            raise SelfInformedError(
+                f"data: {name} has shape {list(tensor.shape)}, {names[0]} has {list(tensors[0].shape)}; give all one size, e.g. with image_size"
+            )
+    return torch.stack(list(tensors))
 
 
 def _as_target(target: Any) -> Any:
     return target.tolist() if isinstance(target, torch.Tensor | np.ndarray) else target
 
 
-def _count_labels(targets: Any) -> int:
-    if isinstance(targets, Targets):
-        return targets.n_labels
-    if isinstance(targets, Sequence) and any(isinstance(row, Sequence) for row in targets):
-        return 1 + max((int(label) for row in targets for label in row), default=0)
-    array = np.asarray(targets)
-    return int(array.shape[1]) if array.ndim == 2 else int(array.max(initial=0)) + 1
-
-
 def _read_npz(path: Path) -> tuple[Any, Any]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.lib.npyio.NpzFile(opened, allow_pickle=False) as file:
             missing = {"inputs", "targets"} - set(file.files)
             if missing:
                 raise SelfInformedError(f"data: {path} has no array {sorted(missing)[0]!r}; expected `inputs` and `targets`")
             return file["inputs"], file["targets"]
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise SelfInformedError(f"data: {path} cannot be read as .npz ({error})") from None

@@ -12,7 +12,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -22,7 +22,9 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from selfinformed.data.examples import Examples
 from selfinformed.data.labels import LabelSpace
+from selfinformed.data.targets import as_targets
 from selfinformed.runtime.errors import SelfInformedError
 
 Split = Literal["train", "holdout", "test"]
@@ -108,6 +110,27 @@ class Glyphs:
         return images, targets, names
 
 
+def glyph_examples(split: Split, fonts: str | Path | None = None, views: int | None = None) -> Examples:
+    """The demo's examples, with the label set the shipped bases were trained on.
+
+    Args:
+        split: train, holdout or test.
+        fonts: a folder of typefaces to draw with (default: matplotlib's own).
+        views: distorted views of each (character, typeface) pair; by default 2 of train and test, 1 of holdout.
+    """
+    glyphs = shipped_glyphs(None if fonts is None else str(fonts))
+    seed = {"train": 11, "holdout": 12, "test": 13}[split]
+    images, targets, names = glyphs.views(split, views or (1 if split == "holdout" else 2), seed)
+    space = glyphs.labels.space
+    return Examples(lambda rows: images[torch.as_tensor(rows)], as_targets(targets, len(space)), space, names)
+
+
+@cache
+def shipped_glyphs(fonts: str | None = None) -> Glyphs:
+    """Every glyph of the shipped label set, drawn once per folder of typefaces."""
+    return render_glyphs(GlyphLabels.shipped(), fonts)
+
+
 def render_glyphs(labels: GlyphLabels, fonts: str | Path | None = None) -> Glyphs:
     """Draws every character of `labels` in every typeface that has it.
 
@@ -128,12 +151,15 @@ def render_glyphs(labels: GlyphLabels, fonts: str | Path | None = None) -> Glyph
     character = np.array([p[0] for p in pairs], dtype=np.int64)
     order = np.argsort(character, kind="stable")
     character = character[order]
+    part = _split(character)
+    if len(np.unique(part)) < 3:
+        raise SelfInformedError(f"fonts: too few typefaces in {fonts} share a character to split them into train, holdout and test; give at least 3")
     return Glyphs(
         labels,
         np.stack([pairs[i][2] for i in order]),
         character,
         np.array([pairs[i][1] for i in order], dtype=np.int64),
-        _split(character),
+        part,
         tuple(path.stem for path in font_files(fonts)),
     )
 

@@ -44,7 +44,7 @@ class ImageFiles:
     def from_manifest(cls, path: Path, labels: LabelSpace | None) -> ImageFiles:
         """A table with the columns `path` and `labels`."""
         rows = _read_manifest(path)
-        names = [[n.strip() for n in row.split(";") if n.strip()] if isinstance(row, str) else list(row) for _, row in rows]
+        names = [_names(row) for _, row in rows]
         if not rows:
             raise SelfInformedError(f"data: the manifest {path} has no rows")
         labels = labels or LabelSpace(sorted({name for row in names for name in row}))
@@ -83,14 +83,21 @@ def image_transform(size: int | None) -> Callable[[Any], torch.Tensor]:
     return transform
 
 
-def _read_manifest(path: Path) -> list[tuple[str, str | Sequence[str]]]:
+def _names(labels: Any) -> list[str]:
+    """A manifest's cell: names separated by `;`, or in parquet a list of names or numbers, or one number."""
+    if isinstance(labels, str):
+        return [name.strip() for name in labels.split(";") if name.strip()]
+    return [str(name) for name in (labels if isinstance(labels, Sequence) else [labels])]
+
+
+def _read_manifest(path: Path) -> list[tuple[str, Any]]:
     import csv
 
     try:
         if path.suffix == ".parquet":
             table = _parquet(path)
         else:
-            with path.open(newline="", encoding="utf-8") as file:
+            with path.open(newline="", encoding="utf-8-sig") as file:
                 table = list(csv.DictReader(file, strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SelfInformedError(f"data: the manifest {path} cannot be read ({error})") from None

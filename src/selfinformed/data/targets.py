@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,29 +66,30 @@ class Targets:
         return len(self.labels) == len(self) and bool((np.diff(self.offsets) == 1).all())
 
 
-def as_targets(targets: Any, n_labels: int, first_example: int = 0) -> Targets:
+def as_targets(targets: Any, n_labels: int | None = None, first_example: int = 0) -> Targets:
     """Reads targets in any of the three forms.
 
     Args:
         targets: one class per example [B], multi-hot [B, C] of 0 and 1 (or booleans), or a list of label lists.
-        n_labels: C.
+        n_labels: C; by default the columns of multi-hot targets, or one more than the largest label.
         first_example: the number of the first example, for error messages.
 
     Raises:
         SelfInformedError: a label out of range, a shape that is none of these, an entry that is not 0 or 1.
     """
     if isinstance(targets, Targets):
-        if targets.n_labels != n_labels:
+        if n_labels not in (None, targets.n_labels):
             raise SelfInformedError(f"targets: made for {targets.n_labels} labels, expected {n_labels}")
         return targets
     if isinstance(targets, torch.Tensor):
         targets = targets.detach().cpu().numpy()
-    if isinstance(targets, Sequence) and any(isinstance(row, Sequence | np.ndarray | set) for row in targets):
+    if isinstance(targets, Sequence) and any(isinstance(row, _ROWS) and getattr(row, "ndim", 1) for row in targets):
         return _from_lists(targets, n_labels, first_example)
     array = np.asarray(targets)
     if array.ndim == 1 and (array.dtype.kind in "iu" or array.size == 0):
         return _checked(np.arange(len(array) + 1, dtype=np.int64), array.astype(np.int64), n_labels, first_example)
     if array.ndim == 2 and array.dtype.kind in "biuf":
+        n_labels = array.shape[1] if n_labels is None else n_labels
         if array.shape[1] != n_labels:
             raise SelfInformedError(f"targets: multi-hot targets have {array.shape[1]} columns, expected {n_labels}, one per label")
         wrong = ~np.isin(array, (0, 1))
@@ -100,26 +102,30 @@ def as_targets(targets: Any, n_labels: int, first_example: int = 0) -> Targets:
         counts = np.bincount(examples, minlength=len(array))
         return Targets(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), labels.astype(np.int64), n_labels)
     raise SelfInformedError(
-        f"targets: expected class numbers [B], multi-hot [B, {n_labels}] or a list of label lists; "
+        f"targets: expected class numbers [B], multi-hot [B, {n_labels or 'labels'}] or a list of label lists; "
         f"got an array of {array.dtype} with shape {list(array.shape)}"
     )
 
 
-def _from_lists(rows: Sequence[Any], n_labels: int, first_example: int) -> Targets:
+_ROWS = (Sequence, np.ndarray, set, torch.Tensor)
+
+
+def _from_lists(rows: Sequence[Any], n_labels: int | None, first_example: int) -> Targets:
     sets = []
     for i, row in enumerate(rows):
         try:
-            labels = np.array(sorted({int(label) for label in row}), dtype=np.int64)
-        except (TypeError, ValueError):
+            labels = np.array(sorted({operator.index(label) for label in row}), dtype=np.int64)
+        except (TypeError, OverflowError):
             raise SelfInformedError(
-                f"targets: example {first_example + i} has {row!r}; expected a list of label numbers from 0 to {n_labels - 1}"
+                f"targets: example {first_example + i} has {row!r}; expected a list of label numbers"
             ) from None
         sets.append(labels)
     offsets = np.cumsum([0, *(len(labels) for labels in sets)]).astype(np.int64)
     return _checked(offsets, np.concatenate(sets) if sets else np.empty(0, np.int64), n_labels, first_example)
 
 
-def _checked(offsets: IntArray, labels: IntArray, n_labels: int, first_example: int) -> Targets:
+def _checked(offsets: IntArray, labels: IntArray, n_labels: int | None, first_example: int) -> Targets:
+    n_labels = int(labels.max(initial=0)) + 1 if n_labels is None else n_labels
     bad = np.flatnonzero((labels < 0) | (labels >= n_labels))
     if len(bad):
         example = first_example + int(np.searchsorted(offsets, bad[0], side="right")) - 1

@@ -179,7 +179,7 @@ def compare(
     chosen = _choose_arms(arms, plan, codetections, train, test)
     if seeds < 1:
         raise SelfInformedError(f"seeds: expected at least 1, got {seeds}")
-    done = _Journal(journal, [net.fingerprint, plan.to_dict(), codetections and codetections.to_dict(), len(train), len(test), top_k, epochs, classifier, training])
+    done = _Journal(journal, [net.fingerprint, plan.to_dict(), codetections and codetections.to_dict(), len(train), len(test), top_k, epochs, finetune_learning_rate, classifier, training])
     wanted = [(arm, seed) for seed in range(seeds) for arm in chosen]
     base = evaluate(net, test, top_k) if any((arm, seed) not in done.rows for arm, seed in wanted) else None
     caching = train.seconds + (holdout.seconds if holdout is not None else 0.0)
@@ -234,7 +234,10 @@ class _Journal:
             write_text(self.path, "\n".join(self._lines) + "\n")
 
     def _take(self, line: str) -> None:
-        content = json.loads(line)
+        try:
+            content = json.loads(line)
+        except ValueError:  # half written: that row is made again
+            return
         if content["key"] == self.key:  # rows of other inputs are forgotten
             arm, seed = content["row"]["arm"], content["row"]["seed"]
             self.rows[arm, seed] = content["row"]
@@ -268,7 +271,8 @@ def _plan_of(arm: str, net: WrappedClassifier, heads: HeadPlan, codetections: He
         return heads.with_groups(heads.groups.randomized(seed))
     if arm == "dense":
         depth = max(map(len, heads.hidden))
-        return plan(net, LabelGroups.everything(net.n_labels), budget=heads.extra_computation - 1, depth=depth)
+        allowed = sum(heads.head_multiply_adds) + 0.5  # costs are whole numbers: the half keeps rounding from losing a unit that just fits
+        return plan(net, LabelGroups.everything(net.n_labels), budget=allowed / heads.base_multiply_adds, depth=depth)
     return plan(net, LabelGroups(net.n_labels, ()), hidden=(1,))
 
 

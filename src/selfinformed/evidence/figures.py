@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,7 +66,7 @@ def cost_figure(comparison: Comparison) -> Figure:
 
 def group_gain_figure(comparison: Comparison, groups: LabelGroups, arms: Sequence[str] = (METHOD, "random")) -> Figure:
     """Gain over the base in mean average precision, for each group of labels."""
-    shown = [arm for arm in arms if arm in comparison.per_label]
+    shown = [arm for arm in arms if {arm, "base"} <= comparison.per_label.keys()]
     figure, axes = _figure(6.4, 0.9 + 0.55 * len(groups))
     for i, arm in enumerate(shown):
         gains = [100 * nan_mean((comparison.per_label[arm] - comparison.per_label["base"])[m]) for m in groups.members]
@@ -76,7 +77,8 @@ def group_gain_figure(comparison: Comparison, groups: LabelGroups, arms: Sequenc
     axes.invert_yaxis()
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_xlabel("gain over base, points of average precision")
-    axes.legend(frameon=False, fontsize=9)
+    if shown:
+        axes.legend(frameon=False, fontsize=9)
     return figure
 
 
@@ -106,7 +108,8 @@ def recall_figure(curves: Mapping[str, Mapping[int, float]]) -> Figure:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Writes a PNG, atomically."""
-    with written_atomically(path) as temporary:
+    with written_atomically(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # label names may be in any script; the page beside shows them
         figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight")
 
 
@@ -147,7 +150,7 @@ def _spread(heights: Sequence[float]) -> list[float]:
     """Label heights, rising, moved apart so that none overlap."""
     if not heights:
         return []
-    step = max(1e-9, 0.055 * (max(heights) - min(heights) or 1.0))
+    step = max(1e-9, 0.06 * (max(heights) - min(heights) or 1.0))
     placed = [heights[0]]
     for height in heights[1:]:
         placed.append(max(height, placed[-1] + step))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from selfinformed.augmented.network import AugmentedClassifier
-from selfinformed.data.examples import Examples
+from selfinformed.data.examples import Examples, take_inputs
 from selfinformed.runtime.versions import machine, versions
 
 
@@ -22,8 +22,9 @@ def latency(aug: AugmentedClassifier, examples: Examples, batch_sizes: Sequence[
         of multiply-adds, machine and versions.
     """
     rows = []
+    readable, first = next(examples.batches(max(batch_sizes)))
     for size in batch_sizes:
-        inputs = examples.read([i % len(examples) for i in range(size)])
+        inputs = take_inputs(first, [i % len(readable) for i in range(size)])
         seconds = np.array([[_timed(aug.net, inputs), _timed(aug, inputs)] for _ in range(repeats + 5)])[5:]
         p50, p95 = 1000 * np.percentile(seconds, [50, 95], axis=0)
         rows.append(

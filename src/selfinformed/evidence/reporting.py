@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from selfinformed.data.labels import LabelSpace
 from selfinformed.evidence.comparison import METHOD, Comparison
@@ -20,7 +22,6 @@ from selfinformed.evidence.figures import (
     save_figure,
 )
 from selfinformed.runtime.files import write_text
-from selfinformed.structure.clustering import top_confusions
 from selfinformed.structure.counts import ConfusionCounts
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import HeadPlan
@@ -28,12 +29,13 @@ from selfinformed.structure.plans import HeadPlan
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """What a report is made of. `headroom`, `recall` and `images` may be empty.
+    """What a report is made of. `headroom`, `mistakes`, `recall` and `images` may be empty.
 
     Attributes:
         title: of the report.
         labels, counts, groups, plan, comparison: artefacts of the stages.
         headroom: `Headroom.to_dict()`.
+        mistakes: rows {taken, annotated, base, augmented} of the pairs taken for each other most, with the numbers of test examples.
         recall: curves {"base": {k: recall}, "augmented": {...}} on the mapped labels.
         images: label number to a PNG that shows it.
         config: the resolved configuration.
@@ -46,6 +48,7 @@ class Findings:
     plan: HeadPlan
     comparison: Comparison
     headroom: Mapping[str, Any] = field(default_factory=dict)
+    mistakes: Sequence[Mapping[str, Any]] = ()
     recall: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     images: Mapping[int, bytes] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -81,7 +84,7 @@ def report(findings: Findings, folder: str | Path) -> Path:
         method=METHOD,
         headroom=findings.headroom,
         groups=_groups(findings),
-        pairs=_pairs(findings),
+        mistakes=findings.mistakes,
         plan=findings.plan,
         figures={name: _embedded((folder / "figures" / f"{name}.png").read_bytes()) for name in figures},
         n_labels=len(findings.labels),
@@ -95,7 +98,8 @@ def report(findings: Findings, folder: str | Path) -> Path:
 
 def _groups(findings: Findings) -> list[dict[str, Any]]:
     comparison, labels = findings.comparison, findings.labels
-    gains = comparison.per_label[METHOD] - comparison.per_label["base"]
+    unknown = np.full(len(labels), np.nan)
+    gains = comparison.per_label.get(METHOD, unknown) - comparison.per_label.get("base", unknown)
     shown = []
     heads = findings.plan.groups
     for i, members in enumerate(findings.groups.members):
@@ -114,17 +118,12 @@ def _groups(findings: Findings) -> list[dict[str, Any]]:
     return shown
 
 
-def _pairs(findings: Findings, n: int = 20) -> list[tuple[str, str, int]]:
-    names = findings.labels.names
-    return [(names[i], names[j], count) for i, j, count in top_confusions(findings.counts, n)]
-
-
 def _embedded(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
-def _percent(value: float, digits: int = 2) -> str:
-    return f"{100 * value:.{digits}f}" if value == value and abs(value) != float("inf") else "–"
+def _percent(value: float | None, digits: int = 2) -> str:
+    return f"{100 * value:.{digits}f}" if value is not None and np.isfinite(value) else "–"
 
 
 def _signed(value: float, digits: int = 2) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,15 +45,10 @@ def cost(model: nn.Module, example_inputs: Inputs, parts: Mapping[str, Sequence[
     """
     inputs = take_inputs(example_inputs, slice(0, 1))
     try:
-        tensors = dict(model.named_parameters()) | dict(model.named_buffers())
-        on_meta = {name: tensor.detach().to("meta") for name, tensor in tensors.items()}
+        on_meta = {id(tensor): tensor.detach().to("meta") for tensor in (*model.parameters(), *model.buffers())}
+        copied = copy.deepcopy(model, on_meta)  # without its weights; what the model keeps of a call stays in the copy
         moved = {k: v.to("meta") for k, v in inputs.items()} if isinstance(inputs, dict) else inputs.to("meta")
-
-        def run() -> None:
-            args, kwargs = ((), moved) if isinstance(moved, dict) else ((moved,), {})
-            torch.func.functional_call(model, on_meta, args, kwargs)
-
-        flops, uncounted = _count(model, run)
+        flops, uncounted = _count(copied, lambda: copied(**moved) if isinstance(moved, dict) else copied(moved))
     except Exception:  # a model may do anything the meta device cannot follow; its own device always can
         flops, uncounted = _count(model, lambda: call(model, inputs))
     root = type(model).__name__
@@ -78,7 +74,10 @@ def _total(flops: Mapping[str, Mapping[Any, int]], key: str) -> int:
 class _Uncounted(TorchDispatchMode):
     """Collects the operators whose multiply-adds `FlopCounterMode` leaves out."""
 
-    _KNOWN = ("_scaled_dot_product_flash_attention_for_cpu", "_sparse_mm", "sparse_mm", "mkldnn_rnn_layer", "lstm", "gru", "rnn_tanh", "_cudnn_rnn")
+    _KNOWN = (
+        "_scaled_dot_product_flash_attention_for_cpu", "_sparse_mm", "sparse_mm", "mkldnn_rnn_layer", "lstm", "gru", "rnn_tanh", "_cudnn_rnn",
+        "_native_multi_head_attention", "_transformer_encoder_layer_fwd",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         super().__init__()

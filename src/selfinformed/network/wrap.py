@@ -178,8 +178,7 @@ def wrap(
         attach = AttachPoint(attach, "output", reduce)
     if attach is None:
         attach = AttachPoint(stack[0].name if stack else found.name, "input", reduce)
-    else:
-        _check_attach(model, calls, attach)
+    _check_attach(model, calls, attach)
     names = tuple(c.name for c in stack if isinstance(c.module, nn.Linear))
     return WrappedClassifier(model, found.name, names, attach, space, output, example_inputs)
 
@@ -212,14 +211,14 @@ def _record(model: nn.Module, inputs: Inputs) -> tuple[torch.Tensor, list[_Call]
             hooks += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
     try:
         with evaluating(model):
-            logits = logits_of(call(model, inputs))
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            output = call(model, inputs)
+    except Exception as error:  # whatever a model raises on inputs that are not its own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SelfInformedError(f"model: it does not run on the example inputs ({reason}); give inputs of the shape it was trained on") from error
     finally:
         for hook in hooks:
             hook.remove()
-    return logits, calls
+    return logits_of(output), calls
 
 
 def _find_classifier(model: nn.Module, calls: list[_Call], logits: torch.Tensor, name: str | None) -> _Call:
@@ -241,7 +240,7 @@ def _find_classifier(model: nn.Module, calls: list[_Call], logits: torch.Tensor,
         raise SelfInformedError(f"classifier: {name!r} is {'never called' if not mine else f'a {kind}'}; expected an nn.Linear that gives the logits")
     if len(mine) > 1:
         raise SelfInformedError(f"classifier: {name!r} is called {len(mine)} times in one forward pass; expected once")
-    with torch.no_grad():
+    with evaluating(mine[0].module):
         recomposed = mine[0].module(mine[0].given)
     if not _same(recomposed, logits):
         difference = float((recomposed - logits).abs().max()) if recomposed.shape == logits.shape else float("inf")
@@ -254,14 +253,14 @@ def _find_classifier(model: nn.Module, calls: list[_Call], logits: torch.Tensor,
 
 def _find_stack(calls: list[_Call], classifier: _Call) -> list[_Call]:
     """The fully connected layers right before the classifier, each link proved on the recorded tensors."""
-    leaves = [c for c in calls if not any(c.module.children())]
+    leaves = [c for c in calls if c is classifier or not any(c.module.children())]  # a parametrised linear layer has children
     chain: list[_Call] = []
     following = classifier
     for previous in reversed(leaves[: leaves.index(classifier)]):
         pointwise = type(previous.module).__module__.startswith("torch.nn.modules") and isinstance(previous.module, _STACK_MODULES)
         if not pointwise or not isinstance(previous.given, torch.Tensor) or previous.given.ndim != 2:
             break
-        with torch.no_grad():
+        with evaluating(previous.module):  # a model given in training mode would drop units and move its statistics
             output = previous.module(previous.given.clone())
         if not (_same(output, following.given) or _same(output.relu(), following.given)):
             break

@@ -92,7 +92,7 @@ def read_config(path: str | Path) -> RunConfig:
     """
     import yaml
 
-    path = Path(path)
+    path = folder = Path(path)
     if path.is_dir():
         if not (path / "config.yaml").exists():
             raise SelfInformedError(f"{path} is no run folder: it has no config.yaml; start one with: selfinformed run CONFIG.yaml")
@@ -105,6 +105,8 @@ def read_config(path: str | Path) -> RunConfig:
         raise SelfInformedError(f"{path} cannot be read as YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         raise SelfInformedError(f"{path}: expected options as `name: value` lines, got {type(content).__name__}")
+    if folder.is_dir():
+        content["output"] = str(folder)  # a run folder may have been moved, or be named from elsewhere
     return _checked(content, str(path))
 
 

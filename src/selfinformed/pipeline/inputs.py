@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from selfinformed.data.examples import Examples, open_dataset
-from selfinformed.data.glyphs import GlyphLabels, Glyphs, Split, render_glyphs
+from selfinformed.data.glyphs import GlyphLabels, Split, glyph_examples, shipped_glyphs
 from selfinformed.data.labels import LabelSpace
-from selfinformed.data.targets import as_targets
 from selfinformed.network.glyphnet import BaseName, GlyphNet
 from selfinformed.network.wrap import WrappedClassifier, wrap
 from selfinformed.pipeline.config import RunConfig
@@ -20,8 +20,6 @@ from selfinformed.runtime.errors import SelfInformedError
 if TYPE_CHECKING:
     from torch import nn
 
-_SEEDS: dict[Split, int] = {"train": 11, "holdout": 12, "test": 13}  # of the glyphs' distortion
-
 
 class Inputs:
     """Opens what a configuration names, each once and only when asked for."""
@@ -29,7 +27,6 @@ class Inputs:
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self._examples: dict[str, Examples] = {}
-        self._glyphs: Glyphs | None = None
         self._labels = self._read_labels()
 
     def network(self) -> WrappedClassifier:
@@ -41,8 +38,10 @@ class Inputs:
         if config.checkpoint:
             _load_checkpoint(model, Path(config.checkpoint))
         examples = self.examples("holdout")
+        volumes = any(p.ndim == 5 for p in model.parameters())  # the weights of a Conv3d have no such layout
+        layout = torch.preserve_format if volumes else torch.channels_last
         return wrap(
-            model.to(choose_device(config.device), memory_format=torch.channels_last).eval(), examples.example_inputs(), labels=examples.labels, classifier=config.classifier,
+            model.to(choose_device(config.device), memory_format=layout).eval(), examples.example_inputs(), labels=examples.labels, classifier=config.classifier,
             attach=config.attach, reduce=config.reduce, output=None if config.outputs == "auto" else config.outputs,
         )  # fmt: skip
 
@@ -52,7 +51,7 @@ class Inputs:
             source = getattr(self.config, split)
             if not source:
                 raise SelfInformedError(f"{split}: the configuration names no {split} examples; add `{split}: FOLDER, MANIFEST or FILE.npz`")
-            self._examples[split] = self._open_glyphs(split) if source == "glyphs" else self._open(source, split)
+            self._examples[split] = self._open(source, split)
         return self._examples[split]
 
     def mapping(self) -> dict[str, str] | Path | None:
@@ -71,35 +70,26 @@ class Inputs:
         import numpy as np
         from PIL import Image
 
-        glyphs, pictures = self._open_rendered(), {}
+        glyphs, pictures = shipped_glyphs(self.config.fonts), {}
         for label, first in zip(*np.unique(glyphs.character, return_index=True), strict=True):
             buffer = io.BytesIO()
             Image.fromarray(255 - glyphs.bitmaps[first]).quantize(8).save(buffer, "png", optimize=True)
             pictures[int(label)] = buffer.getvalue()
         return pictures
 
-    def _open(self, source: str, split: str) -> Examples:
+    def _open(self, source: str, split: Split) -> Examples:
+        if source == "glyphs":
+            return glyph_examples(split, self.config.fonts, None if split == "holdout" else self.config.views)
         labels = self._labels
         if labels is None and split != "train" and self.config.train:
             labels = self.examples("train").labels  # the label set is the training data's
         return open_dataset(source, labels, image_size=self.config.image_size, skip_bad=self.config.skip_bad)
 
-    def _open_glyphs(self, split: Split) -> Examples:
-        glyphs = self._open_rendered()
-        images, targets, names = glyphs.views(split, 1 if split == "holdout" else self.config.views, _SEEDS[split])
-        space = glyphs.labels.space
-        return Examples(lambda rows: images[rows], as_targets(targets, len(space)), space, names)
-
-    def _open_rendered(self) -> Glyphs:
-        if self._glyphs is None:
-            self._glyphs = render_glyphs(GlyphLabels.shipped(), self.config.fonts)
-        return self._glyphs
-
     def _read_labels(self) -> LabelSpace | None:
         if not self.config.labels:
             return None
         try:
-            return LabelSpace(Path(self.config.labels).read_text("utf-8").splitlines())
+            return LabelSpace(Path(self.config.labels).read_text("utf-8-sig").splitlines())
         except (OSError, UnicodeDecodeError) as error:
             raise SelfInformedError(f"labels: {self.config.labels} cannot be read ({error}); expected a text file with one name per line") from None
 
@@ -116,7 +106,9 @@ def _open_model(name: str) -> nn.Module:
         return GlyphNet.shipped(cast("Literal['budget', 'converged']", function))
     try:
         model = getattr(_import(place), function)()
-    except (ImportError, AttributeError, OSError, SyntaxError, TypeError) as error:
+    except SelfInformedError:
+        raise
+    except Exception as error:  # the file is the user's and may raise anything
         raise SelfInformedError(f"model: {name!r} cannot be opened ({type(error).__name__}: {error})") from error
     if not isinstance(model, nn.Module):
         raise SelfInformedError(f"model: {name!r} returned {type(model).__name__}; expected a torch.nn.Module")
@@ -128,9 +120,10 @@ def _import(place: str) -> Any:
         return importlib.import_module(place)
     if not Path(place).is_file():
         raise SelfInformedError(f"model: the file {place} does not exist")
-    spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+    spec = importlib.util.spec_from_file_location(f"_model_{Path(place).stem}", place)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
@@ -148,8 +141,8 @@ def _load_checkpoint(model: nn.Module, path: Path) -> None:
     if not isinstance(state, dict):
         raise SelfInformedError(f"checkpoint: {path} holds {type(state).__name__}; expected a state dict of tensors")
     own = model.state_dict()
-    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    wrong = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
+    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys(), key=str)
+    wrong = [k for k in own.keys() & state.keys() if own[k].shape != getattr(state[k], "shape", None)]
     if missing or extra or wrong:
         raise SelfInformedError(
             f"checkpoint: {path} does not fit the model; missing: {missing[:3]}, unknown: {extra[:3]}, of another shape: {sorted(wrong)[:3]}"

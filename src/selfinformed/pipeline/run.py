@@ -8,11 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from selfinformed.augmented.network import AugmentedClassifier, augment
 from selfinformed.augmented.saved import load
 from selfinformed.data.glyphs import Split
 from selfinformed.evidence.comparison import Comparison, compare
-from selfinformed.evidence.evaluation import evaluate
+from selfinformed.evidence.evaluation import evaluate, mistaken_pairs
 from selfinformed.evidence.reporting import Findings, report
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.pipeline.config import RunConfig, read_config
@@ -40,7 +42,7 @@ class Run:
         say: takes a line about each stage.
 
     Raises:
-        SelfInformedError: the folder cannot be written, or holds a run of another configuration.
+        SelfInformedError: the folder cannot be written, or holds artefacts of another configuration.
     """
 
     def __init__(self, config: RunConfig, say: Say = lambda line: None) -> None:
@@ -49,13 +51,14 @@ class Run:
         self.inputs = Inputs(config)
         self._done: dict[str, Any] = {}
         path = self.folder / "config.yaml"
-        if path.exists():
+        begun = self.folder.is_dir() and any(p.name in _ARTEFACTS for p in self.folder.iterdir())
+        if begun and path.exists():
             differences = read_config(path).differences(config)
             if differences:
                 raise SelfInformedError(
                     f"{self.folder} holds a run with another {', '.join(differences)}; choose another --output, or delete the folder"
                 )
-        elif self.folder.is_dir() and any(p.name in _ARTEFACTS for p in self.folder.iterdir()):
+        elif begun:
             raise SelfInformedError(f"{self.folder} holds artefacts but no config.yaml, so what made them is unknown; choose another --output")
         else:
             write_text(path, config.to_yaml())
@@ -106,20 +109,18 @@ class Run:
 
     def features(self, split: Split) -> FeatureStore:
         """features/SPLIT.safetensors."""
-        examples = self.inputs.examples(split)
+        examples, skipped = self.inputs.examples(split), self.folder / f"skipped-{split}.json"
 
         def make() -> FeatureStore:
             store = FeatureStore.build(self.net, examples, self.config.forward_batch_size, f"caching {split} features")
             if examples.skipped:
-                write_json(self.folder / f"skipped-{split}.json", list(examples.skipped.values()))
-                self.say(f"           {len(examples.skipped)} unreadable {split} examples set aside, see skipped-{split}.json")
+                write_json(skipped, [{"example": row, "reason": reason} for row, reason in examples.skipped.items()])
+                self.say(f"           {len(examples.skipped)} unreadable {split} examples set aside, see {skipped.name}")
             return store
 
         def read(path: Path) -> FeatureStore:
-            store = FeatureStore.load(path, self.net, examples)
-            if len(store) == len(examples):
-                return store
-            return FeatureStore(store.attached, store.penultimate, store.targets, store.fingerprint, store.seconds)
+            left_out = [row["example"] for row in read_json(skipped, "features")] if skipped.exists() else []
+            return FeatureStore.load(path, self.net, examples.take(np.delete(np.arange(len(examples)), left_out)) if left_out else examples)
 
         return self._stage("features", f"features/{split}.safetensors", read, make, lambda s, path: s.save(path))
 
@@ -152,7 +153,8 @@ class Run:
         def save(aug: AugmentedClassifier, _: Path) -> None:
             aug.save_pretrained(self.folder)
 
-        return self._stage("fit", "config.json", lambda path: load(path.parent, self.net), make, save)  # type: ignore[arg-type]
+        read = lambda path: load(path.parent, self.net)  # noqa: E731
+        return self._stage("fit", "config.json", read, make, save, also="heads.safetensors")  # type: ignore[arg-type]
 
     def evaluation(self) -> dict[str, Any]:
         """evaluation.json: the augmented network's figures, and the base's under `base`."""
@@ -162,7 +164,14 @@ class Run:
             aug, mapping = self.augmented(), self.inputs.mapping()
             data = self.inputs.examples("test") if aug.base_was_tuned else self.features("test")
             base = evaluate(self.net, self.features("test"), c.map_k, groups=self.groups(), mapping=mapping)
-            return {**evaluate(aug, data, c.map_k, groups=self.groups(), mapping=mapping).to_dict(), "base": base.to_dict()}
+            augmented = evaluate(aug, data, c.map_k, groups=self.groups(), mapping=mapping)
+            before, after = mistaken_pairs(self.net, self.features("test")), mistaken_pairs(aug, data)
+            names = self.net.labels.names
+            mistakes = [
+                {"taken": names[taken], "annotated": names[annotated], "base": n, "augmented": after[taken, annotated]}
+                for (taken, annotated), n in sorted(before.items(), key=lambda item: (-item[1], item[0]))[:15]
+            ]
+            return {**augmented.to_dict(), "base": base.to_dict(), "mistakes": mistakes}
 
         return self._stage("evaluate", "evaluation.json", lambda path: read_json(path, "evaluation"), make, lambda e, path: write_json(path, e))
 
@@ -204,7 +213,7 @@ class Run:
         }  # fmt: skip
         title = f"selfinformed: {self.config.model}, {self.net.n_labels:,} labels"
         findings = Findings(
-            title, self.net.labels, self.counts(), self.groups(), self.plan(), self.comparison(), self.headroom(), recall,
+            title, self.net.labels, self.counts(), self.groups(), self.plan(), self.comparison(), self.headroom(), evaluation["mistakes"], recall,
             self.inputs.pictures(), self.config.to_dict(),
         )  # fmt: skip
         return report(findings, self.folder)
@@ -228,10 +237,13 @@ class Run:
         names = ("batch_size", "learning_rate", "classifier_learning_rate", "head_input")
         return {name: getattr(self.config, name) for name in names}
 
-    def _stage(self, stage: str, name: str, read: Callable[[Path], T], make: Callable[[], T], save: Callable[[T, Path], None]) -> T:
+    def _stage(
+        self, stage: str, name: str, read: Callable[[Path], T], make: Callable[[], T], save: Callable[[T, Path], None], also: str = ""
+    ) -> T:
+        """What `name` (and the file `also` beside it) holds: read where it is there, else made and saved; once per run."""
         if name not in self._done:
             path = self.folder / name
-            if path.exists():
+            if path.exists() and (self.folder / also).exists():
                 self._done[name] = read(path)
                 self.say(f"{stage:<10} {name} is there already")
             else:
@@ -244,7 +256,12 @@ class Run:
         return result
 
 
-_ARTEFACTS = frozenset({"counts.safetensors", "groups.json", "plan.json", "heads.safetensors", "comparison.json", "comparison.jsonl"})
+_ARTEFACTS = frozenset(
+    {
+        "counts.safetensors", "codetections.safetensors", "groups.json", "plan.json", "features", "probe.json", "heads.safetensors",
+        "evaluation.json", "comparison.json", "comparison.jsonl", "search.json",
+    }
+)  # fmt: skip
 
 
 def _named(name: str, kind: Kind) -> str:

@@ -67,11 +67,15 @@ def read_json(path: str | Path, what: str) -> Any:
 
 def write_tensors(path: str | Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
     """Writes numpy arrays as safetensors; `metadata["format"]` names what the file is, with its version."""
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     with written_atomically(path) as temporary:
         contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        save_file(contiguous, temporary, metadata=dict(metadata))
+        try:
+            save_file(contiguous, temporary, metadata=dict(metadata))
+        except SafetensorError as error:  # how safetensors reports a full disk
+            raise OSError(str(error)) from None
 
 
 def read_tensors(path: str | Path, format: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:

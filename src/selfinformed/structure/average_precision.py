@@ -57,7 +57,9 @@ def mean_average_precision(scores: Any, targets: Any, top_k: int = 50) -> float:
     Returns:
         0 to 1; NaN where no label has a positive.
     """
-    scores = torch.as_tensor(scores)
+    scores = torch.as_tensor(scores).detach().cpu()
+    if scores.ndim != 2:
+        raise SelfInformedError(f"scores: expected logits [examples, labels], got a tensor of shape {list(scores.shape)}")
     ranking = RankingMetrics(scores.shape[1], top_k)
     ranking.update(scores, targets)
     return ranking.compute().mean_average_precision
@@ -103,7 +105,7 @@ class RankingMetrics:
         """The figures over everything added so far."""
         if not self.n_examples:
             raise SelfInformedError("evaluate: no examples; expected at least one")
-        ids, scores, hits = (np.concatenate(parts) for parts in (self._ids, self._scores, self._hits))
+        ids, scores, hits = np.concatenate(self._ids), np.concatenate(self._scores), np.concatenate(self._hits)
         per_label = self._per_label(ids, scores, hits)
         annotations = np.concatenate(self._annotations)
         n_annotated = int((annotations > 0).sum())
@@ -117,7 +119,7 @@ class RankingMetrics:
 
     def _per_label(self, ids: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], hits: npt.NDArray[np.bool_]) -> FloatArray:
         labels = ids.ravel()
-        order = np.lexsort([-scores.ravel(), labels])  # stable: equal scores stay in the order of the examples
+        order = np.lexsort((-scores.ravel(), labels))  # stable: equal scores stay in the order of the examples
         labels, hit = labels[order], hits.ravel()[order]
         starts = np.searchsorted(labels, np.arange(self.n_labels))
         rank = np.arange(len(labels)) - starts[labels] + 1

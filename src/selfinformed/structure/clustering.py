@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
+from threadpoolctl import threadpool_limits
 
 from selfinformed.data.labels import LabelSpace
 from selfinformed.runtime.errors import SelfInformedError
@@ -47,16 +48,17 @@ def cluster(
     connected = np.flatnonzero(degree > 0)
     if len(connected) == 0:
         raise SelfInformedError("cluster: no two labels are ever detected together; measure more hold-out data, or a larger top_k")
-    if n_groups != "auto" and not 1 <= n_groups <= len(connected):
+    if n_groups != "auto" and not (isinstance(n_groups, int | np.integer) and 1 <= n_groups <= len(connected)):
         raise SelfInformedError(
-            f"n_groups: expected 1 to {len(connected)}, the labels (of {counts.n_labels}) confused with another; got {n_groups}"
+            f"n_groups: expected 'auto' or 1 to {len(connected)}, the labels (of {counts.n_labels}) confused with another; got {n_groups!r}"
         )
     wanted = min(_MOST_GROUPS, len(connected) - 1) + 1 if n_groups == "auto" else int(n_groups)
     shown = min(max(wanted + 4, 16), len(connected))
-    eigenvalues, vectors = leading_eigenpairs(matrix[:, connected], degree[connected], shown)
-    if n_groups == "auto":
-        wanted = largest_gap(eigenvalues[:wanted])
-    place = kmeans(unit_rows(vectors[:, :wanted]), wanted, seed)
+    with threadpool_limits(1):  # sums taken in one order: eigenvectors of repeated eigenvalues would depend on the number of threads
+        eigenvalues, vectors = leading_eigenpairs(matrix[:, connected], degree[connected], shown)
+        if n_groups == "auto":
+            wanted = largest_gap(eigenvalues[:wanted])
+        place = kmeans(unit_rows(vectors[:, :wanted]), wanted, seed)
     by_degree = np.argsort(-degree[connected], kind="stable")
     members = [connected[by_degree[place[by_degree] == group]] for group in range(wanted)]
     members = sorted((m for m in members if len(m)), key=lambda m: (-len(m), m[0]))
@@ -117,26 +119,25 @@ def leading_eigenpairs(matrix: sp.csr_array, degree: FloatArray, n: int) -> tupl
 def largest_gap(eigenvalues: FloatArray) -> int:
     """How many groups: the n >= 2 with the largest drop from the n-th eigenvalue to the next (1 where there are fewer than three)."""
     if len(eigenvalues) < 3:
-        return len(eigenvalues)
+        return 1
     drops = eigenvalues[1:-1] - eigenvalues[2:]
     return int(np.argmax(np.round(drops, 9))) + 2
 
 
 def unit_rows(vectors: FloatArray) -> FloatArray:
-    """Rows scaled to unit length; a row of zeros stays."""
+    """Rows scaled to unit length; a row of zeros stays, and one of nothing but rounding (a component the vectors leave out) becomes zeros."""
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(length > 0, length, 1)
+    return np.where(length > 1e-9, vectors, 0) / np.where(length > 1e-9, length, 1)
 
 
 def kmeans(points: FloatArray, n: int, seed: int) -> npt.NDArray[np.int64]:
     """Group of each row, by scikit-learn's k-means with 10 starts, on one thread so that sums are always taken in one order."""
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
-    from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than groups: fewer groups come back
-        return KMeans(n, n_init=10, random_state=seed).fit_predict(points).astype(np.int64)
+        return np.asarray(KMeans(n, n_init=10, random_state=seed).fit_predict(points), dtype=np.int64)
 
 
 def top_confusions(counts: ConfusionCounts, n: int) -> list[tuple[int, int, int]]:

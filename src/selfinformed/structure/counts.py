@@ -107,6 +107,9 @@ class ConfusionCounts:
             shape = (counts.n_labels, counts.n_labels)
             counts._matrix = sp.csr_array((arrays["data"], arrays["indices"], arrays["indptr"]), shape=shape)
             counts._matrix.check_format(full_check=True)
+            data = arrays["data"]
+            if data.dtype != np.int64 or ((data < 1) | (data > counts.n_examples)).any():
+                raise ValueError(f"counts are integers from 1 to {counts.n_examples}, the number of examples")
         except (KeyError, ValueError) as error:
             raise SelfInformedError(f"{path} holds no valid counts ({error}); delete it to have it made again") from None
         return counts

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +92,7 @@ class HeadPlan:
                 tuple(tuple(map(int, widths)) for widths in content["hidden"]),
                 *(int(content[key]) for key in ("feature_size", "base_multiply_adds", "base_parameters")),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise SelfInformedError(f"{where}: not a valid plan file ({error!r}); delete it to have it made again") from None
 
     def save(self, path: str | Path) -> None:
@@ -137,7 +139,7 @@ def plan(
     base, parameters, size = net.cost.multiply_adds, net.cost.parameters, net.feature_size
     if hidden is not None:
         return HeadPlan(groups, (tuple(hidden),) * len(groups), size, base, parameters)
-    if not 0 < budget or not 0 <= dense_share < 1 or depth < 1:
+    if not 0 < budget < math.inf or not 0 <= dense_share < 1 or depth < 1:
         raise SelfInformedError(f"plan: expected budget > 0, 0 <= dense_share < 1, depth >= 1; got {budget}, {dense_share}, {depth}")
     shares = _shares(groups, capacity, counts, examples)
     widths = _solve(groups.sizes, shares, size, depth, budget * (1 - dense_share) * base)
@@ -154,7 +156,7 @@ def plan(
 def stack_cost(feature_size: int, widths: Sequence[int], outputs: int) -> int:
     """Multiply-adds of a stack of fully connected layers from D features through `widths` to its outputs."""
     sizes = [feature_size, *widths, outputs]
-    return sum(a * b for a, b in zip(sizes, sizes[1:], strict=False))
+    return sum(a * b for a, b in itertools.pairwise(sizes))
 
 
 def _shares(groups: LabelGroups, capacity: Capacity, counts: ConfusionCounts | None, examples: npt.ArrayLike | None) -> npt.NDArray[np.float64]:
@@ -165,10 +167,14 @@ def _shares(groups: LabelGroups, capacity: Capacity, counts: ConfusionCounts | N
     elif capacity == "examples":
         if examples is None:
             raise SelfInformedError("capacity: 'examples' needs examples=, the number of training examples of each label")
+        if np.shape(examples) != (groups.n_labels,):
+            raise SelfInformedError(f"examples: expected {groups.n_labels} numbers, one per label; got shape {list(np.shape(examples))}")
         mass = np.array([np.asarray(examples)[m].sum() for m in groups.members], dtype=float)
     elif capacity == "confusions":
         if counts is None:
             raise SelfInformedError("capacity: 'confusions' needs counts=, the confusion counts the groups came from")
+        if counts.n_labels != groups.n_labels:
+            raise SelfInformedError(f"counts: made for {counts.n_labels} labels, the groups for {groups.n_labels}")
         mass = confusion_mass(counts, groups)
     else:
         mass = np.ones(len(groups))
@@ -190,6 +196,8 @@ def _solve(sizes: list[int], shares: npt.NDArray[np.float64], feature_size: int,
     def spent(scale: float) -> int:
         return sum(stack_cost(feature_size, (w,) * depth, n) for w, n in zip(widths(scale), sizes, strict=True))
 
+    if not sizes:
+        return []  # no heads: nothing would ever spend the budget
     if spent(0) > allowed:
         raise SelfInformedError(
             f"budget: {allowed:.0f} multiply-adds do not reach for {len(sizes)} heads of one unit ({spent(0)}); raise the budget or lower n_groups"

@@ -44,6 +44,12 @@ class FeatureStore:
     seconds: float
     examples: Examples | None = None
 
+    def __post_init__(self) -> None:
+        bad = torch.nonzero(~(self.attached.sum(1) + self.penultimate.sum(1)).isfinite()).flatten()
+        if len(bad):
+            who = self.examples.name(int(bad[0])) if self.examples is not None else f"example {int(bad[0])}"
+            raise SelfInformedError(f"features: the network gives {who} features that are not finite; mend the example or the network")
+
     def __len__(self) -> int:
         return len(self.attached)
 
@@ -122,14 +128,16 @@ def score_batches(
     model: Model, data: Examples | FeatureStore, batch_size: int = 64, what: str | None = None
 ) -> Iterator[tuple[torch.Tensor, Targets, Callable[[int], str]]]:
     """Logits [b, C], targets and a name for row b of errors, batch by batch, in order."""
+    net = model if isinstance(model, WrappedClassifier) else model.net
     if isinstance(data, FeatureStore):
+        if data.fingerprint != net.fingerprint:
+            raise SelfInformedError("features: these are of another network; cache them again with the one to judge")
         for start in range(0, len(data), batch_size):
             stop = min(start + batch_size, len(data))
             with torch.no_grad():
                 scores = scores_from_features(model, data.attached[start:stop], data.penultimate[start:stop]).cpu()
             yield scores, data.targets.take(np.arange(start, stop)), lambda b, start=start: f"example {start + b}"  # type: ignore[misc]
         return
-    net = model if isinstance(model, WrappedClassifier) else model.net
     check_labels(net, data)
     for rows, inputs in data.batches(batch_size, what):
         yield model.logits(inputs).cpu(), data.targets.take(rows), lambda b, rows=rows: data.name(int(rows[b]))  # type: ignore[misc]
@@ -137,6 +145,8 @@ def score_batches(
 
 def scores_from_features(model: Model, attached: torch.Tensor, penultimate: torch.Tensor) -> torch.Tensor:
     """Logits [B, C] from cached features, with gradients for an augmented network."""
+    if isinstance(model, AugmentedClassifier) and model.base_was_tuned:
+        raise SelfInformedError("features: the whole network was trained on since they were cached; give examples instead")
     classifier = model.classifier
     attached, penultimate = attached.to(classifier.weight), penultimate.to(classifier.weight)
     return classifier(penultimate) if isinstance(model, WrappedClassifier) else model.from_features(attached, penultimate)

@@ -94,8 +94,8 @@ def fit(
         _train(groups, order, epochs, scores, store.targets, aug.output, history, "heads")
     if aug.heads is not None:
         aug.heads.fold()
-    if finetune and isinstance(train, Examples):
-        fit_whole(aug, train, epochs=finetune_epochs, batch_size=batch_size, learning_rate=finetune_learning_rate, seed=seed, history=history)
+    if finetune and store.examples is not None:  # without those that could not be read
+        fit_whole(aug, store.examples, epochs=finetune_epochs, batch_size=batch_size, learning_rate=finetune_learning_rate, seed=seed, history=history)
     history.seconds = time.perf_counter() - start
     return history
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from selfinformed.augmented.network import AugmentedClassifier, augment
@@ -55,7 +57,7 @@ def search(
         train: examples, or their cached features.
         holdout: examples; they give the counts, and judge. Judge the winner once more on test data.
         budget: extra multiply-adds as a share of the base's.
-        n_groups: numbers of groups to try.
+        n_groups: numbers of groups to try; those that the labels or the budget do not carry are left out.
         dense_shares: shares of the budget to try for a dense head beside the specialists.
         counts: confusion and co-detection counts, if already measured.
         top_k: K of mAP@K.
@@ -69,11 +71,10 @@ def search(
     features = FeatureStore.build(net, holdout)
     plans = {"dense": plan(net, LabelGroups.everything(net.n_labels), budget=budget)}
     for source in counts:
-        for n in n_groups:
-            groups = cluster(source, n, seed, net.labels)
-            for share in dense_shares:
-                name = f"{n} groups from {source.kind}" + (f", {share:.0%} of the budget dense" if share else "")
-                plans[name] = plan(net, groups, budget=budget, dense_share=share)
+        for n, share in product(n_groups, dense_shares):
+            name = f"{n} groups from {source.kind}" + (f", {share:.0%} of the budget dense" if share else "")
+            with suppress(SelfInformedError):  # more groups than the labels or the budget carry
+                plans[name] = plan(net, cluster(source, n, seed, net.labels), budget=budget, dense_share=share)
     trials: list[dict[str, Any]] = []
     alive, passes = list(plans), 1
     while True:

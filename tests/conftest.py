@@ -1,0 +1,217 @@
+"""One small problem for every test: labels in planted groups, a frozen random convnet, a classifier that was trained too briefly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch import nn
+
+from selfinformed.data.examples import Examples, open_dataset
+from selfinformed.data.labels import LabelSpace
+from selfinformed.network.wrap import WrappedClassifier, wrap
+from selfinformed.structure.counts import ConfusionCounts, measure
+from selfinformed.structure.groups import LabelGroups
+from selfinformed.structure.plans import HeadPlan, plan
+from selfinformed.training.features import FeatureStore
+
+N_GROUPS, GROUP_SIZE = 6, 6
+N_LABELS = N_GROUPS * GROUP_SIZE
+PLANTED = LabelGroups(N_LABELS, tuple(np.arange(N_LABELS).reshape(N_GROUPS, GROUP_SIZE)), tuple(f"planted {i}" for i in range(N_GROUPS)))
+
+torch.set_num_threads(1)  # so small a problem gains nothing from more
+
+
+class SmallNet(nn.Module):
+    """6 x 6 pictures to 36 logits; its narrow stack loses what heads on the trunk's 144 features can still read."""
+
+    def __init__(self, n_labels: int = N_LABELS, stack: int = 16) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()
+        )
+        self.stack = nn.Sequential(nn.Linear(144, stack), nn.ReLU(), nn.Dropout(0.1))
+        self.classifier = nn.Linear(stack, n_labels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.stack(self.trunk(x)))
+
+
+@dataclass(frozen=True)
+class Problem:
+    net: WrappedClassifier
+    train: Examples
+    holdout: Examples
+    test: Examples
+    groups: LabelGroups = PLANTED
+
+    def store(self, split: str) -> FeatureStore:
+        if split not in self._stores:
+            self._stores[split] = FeatureStore.build(self.net, getattr(self, split))
+        return self._stores[split]
+
+    def plan(self, hidden: tuple[int, ...] = (12,)) -> HeadPlan:
+        return plan(self.net, self.groups, hidden=hidden)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_stores", {})
+
+
+def draw(n: int, seed: int, noise: float = 0.6, several: bool = False) -> tuple[torch.Tensor, list[list[int]]]:
+    """Pictures of labels that lie close within a group and far between groups; `several` adds up to two more labels."""
+    means = torch.Generator().manual_seed(99)
+    centres = 1.5 * torch.randn(N_GROUPS, 36, generator=means)
+    offsets = 0.6 * torch.randn(N_LABELS, 36, generator=means)
+    rng = np.random.default_rng(seed)
+    targets = [sorted(set(rng.choice(N_LABELS, 1 + (rng.integers(3) if several else 0)).tolist())) for _ in range(n)]
+    pictures = torch.stack([(centres.repeat_interleave(GROUP_SIZE, 0)[labels] + offsets[labels]).sum(0) for labels in targets])
+    pictures += noise * torch.from_numpy(rng.standard_normal((n, 36))).float()
+    return pictures.reshape(n, 1, 6, 6), targets
+
+
+def make_problem(several: bool = False, steps: int = 60, stack: int = 16, noise: float = 0.6) -> Problem:
+    space = LabelSpace(f"label {i}" for i in range(N_LABELS))
+    splits = {}
+    for seed, (split, n) in enumerate({"train": 1500, "holdout": 600, "test": 600}.items()):
+        pictures, targets = draw(n, seed, noise, several)
+        splits[split] = open_dataset((pictures, targets), space)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = SmallNet(stack=stack).eval()
+        pictures = splits["train"].read(range(1500))
+        model.train()(pictures)  # sets the BatchNorm's statistics
+        model.eval()
+        with torch.no_grad():
+            penultimate = model.stack(model.trunk(pictures))
+        hot = splits["train"].targets.multi_hot()
+        optimizer = torch.optim.Adam(model.classifier.parameters(), lr=0.02)
+        for _ in range(steps):
+            scores = model.classifier(penultimate)
+            loss = nn.functional.cross_entropy(scores, hot / hot.sum(1, keepdim=True))
+            if several:
+                loss = nn.functional.binary_cross_entropy_with_logits(scores, hot, reduction="none").sum(1).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    net = wrap(model, pictures[:2], labels=space, output="logistic" if several else None)
+    return Problem(net, **splits)
+
+
+@pytest.fixture(scope="session")
+def problem() -> Problem:
+    """One label per example, and headroom."""
+    return make_problem()
+
+
+@pytest.fixture(scope="session")
+def several() -> Problem:
+    """One to three labels per example, logistic outputs, and headroom."""
+    return make_problem(several=True)
+
+
+@pytest.fixture(scope="session")
+def converged() -> Problem:
+    """Easy data and a wide stack whose classifier was trained until nothing is left to gain."""
+    return make_problem(steps=250, stack=128, noise=0.3)
+
+
+@pytest.fixture(scope="session")
+def planted(problem: Problem) -> WrappedClassifier:
+    """The wrapped net of `problem`."""
+    return problem.net
+
+
+@pytest.fixture(scope="session")
+def counts(problem: Problem) -> ConfusionCounts:
+    """Its confusion counts on hold-out data."""
+    return measure(problem.net, problem.holdout)
+
+
+@pytest.fixture(scope="session", params=["problem", "several"])
+def either(request: pytest.FixtureRequest) -> Problem:
+    """Both kinds of targets."""
+    return request.getfixturevalue(request.param)
+
+
+MODEL = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Conv2d({channels}, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveMaxPool2d(3), nn.Flatten())
+        self.classifier = nn.Linear(144, {labels})
+
+    def forward(self, x):
+        return self.classifier(self.trunk(x))
+
+def make():
+    torch.manual_seed(0)
+    return Net()
+
+def nothing():
+    return 3
+
+def nan():
+    net = make()
+    nn.init.constant_(net.classifier.bias, float("nan"))
+    return net
+
+def softmax():
+    return nn.Sequential(make(), nn.Softmax(1))
+"""
+
+
+@pytest.fixture(scope="session")
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model file, label names, and .npz data sets of 12 labels, of which the hold-out set never has the last."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "model.py").write_text(MODEL.format(channels=1, labels=12), "utf-8")
+    (folder / "labels.txt").write_text("".join(f"class {i}\n" for i in range(12)), "utf-8")
+    centres = torch.randn(12, 36, generator=torch.Generator().manual_seed(5))
+    for seed, split in enumerate(("train", "holdout", "test")):
+        pictures, _ = draw(240, seed)
+        targets = np.random.default_rng(seed).integers(0, 11 if split == "holdout" else 12, 240)
+        np.savez(folder / f"{split}.npz", inputs=(0.3 * pictures + centres[targets].reshape(-1, 1, 6, 6)).numpy(), targets=targets)
+    return folder
+
+
+@pytest.fixture
+def workspace(data_folder: Path, tmp_path: Path) -> Path:
+    """A folder with a config.yaml for the data in `data`; its run folder is `out`."""
+    (tmp_path / "data").symlink_to(data_folder)
+    write_config(tmp_path)
+    return tmp_path
+
+
+def write_config(folder: Path, **changes: Any) -> Path:
+    """The configuration of a workspace, with some options changed."""
+    data = (folder / "data").resolve()
+    options = {
+        "output": str(folder / "out"), "model": f"{data / 'model.py'}:make", "labels": str(data / "labels.txt"),
+        **{split: str(data / f"{split}.npz") for split in ("train", "holdout", "test")},
+        "n_groups": 3, "budget": 0.5, "epochs": 1, "seeds": 1, "probe_width": 16, "arms": ["base", "confusions", "dense"],
+    }  # fmt: skip
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(options | changes), "utf-8")
+    return path
+
+
+def write_images(folder: Path, bad: str | None = None) -> dict[str, str]:
+    """Coloured pictures in `folder/images`, four for each of 12 labels, one of them damaged; the options that read them."""
+    (folder / "colour.py").write_text(MODEL.format(channels=3, labels=12), "utf-8")
+    rng = np.random.default_rng(0)
+    for label in range(12):
+        (folder / "images" / f"class {label}").mkdir(parents=True)
+        for i in range(4):
+            Image.fromarray(rng.integers(0, 255, (6, 6, 3), dtype=np.uint8)).save(folder / "images" / f"class {label}" / f"{i}.png")
+    if bad:
+        (folder / "images" / bad).write_bytes(b"no image")
+    return {"model": f"{folder / 'colour.py'}:make", **{split: str(folder / "images") for split in ("train", "holdout", "test")}}

@@ -1,0 +1,255 @@
+"""Examples come from anywhere, in order; unreadable ones are named or set aside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch.utils.data import Dataset, TensorDataset
+
+from selfinformed.data.examples import Examples, open_dataset, take_inputs
+from selfinformed.data.labels import LabelSpace
+from selfinformed.runtime.errors import SelfInformedError
+
+CLASSES = [0, 2, 1, 2, 0, 1]
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Six images of three labels, each with a grey of its own."""
+    for i, label in enumerate(sorted(CLASSES)):
+        (tmp_path / "abc"[label]).mkdir(exist_ok=True)
+        Image.new("RGB", (8, 6), (40 * i, 40 * i, 40 * i)).save(tmp_path / "abc"[label] / f"{i}.png")
+    return tmp_path
+
+
+def damage(folder: Path, *numbers: int) -> list[str]:
+    paths = sorted(folder.glob("*/*.png"))
+    for number in numbers:
+        paths[number].write_bytes(b"no image")
+    return [str(paths[number]) for number in numbers]
+
+
+def lists_of(examples: Examples) -> list[list[int]]:
+    return [examples.targets.of(i).tolist() for i in range(len(examples))]
+
+
+class Squares(Dataset):
+    def __init__(self, broken: int | None = None, **attributes: object) -> None:
+        self.broken = broken
+        vars(self).update(attributes)
+
+    def __len__(self) -> int:
+        return len(CLASSES)
+
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, int]:
+        if row == self.broken:
+            raise OSError("torn page")
+        return torch.full((2, 2), float(row)), CLASSES[row]
+
+
+def test_a_folder(folder):
+    examples = open_dataset(folder, image_size=4)
+    assert len(examples) == 6
+    assert examples.labels.names == ("a", "b", "c")
+    assert lists_of(examples) == [[0], [0], [1], [1], [2], [2]]
+    assert examples.name(3) == str(folder / "b" / "3.png")
+    assert examples.read([5, 0]).shape == (2, 3, 4, 4)
+    assert examples.read([5])[0, 0, 0, 0] > examples.read([0])[0, 0, 0, 0]
+    assert examples.example_inputs().shape == (1, 3, 4, 4)
+
+
+def test_a_transform_of_ones_own(folder):
+    examples = open_dataset(folder, transform=lambda image: torch.tensor(image.size))
+    assert examples.read([0, 1]).tolist() == [[8, 6], [8, 6]]
+
+
+def test_labels_given_set_the_order(folder):
+    assert lists_of(open_dataset(folder, ["c", "b", "a", "d"])) == [[2], [2], [1], [1], [0], [0]]
+    with pytest.raises(SelfInformedError, match="no label is named 'b'"):
+        open_dataset(folder, ["a", "c"])
+
+
+def test_manifests(folder):
+    (folder / "m.csv").write_text("path,labels\na/0.png,a;c\nc/5.png,\n")
+    examples = open_dataset(folder / "m.csv", ["c", "a"])
+    assert lists_of(examples) == [[0, 1], []]
+    assert examples.read([0, 1]).shape == (2, 3, 6, 8)
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pa.table({"path": ["a/0.png", "c/5.png"], "labels": [["a", "c"], []]}), folder / "m.parquet")
+    again = open_dataset(folder / "m.parquet", ["c", "a"])
+    assert lists_of(again) == lists_of(examples)
+    assert torch.equal(again.read([0, 1]), examples.read([0, 1]))
+
+
+@pytest.mark.parametrize("targets", [np.array(CLASSES), np.eye(3)[CLASSES]])
+def test_npz(tmp_path, targets):
+    inputs = np.random.default_rng(0).random((6, 4), np.float32)
+    np.savez(tmp_path / "x.npz", inputs=inputs, targets=targets)
+    examples = open_dataset(str(tmp_path / "x.npz"))
+    assert lists_of(examples) == [[c] for c in CLASSES]
+    assert examples.labels.names == ("0", "1", "2")
+    np.testing.assert_array_equal(examples.read([4, 1]), inputs[[4, 1]])
+
+
+def test_npz_that_is_refused(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, inputs=np.zeros(3))
+    with pytest.raises(SelfInformedError, match=r"x\.npz has no array 'targets'"):
+        open_dataset(path)
+    np.savez(path, inputs=np.array([{}], object), targets=np.zeros(1, int))
+    with pytest.raises(SelfInformedError, match=r"x\.npz cannot be read as \.npz"):
+        open_dataset(path)
+    with path.open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(SelfInformedError, match=r"x\.npz cannot be read as \.npz"):
+        open_dataset(path)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.99])
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_truncated_npz_is_named(tmp_path, save, share):
+    path = tmp_path / "x.npz"
+    save(path, inputs=np.random.default_rng(0).random(500), targets=np.zeros(500, int))
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(SelfInformedError, match=r"x\.npz cannot be read as \.npz"):
+        open_dataset(path)
+
+
+@pytest.mark.parametrize("targets", [CLASSES, torch.tensor(CLASSES), [[c] for c in CLASSES], [{c} for c in CLASSES], torch.eye(3)[CLASSES]])
+def test_inputs_and_targets(targets):
+    inputs = torch.arange(12.0).reshape(6, 2)
+    for given_inputs in (inputs, inputs.numpy(), inputs.tolist()):
+        examples = open_dataset((given_inputs, targets))
+        assert len(examples.labels) == 3
+        assert lists_of(examples) == [[c] for c in CLASSES]
+        assert torch.equal(examples.read([5, 2]), inputs[[5, 2]])
+    assert examples.name(2) == "example 2"
+
+
+def test_keyword_inputs():
+    inputs = {"ids": torch.arange(12).reshape(6, 2), "mask": np.ones((6, 2))}
+    examples = open_dataset((inputs, CLASSES), list("abc"))
+    read = examples.read([5, 1])
+    assert read["ids"].tolist() == [[10, 11], [2, 3]]
+    assert read["mask"].shape == (2, 2)
+    assert take_inputs(read, slice(0, 1))["ids"].tolist() == [[10, 11]]
+    with pytest.raises(SelfInformedError, match="3 inputs but targets for 6 examples"):
+        open_dataset((inputs | {"mask": torch.ones(3, 2)}, CLASSES))
+
+
+@pytest.mark.parametrize("source", [Squares(), Squares(targets=CLASSES), TensorDataset(torch.arange(6.0), torch.tensor(CLASSES)), [(0.0, c) for c in CLASSES]])
+def test_map_style_datasets(source):
+    examples = open_dataset(source)
+    assert examples.labels.names == ("0", "1", "2")
+    assert lists_of(examples) == [[c] for c in CLASSES]
+    assert torch.equal(examples.read([3, 1]), torch.stack([torch.as_tensor(source[i][0]) for i in (3, 1)]))
+
+
+def test_a_dataset_names_its_classes():
+    assert open_dataset(Squares(classes=["x", "y", "z"])).labels.names == ("x", "y", "z")
+    assert open_dataset(Squares(classes=["x", "y", "z"]), list("abc")).labels.names == ("a", "b", "c")
+
+
+def test_a_dataset_that_fails_names_the_example():
+    examples = open_dataset(Squares(broken=4, targets=CLASSES))
+    with pytest.raises(SelfInformedError, match=r"example 4 of Squares cannot be read \(OSError: torn page\)"):
+        examples.read([4])
+    with pytest.raises(SelfInformedError, match="example 4 of Squares"):
+        open_dataset(Squares(broken=4))
+    lenient = open_dataset(Squares(broken=4, targets=CLASSES), skip_bad=1)
+    assert [row for rows, _ in lenient.batches(4) for row in rows] == [0, 1, 2, 3, 5]
+
+
+def test_examples_are_returned_as_they_are():
+    examples = open_dataset((torch.zeros(2, 1), [0, 1]))
+    assert open_dataset(examples) is examples
+
+
+@pytest.mark.parametrize("targets", [[0, 1], [[0], [1]], torch.eye(2)])
+def test_another_number_of_targets_is_refused(targets):
+    with pytest.raises(SelfInformedError, match="3 inputs but targets for 2 examples"):
+        open_dataset((torch.zeros(3, 1), targets))
+
+
+def test_targets_and_labels_have_to_agree():
+    with pytest.raises(SelfInformedError, match="example 1 has label 2"):
+        open_dataset((torch.zeros(2, 1), [0, 2]), ["a", "b"])
+    with pytest.raises(SelfInformedError, match="have 3 columns, expected 2"):
+        open_dataset((torch.zeros(2, 1), torch.zeros(2, 3)), ["a", "b"])
+    with pytest.raises(SelfInformedError, match=r"example 0 has \['cat'\]"):
+        open_dataset((torch.zeros(2, 1), [["cat"], ["dog"]]))
+
+
+def test_sources_that_are_refused(tmp_path):
+    with pytest.raises(SelfInformedError, match=r"nowhere does not exist; expected a folder of images"):
+        open_dataset(tmp_path / "nowhere")
+    (tmp_path / "x.txt").write_text("")
+    with pytest.raises(SelfInformedError, match=r"x\.txt is no folder, \.csv, \.parquet or \.npz file"):
+        open_dataset(tmp_path / "x.txt")
+    with pytest.raises(SelfInformedError, match="cannot read int; expected a folder"):
+        open_dataset(3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 20), st.integers(1, 9), st.data())
+def test_batches_and_take_keep_the_order(n, batch_size, data):
+    examples = open_dataset((torch.arange(float(n)), [i % 3 for i in range(n)]), LabelSpace.numbered(3))
+    batches = list(examples.batches(batch_size))
+    assert [row for rows, _ in batches for row in rows] == list(range(n))
+    assert [x for _, inputs in batches for x in inputs.tolist()] == list(range(n))
+    assert all(len(rows) == len(inputs) <= batch_size for rows, inputs in batches)
+    chosen = data.draw(st.lists(st.integers(0, n - 1))) if n else []
+    taken = examples.take(chosen)
+    assert [x for _, inputs in taken.batches(batch_size) for x in inputs.tolist()] == chosen
+    assert lists_of(taken) == [[i % 3] for i in chosen]
+
+
+def test_an_unreadable_image_is_named(folder):
+    (name,) = damage(folder, 3)
+    examples = open_dataset(folder)
+    with pytest.raises(SelfInformedError, match=r"the image .*3\.png cannot be read .*set up to N aside with skip_bad") as error:
+        list(examples.batches(4))
+    assert name in str(error.value)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 6])
+def test_unreadable_images_are_set_aside_up_to_skip_bad(folder, batch_size):
+    damaged = damage(folder, 0, 1, 4)
+    examples = open_dataset(folder, image_size=4, skip_bad=3)
+    for _ in range(2):  # and not counted again in the second pass
+        batches = list(examples.batches(batch_size))
+        assert [row for rows, _ in batches for row in rows] == [2, 3, 5]
+        assert all(len(rows) == len(inputs) > 0 for rows, inputs in batches)
+    assert list(examples.skipped) == [0, 1, 4]
+    assert all(name in message for name, message in zip(damaged, examples.skipped.values()))
+    stricter = open_dataset(folder, image_size=4, skip_bad=2)
+    with pytest.raises(SelfInformedError, match=r"4\.png cannot be read .*raise skip_bad"):
+        list(stricter.batches(batch_size))
+    assert list(stricter.skipped) == [0, 1]
+
+
+def test_example_inputs_are_the_first_readable(folder):
+    damage(folder, 0)
+    examples = open_dataset(folder, skip_bad=6)
+    assert torch.equal(examples.example_inputs(), examples.read([1]))
+    damage(folder, 1, 2, 3, 4, 5)
+    with pytest.raises(SelfInformedError, match="no example that can be read"):
+        open_dataset(folder, skip_bad=6).example_inputs()
+
+
+def test_names_follow_the_examples_taken(folder):
+    taken = open_dataset(folder).take([4, 0])
+    assert [Path(taken.name(i)).name for i in range(2)] == ["4.png", "0.png"]
+
+
+def test_images_of_several_sizes_need_image_size(folder):
+    Image.new("RGB", (9, 9)).save(folder / "b" / "2.png")
+    with pytest.raises(SelfInformedError, match=r"2\.png has shape \[3, 9, 9\], .*0\.png has \[3, 6, 8\]; give all one size, e\.g\. with image_size"):
+        list(open_dataset(folder).batches())
+    assert len(list(open_dataset(folder, image_size=5).batches())) == 1

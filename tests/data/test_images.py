@@ -1,0 +1,145 @@
+"""Image files and what becomes of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from selfinformed.data.images import ImageFiles, image_transform
+from selfinformed.data.labels import LabelSpace
+from selfinformed.runtime.errors import SelfInformedError
+
+
+def save_image(path: Path, size: tuple[int, int] = (8, 6), colour: tuple[int, int, int] = (255, 0, 0)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+    return path
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 40))
+def test_every_image_becomes_a_square_of_the_size_asked_for(width, height, size):
+    assert image_transform(size)(Image.new("RGB", (width, height))).shape == (3, size, size)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1", "CMYK", "LA"])
+def test_every_mode_becomes_rgb_of_its_own_size(mode):
+    tensor = image_transform(None)(Image.new(mode, (8, 6)))
+    assert tensor.shape == (3, 6, 8)
+    assert tensor.dtype == torch.float32
+
+
+def test_pixels_are_normalised_as_imagenet():
+    mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    tensor = image_transform(4)(Image.new("RGB", (9, 5), (255, 51, 0)))
+    expected = (torch.tensor([1.0, 0.2, 0.0]) - mean) / deviation
+    torch.testing.assert_close(tensor, expected[:, None, None].expand(3, 4, 4))
+
+
+def test_the_centre_is_cropped():
+    image = Image.new("RGB", (30, 10))
+    image.paste((255, 255, 255), (10, 0, 20, 10))
+    assert torch.equal(image_transform(10)(image), image_transform(10)(Image.new("RGB", (10, 10), (255, 255, 255))))
+
+
+def test_a_folder_per_label(tmp_path):
+    for name in ("b/1.PNG", "b/deep/2.jpg", "a/3.png"):
+        save_image(tmp_path / name)
+    (tmp_path / "a" / "notes.txt").write_text("no image")
+    files = ImageFiles.from_folder(tmp_path, None)
+    assert files.labels.names == ("a", "b")
+    assert [p.name for p in files.paths] == ["3.png", "1.PNG", "2.jpg"]
+    assert files.targets == [[0], [1], [1]]
+    assert ImageFiles.from_folder(tmp_path, LabelSpace(["b", "z", "a"])).targets == [[2], [0], [0]]
+
+
+def test_a_folder_that_is_no_label_is_refused(tmp_path):
+    save_image(tmp_path / "dog" / "1.png")
+    with pytest.raises(SelfInformedError, match="no label is named 'dog'; the 2 labels begin"):
+        ImageFiles.from_folder(tmp_path, LabelSpace(["cat", "cow"]))
+
+
+@pytest.mark.parametrize("subfolder", [None, "empty"])
+def test_a_folder_without_images_is_refused(tmp_path, subfolder):
+    if subfolder:
+        (tmp_path / subfolder).mkdir()
+    with pytest.raises(SelfInformedError, match=r"holds no images in subfolders; expected .*LABEL/IMAGE\.png"):
+        ImageFiles.from_folder(tmp_path, None)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_csv_manifest(tmp_path, encoding):
+    (tmp_path / "m.csv").write_text("path,labels,more\nx/1.png,cat; grün;,1\n2.png,,2\n", encoding)
+    files = ImageFiles.from_manifest(tmp_path / "m.csv", None)
+    assert files.labels.names == ("cat", "grün")
+    assert files.targets == [[0, 1], []]
+    assert files.paths == [tmp_path / "x/1.png", tmp_path / "2.png"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "targets"),
+    [
+        ([["b", "a"], ["b"]], ("a", "b"), [[1, 0], [1]]),
+        (["b;a", "b"], ("a", "b"), [[1, 0], [1]]),
+        ([[3, 5], [3]], ("3", "5"), [[0, 1], [0]]),
+        ([7, 5], ("5", "7"), [[1], [0]]),
+    ],
+)
+def test_a_parquet_manifest(tmp_path, labels, names, targets):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pa.table({"path": ["1.png", "2.png"], "labels": labels}), tmp_path / "m.parquet")
+    files = ImageFiles.from_manifest(tmp_path / "m.parquet", None)
+    assert files.labels.names == names
+    assert files.targets == targets
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "has no rows"),
+        (b"path,labels\n", "has no rows"),
+        (b"file,labels\n1.png,a\n", "has no 'path' in row 1"),
+        (b"path,labels\n1.png,a\n2.png\n", "has no 'labels' in row 2"),
+        (b"path,labels\n\xff.png,a\n", "cannot be read"),
+        (b'path,labels\n"1.png,a\n', "cannot be read"),
+        (b"path,labels\n1.png,a\n2.png,z\n", r"row 2: labels: no label is named 'z'"),
+    ],
+)
+def test_manifests_that_are_refused(tmp_path, content, message):
+    (tmp_path / "m.csv").write_bytes(content)
+    with pytest.raises(SelfInformedError, match=rf"m\.csv.*{message}"):
+        ImageFiles.from_manifest(tmp_path / "m.csv", LabelSpace(["a"]))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_an_absent_manifest_is_named(tmp_path, suffix):
+    with pytest.raises(SelfInformedError, match=rf"m\.{suffix} cannot be read"):
+        ImageFiles.from_manifest(tmp_path / f"m.{suffix}", None)
+
+
+def test_a_damaged_parquet_manifest_is_named(tmp_path):
+    pytest.importorskip("pyarrow")
+    (tmp_path / "m.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(SelfInformedError, match=r"m\.parquet cannot be read as parquet"):
+        ImageFiles.from_manifest(tmp_path / "m.parquet", None)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(["png", "jpg", "gif", "bmp"]), st.floats(0, 1), st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=5))
+def test_a_damaged_image_is_read_or_named(tmp_path_factory, suffix, share, changes):
+    path = tmp_path_factory.mktemp("damaged") / f"x.{suffix}"
+    Image.fromarray(np.arange(300, dtype=np.uint8).reshape(10, 10, 3)).save(path)
+    content = bytearray(path.read_bytes())
+    for position, byte in changes:
+        content[position % len(content)] = byte
+    path.write_bytes(content[: int(share * len(content))])
+    try:
+        assert ImageFiles([path], [[0]], LabelSpace("a")).read(0, image_transform(4)).shape == (3, 4, 4)
+    except SelfInformedError as error:
+        assert f"the image {path} cannot be read" in str(error)

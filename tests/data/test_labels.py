@@ -1,0 +1,48 @@
+"""Names of output units."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from selfinformed.data.labels import LabelSpace
+from selfinformed.runtime.errors import SelfInformedError
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.text(min_size=1), min_size=1, unique=True))
+def test_every_name_finds_its_unit(names):
+    space = LabelSpace(names)
+    assert len(space) == len(names)
+    assert space.names == tuple(names)
+    assert space.indices(names) == list(range(len(names)))
+
+
+def test_equality_goes_by_names():
+    assert LabelSpace(["a", "b"]) == LabelSpace(iter("ab"))
+    assert LabelSpace(["a", "b"]) != LabelSpace(["b", "a"])
+    assert hash(LabelSpace(["a"])) == hash(LabelSpace(["a"]))
+
+
+def test_numbered():
+    assert LabelSpace.numbered(3).names == ("0", "1", "2")
+
+
+def test_repr_shows_the_first():
+    assert repr(LabelSpace("abcd")) == "LabelSpace(4 labels: 'a', 'b', 'c', …)"
+    assert repr(LabelSpace("ab")) == "LabelSpace(2 labels: 'a', 'b')"
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [([], "at least one label name"), (["a", "b", "a"], "'a' stands twice"), (["a", ""], "label 1 has an empty name")],
+)
+def test_names_that_are_refused(names, message):
+    with pytest.raises(SelfInformedError, match=message):
+        LabelSpace(names)
+
+
+def test_an_unknown_name_is_told_what_there_is():
+    with pytest.raises(SelfInformedError, match=r"no label is named 'z'; the 4 labels begin \['a', 'b', 'c'\]"):
+        LabelSpace("abcd").index("z")

@@ -1,0 +1,46 @@
+"""Progress passes its items on, and is drawn only on a terminal; results say what they were made with."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from selfinformed.runtime import progress as progress_module
+from selfinformed.runtime.progress import progress
+from selfinformed.runtime.versions import machine, versions
+
+
+@pytest.fixture(params=[True, False], ids=["terminal", "no terminal"])
+def drawn(request, monkeypatch):
+    file = io.StringIO()
+    monkeypatch.setattr(progress_module, "console", Console(file=file, force_terminal=request.param, width=100))
+    return request.param, file
+
+
+def test_items_pass_through_and_only_a_terminal_sees_a_bar(drawn):
+    terminal, file = drawn
+    assert list(progress(iter(range(5)), 5, "counting")) == [0, 1, 2, 3, 4]
+    assert ("counting" in file.getvalue()) == terminal
+
+
+def test_the_bar_goes_away_when_the_loop_fails(drawn):
+    def fail() -> None:
+        for _ in progress(range(5), 5, "counting"):
+            raise ValueError
+
+    with pytest.raises(ValueError, match="^$"):
+        fail()
+    assert list(progress(range(2), 2, "again")) == [0, 1]
+
+
+def test_items_are_taken_one_at_a_time(drawn):
+    taken = []
+    next(progress((taken.append(i) for i in range(5)), 5, "counting"))
+    assert len(taken) == 1
+
+
+def test_versions_and_machine():
+    assert {"python", "selfinformed", "torch", "numpy", "scipy", "scikit-learn"} == set(versions())
+    assert machine()["cores"] >= 1

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import adjusted_rand_score
+from threadpoolctl import threadpool_limits
+
+from selfinformed.data.labels import LabelSpace
+from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.structure.clustering import cluster, largest_gap, leading_eigenpairs, similarity_degrees, top_confusions, unit_rows
+from selfinformed.structure.counts import ConfusionCounts
+
+
+def counts_of(matrix: Any) -> ConfusionCounts:
+    """Counts that equal a given matrix [detected, annotated]: one example for each unit of each count."""
+    cells = sp.coo_array(matrix)
+    counts = ConfusionCounts(cells.shape[0], 1)
+    detected, annotated = (np.repeat(ids, cells.data) for ids in cells.coords)
+    counts.update_detections(detected[:, None], annotated)
+    return counts
+
+
+def normalised(matrix: np.ndarray) -> np.ndarray:
+    """D^-1/2 W D^-1/2, written down as in the paper; W is A^T A with a zero diagonal."""
+    similarity = (matrix.T @ matrix).astype(float)
+    np.fill_diagonal(similarity, 0)
+    degree = similarity.sum(axis=1)
+    return similarity / np.sqrt(np.outer(degree, degree))
+
+
+def block_diagonal(sizes: list[int], seed: int = 0, ones: bool = False) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    blocks = [np.ones((n, n), dtype=int) if ones else rng.integers(0, 3, (n, n)) + np.eye(n, dtype=int) for n in sizes]
+    return sp.block_diag(blocks).toarray().astype(int)
+
+
+def sprinkled(matrix: np.ndarray, share: float, seed: int = 0) -> np.ndarray:
+    return matrix + (np.random.default_rng(seed).random(matrix.shape) < share)
+
+
+def random_sparse(n: int, seed: int = 0) -> np.ndarray:
+    return sprinkled(np.eye(n, dtype=int), 8 / n, seed)
+
+
+# 300 labels take the dense solver, 450 to 600 take Lanczos.
+ZOO = {
+    "random": random_sparse(300),
+    "disconnected": block_diagonal([40, 30, 20, 10, 5, 2]),
+    "identical rows": np.ones((60, 60), dtype=int),
+    "repeated eigenvalues": block_diagonal([10] * 12, ones=True),
+    "one-label groups": block_diagonal([1, 1, 30, 20]) + np.eye(52, k=1, dtype=int),
+    "random, Lanczos": random_sparse(500),
+    "disconnected, Lanczos": block_diagonal([200, 150, 60, 30, 20, 10, 5, 2]),
+    "identical rows, Lanczos": np.ones((450, 450), dtype=int),
+    "repeated eigenvalues, Lanczos": block_diagonal([50] * 12, ones=True),
+    "near-degenerate blocks, Lanczos": sprinkled(block_diagonal([9] * 64, ones=True), 0.0004),
+    "near-degenerate random blocks, Lanczos": sprinkled(block_diagonal([25] * 20), 0.0002),
+}
+
+
+def pairs_of(matrix: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    sparse = sp.csr_array(matrix.astype(float))
+    return leading_eigenpairs(sparse, similarity_degrees(sparse), n)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_no_eigenvalue_is_missed(name: str) -> None:
+    expected = np.linalg.eigvalsh(normalised(ZOO[name]))[::-1]
+    for n in (1, 6, 13, 40):
+        values, vectors = pairs_of(ZOO[name], n)
+        np.testing.assert_allclose(values, expected[:n], atol=1e-7)
+        np.testing.assert_allclose(vectors.T @ vectors, np.eye(n), atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_eigenvectors_span_the_reference_subspace(name: str) -> None:
+    """Vectors of repeated eigenvalues are not unique, their span is: compare projectors wherever the spectrum has a gap."""
+    values, reference = np.linalg.eigh(normalised(ZOO[name]))
+    values, reference = values[::-1], reference[:, ::-1]
+    gaps = [n for n in range(1, 25) if values[n - 1] - values[n] > 1e-3]
+    assert gaps
+    for n in (gaps[0], gaps[-1]):
+        _, vectors = pairs_of(ZOO[name], n)
+        np.testing.assert_allclose(vectors @ vectors.T, reference[:, :n] @ reference[:, :n].T, atol=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(2, 14), st.integers(1, 4), st.integers(0, 10_000))
+def test_small_random_graphs_equal_the_reference(n_labels: int, most: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    matrix = rng.integers(0, most + 1, (n_labels, n_labels)) * (rng.random((n_labels, n_labels)) < 0.4)
+    degree = similarity_degrees(sp.csr_array(matrix.astype(float)))
+    similarity = matrix.T @ matrix
+    np.testing.assert_array_equal(degree, similarity.sum(axis=1) - similarity.diagonal())
+    kept = matrix[:, degree > 0]
+    if kept.shape[1]:
+        values, vectors = pairs_of(kept, kept.shape[1])
+        np.testing.assert_allclose(vectors * values @ vectors.T, normalised(kept), atol=1e-9)
+
+
+def test_rows_are_scaled_to_unit_length_and_rounding_is_not_blown_up() -> None:
+    rows = unit_rows(np.array([[3.0, 4.0], [0.0, 0.0], [1e-17, -1e-16], [0.0, -1e-5]]))
+    np.testing.assert_allclose(rows, [[0.6, 0.8], [0, 0], [0, 0], [0, -1]])
+
+
+def planted(kind: Any, n_labels: int, n_groups: int, seed: int = 0) -> tuple[ConfusionCounts, np.ndarray]:
+    """Detections and annotations that stay in the example's group, but for one detection in twenty; groups of unequal size, shuffled labels."""
+    rng = np.random.default_rng(seed)
+    sizes = np.arange(n_groups) + 2 * n_groups
+    truth = rng.permutation(np.repeat(np.arange(n_groups), np.ceil(sizes / sizes.sum() * n_labels).astype(int))[:n_labels])
+    members = [np.flatnonzero(truth == group) for group in range(n_groups)]
+    counts = ConfusionCounts(n_labels, 4, kind)
+    ids, targets = [], []
+    for _ in range(40 * n_labels):
+        own = members[rng.integers(n_groups)]
+        detected = rng.choice(own, 4, replace=False)
+        stray = rng.integers(n_labels)
+        if rng.random() < 0.05 and stray not in detected:
+            detected[0] = stray
+        ids.append(detected)
+        targets.append(rng.choice(own))
+    counts.update_detections(np.array(ids), np.array(targets))
+    return counts, truth
+
+
+@pytest.mark.parametrize("kind", ["confusions", "codetections"])
+@pytest.mark.parametrize(("n_labels", "n_groups"), [(60, 2), (90, 5), (450, 6)])
+def test_planted_groups_are_recovered(kind: Any, n_labels: int, n_groups: int) -> None:
+    counts, truth = planted(kind, n_labels, n_groups)
+    for wanted in (n_groups, "auto"):
+        groups = cluster(counts, wanted)
+        assert len(groups) == n_groups
+        assert adjusted_rand_score(truth, groups.assignment) == 1
+        assert groups.sizes == sorted(groups.sizes, reverse=True)
+        assert len(groups.ungrouped) == 0
+
+
+def test_labels_within_a_group_go_by_falling_degree_and_name_it() -> None:
+    matrix = np.array([[9, 1, 5, 0, 0], [1, 9, 5, 0, 0], [5, 5, 9, 0, 0], [0, 0, 0, 2, 1], [0, 0, 0, 1, 2]])
+    groups = cluster(counts_of(matrix), 2, labels=LabelSpace("abcde"))
+    assert [m.tolist() for m in groups.members] == [[2, 0, 1], [3, 4]]
+    assert groups.names == ("c, a, b", "d, e")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_component_is_never_torn_even_where_fewer_groups_are_asked_for(seed: int) -> None:
+    block = np.random.default_rng(seed).permutation(60) // 10
+    counts = counts_of(2 * (block[:, None] == block) + np.eye(60, dtype=int))
+    for n_groups in (2, 3, 4, 6):
+        groups = cluster(counts, n_groups)
+        assert all(len(set(groups.assignment[block == b])) == 1 for b in range(6))
+        assert len(groups.ungrouped) == 0
+
+
+def test_labels_that_share_no_detection_go_to_no_group() -> None:
+    matrix = block_diagonal([5, 5, 1, 1])  # labels 10 and 11 are only ever confused with themselves
+    matrix = np.pad(matrix, (0, 2))  # 12 and 13 were never seen
+    groups = cluster(counts_of(matrix), 2)
+    assert groups.ungrouped.tolist() == [10, 11, 12, 13]
+    assert sorted(map(len, groups.members)) == [5, 5]
+
+
+@pytest.mark.parametrize("n_groups", [-1, 0, 11, 2.5, "many"])
+def test_more_groups_than_the_graph_supports(n_groups: Any) -> None:
+    counts = counts_of(np.pad(block_diagonal([5, 5]), (0, 3)))
+    with pytest.raises(SelfInformedError, match=rf"n_groups: expected 'auto' or 1 to 10, the labels \(of 13\) confused with another; got '?{n_groups}"):
+        cluster(counts, n_groups)
+
+
+@pytest.mark.parametrize("matrix", [np.zeros((4, 4), dtype=int), 3 * np.eye(4, dtype=int)], ids=["never seen", "never confused"])
+def test_nothing_to_cluster(matrix: np.ndarray) -> None:
+    with pytest.raises(SelfInformedError, match="no two labels are ever detected together"):
+        cluster(counts_of(matrix), 2)
+
+
+def test_as_many_groups_as_labels_and_a_single_one() -> None:
+    counts = counts_of(random_sparse(12) + np.ones((12, 12), dtype=int))
+    assert cluster(counts, 12).sizes == [1] * 12
+    assert cluster(counts, 1).sizes == [12]
+
+
+def test_indistinguishable_labels_give_fewer_groups() -> None:
+    groups = cluster(counts_of(block_diagonal([6, 6], ones=True)), 2)
+    assert groups.sizes == [6, 6]
+    assert cluster(counts_of(np.ones((8, 8), dtype=int)), 1).sizes == [8]
+
+
+def test_auto_on_the_smallest_graph_keeps_the_pair_together() -> None:
+    assert cluster(counts_of([[1, 1, 0], [0, 0, 0], [0, 0, 1]]), "auto").sizes == [2]
+
+
+@pytest.mark.parametrize(("eigenvalues", "expected"), [([1, 0.2], 1), ([1, 0.9, 0.1], 2), ([1, 0.3, 0.29, 0.28, 0.0], 4), ([1, 1, 1, 1, 0.5, 0.4], 4), ([1] * 5, 2)])
+def test_largest_gap(eigenvalues: list[float], expected: int) -> None:
+    assert largest_gap(np.array(eigenvalues, dtype=float)) == expected
+
+
+@pytest.mark.parametrize("matrix", [ZOO["random"], block_diagonal([65] * 6), ZOO["repeated eigenvalues, Lanczos"]], ids=["random", "dense", "Lanczos"])
+def test_same_seed_same_groups_on_any_number_of_threads(matrix: np.ndarray) -> None:
+    results = []
+    for threads in (1, 2):
+        with threadpool_limits(threads):
+            results.append(cluster(counts_of(matrix), 3, seed=5))
+    assert [m.tolist() for m in results[0].members] == [m.tolist() for m in results[1].members]
+    assert results[0].eigenvalues == results[1].eigenvalues
+
+
+def test_fifty_thousand_labels_without_ever_forming_b() -> None:
+    """Label 20 is detected for every other one, so B would have 2.5 billion entries (20 GB)."""
+    n_labels, n_groups = 50_000, 16
+    truth = np.random.default_rng(0).choice(n_groups, n_labels, p=np.linspace(1, 2, n_groups) / 24)
+    every = np.arange(n_labels)
+    counts = ConfusionCounts(n_labels, 1)
+    counts.update_detections(np.full((n_labels, 1), 20), every)
+    counts.update_detections(np.tile(truth, 30)[:, None], np.tile(every, 30))
+    assert adjusted_rand_score(truth, cluster(counts, n_groups).assignment) == 1
+
+
+def test_top_confusions() -> None:
+    matrix = np.array([[9, 4, 0], [4, 9, 1], [7, 0, 9]])
+    assert top_confusions(counts_of(matrix), 3) == [(2, 0, 7), (0, 1, 4), (1, 0, 4)]
+    counts = ConfusionCounts(3, 2, "codetections")
+    counts.update_detections([[0, 1], [1, 0], [2, 1]], [0, 0, 0])
+    assert top_confusions(counts, 9) == [(0, 1, 2), (1, 2, 1)]

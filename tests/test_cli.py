@@ -1,0 +1,280 @@
+"""The command line: one verb per stage, one line per error."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import write_config, write_images
+
+from selfinformed import cli
+from selfinformed.evidence.comparison import ARMS
+from selfinformed.pipeline.config import read_config
+from selfinformed.pipeline.run import Run
+
+VERBS = ["demo", "run", "measure", "cluster", "plan", "probe", "fit", "evaluate", "compare", "search", "report", "export", "bench"]
+STAGES = [verb for verb in VERBS if verb not in ("demo", "run", "export", "bench")]
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Runs the command line in this process: its exit code, output and errors."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["selfinformed", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(stopped.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(data_folder: Path, tmp_path_factory) -> Path:
+    """A complete run, made by the command line in a process of its own."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "data").symlink_to(data_folder)
+    done = subprocess.run([sys.executable, "-m", "selfinformed.cli", "run", write_config(folder)], capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    for said in ("network ", "groups of labels", "confusions minus it", "report ", "took "):
+        assert said in done.stdout + done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself_with_an_example(call, verb: str) -> None:
+    code, out, err = call(verb, "--help")
+    assert (code, err) == (0, "")
+    assert f"Example: selfinformed {verb}" in " ".join(out.split())
+    assert "--json" in out
+    assert "--print-config" in out
+
+
+def test_without_a_verb_the_verbs_are_listed(call) -> None:
+    code, out, err = call()
+    assert all(verb in out + err for verb in VERBS)
+    assert "Traceback" not in err
+    assert call("--help")[0] == 0
+    assert code in (0, 2)
+
+
+@pytest.mark.parametrize("verb", STAGES)
+def test_json_is_valid_and_alone_on_standard_output(call, finished: Path, verb: str) -> None:
+    code, out, err = call(verb, finished / "out", "--json")
+    assert code == 0, err
+    assert len(out.splitlines()) == 1
+    content = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    expected = {
+        "measure": {"n_examples", "n_labels", "top_k", "pairs"}, "cluster": {"members", "names", "eigenvalues"}, "plan": {"hidden", "estimate"},
+        "probe": {"verdict", "worth_it", "gain"}, "evaluate": {"mean_average_precision", "base", "groups"}, "compare": {"rows", "summary", "verdict"},
+        "search": {"trials", "plan"}, "report": {"report"},
+    }  # fmt: skip
+    if verb == "fit":
+        assert content[0].keys() >= {"stage", "epoch", "loss"}
+    else:
+        assert content.keys() >= expected[verb]
+
+
+@pytest.mark.parametrize("verb", [*STAGES, "run"])
+def test_tables_are_for_people(call, finished: Path, verb: str) -> None:
+    code, out, err = call(verb, finished / "out")
+    assert code == 0, err
+    assert out.strip()
+    assert not out.lstrip().startswith("{")
+    assert "nan" not in out.lower().split()
+
+
+@pytest.mark.parametrize("verb", [v for v in VERBS if v != "demo"])
+def test_the_printed_configuration_can_be_loaded(call, workspace: Path, verb: str) -> None:
+    code, out, err = call(verb, workspace / "config.yaml", "--print-config")
+    assert (code, err) == (0, "")
+    (workspace / "printed.yaml").write_text(out, "utf-8")
+    assert read_config(workspace / "printed.yaml") == read_config(workspace / "config.yaml")
+    assert not (workspace / "out").exists()
+
+
+def test_the_demos_configuration_can_be_printed(call) -> None:
+    code, out, _ = call("demo", "--base", "converged", "--print-config", "--seeds", 2)
+    content = yaml.safe_load(out)
+    assert code == 0
+    assert (content["model"], content["train"], content["output"], content["seeds"]) == ("demo:converged", "glyphs", "runs/demo-converged", 2)
+
+
+def test_options_change_the_configuration(call, workspace: Path) -> None:
+    options = ["--n-groups", "auto", "--hidden", "8,4", "--arms", "base, dense", "--top-k", "none", "--keep-classifier", "false", "--budget", "0.1"]
+    _, out, _ = call("run", workspace / "config.yaml", "--print-config", *options)
+    content = yaml.safe_load(out)
+    assert content["n_groups"] == "auto"
+    assert content["hidden"] == [8, 4]
+    assert content["arms"] == ["base", "dense"]
+    assert content["top_k"] is None
+    assert content["keep_classifier"] is False
+    assert content["budget"] == 0.1
+
+
+def nan_inputs(workspace: Path) -> dict[str, str]:
+    with np.load(workspace / "data" / "holdout.npz") as data:
+        inputs, targets = data["inputs"].copy(), data["targets"]
+    inputs[17] = np.nan
+    np.savez(workspace / "nan.npz", inputs=inputs, targets=targets)
+    return {"holdout": str(workspace / "nan.npz")}
+
+
+def targets_out_of_range(workspace: Path) -> dict[str, str]:
+    with np.load(workspace / "data" / "holdout.npz") as data:
+        inputs, targets = data["inputs"], data["targets"].copy()
+    targets[23] = 99
+    np.savez(workspace / "range.npz", inputs=inputs, targets=targets)
+    return {"holdout": str(workspace / "range.npz")}
+
+
+def eleven_names(workspace: Path) -> dict[str, str]:
+    (workspace / "eleven.txt").write_text("\n".join(map(str, range(11))))
+    return {"labels": str(workspace / "eleven.txt")}
+
+
+def model(name: str):
+    return lambda workspace: {"model": f"{(workspace / 'data').resolve() / 'model.py'}:{name}"}
+
+
+BAD = {
+    "unknown option": (lambda _: {"n_group": 3}, ["unknown option 'n_group'", "did you mean 'n_groups'?"]),
+    "value of the wrong type": (lambda _: {"epochs": "many"}, ["epochs = 'many'", "integer"]),
+    "value out of range": (lambda _: {"seeds": 0}, ["seeds = 0", "at least 1"]),
+    "no model": (lambda _: {"model": ""}, ["names no model"]),
+    "no hold-out data": (lambda _: {"holdout": ""}, ["holdout: the configuration names no holdout examples"]),
+    "data that does not exist": (lambda _: {"holdout": "nowhere"}, ["nowhere does not exist"]),
+    "label names for another network": (eleven_names, ["label", "11", "12"]),
+    "label out of range": (targets_out_of_range, ["example 23 has label 99", "0 to 11"]),
+    "scores that are NaN for an example": (nan_inputs, ["example 17 has the score nan"]),
+    "model that always returns NaN": (model("nan"), ["nan"]),
+    "no module": (model("nothing"), ["returned int; expected a torch.nn.Module"]),
+    "no such function": (model("absent"), ["absent", "cannot be opened"]),
+    "no classifier": (model("softmax"), ["classifier: none found", "softmax"]),
+    "top_k above the labels": (lambda _: {"top_k": 13}, ["top_k: expected 1 to 12", "got 13"]),
+    "more groups than labels": (lambda _: {"n_groups": 13}, ["n_groups: expected 1 to", "got 13"]),
+    "budget too small": (lambda _: {"budget": 1e-9}, ["budget", "raise the budget"]),
+    "unreadable image": (lambda folder: write_images(folder, bad="class 3/2.png"), ["class 3/2.png cannot be read", "--skip-bad"]),
+    "arm that does not exist": (lambda _: {"arms": ["hinton"]}, ["expected some of base", "'hinton'"]),
+    "mapping of an unknown label": (lambda folder: {"mapping": str(folder / "absent.csv")}, ["mapping", "cannot be read"]),
+}
+
+
+def assert_one_line(code: int, err: str, said: list[str]) -> None:
+    *before, last = err.splitlines()
+    assert code == 2
+    assert last.startswith("selfinformed: ")
+    assert "Traceback" not in err
+    assert not any(line.startswith("selfinformed: ") for line in before)
+    assert all(words in last for words in said), last
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line_and_exit_code_2(call, workspace: Path, name: str) -> None:
+    changes, said = BAD[name]
+    code, out, err = call("run", write_config(workspace, **changes(workspace)))
+    assert_one_line(code, err, said)
+    assert out == ""
+
+
+def test_bad_command_lines_are_one_line_too(call, workspace: Path, tmp_path) -> None:
+    config = workspace / "config.yaml"
+    assert_one_line(*call("run", tmp_path / "absent.yaml")[::2], ["absent.yaml does not exist"])
+    assert_one_line(*call("run")[::2], ["CONFIG|RUN"])
+    assert_one_line(*call("measure", config, "--n-grops", 3)[::2], ["--n-grops"])
+    assert_one_line(*call("run", config, "--epochs", "x")[::2], ["epochs"])
+    assert_one_line(*call("measur", config)[::2], ["measur"])
+    assert_one_line(*call("report", tmp_path)[::2] if not (tmp_path / "config.yaml").exists() else (2, "selfinformed: no config.yaml"), ["config.yaml"])
+    (tmp_path / "broken.yaml").write_text("a: [1,\n b: }")
+    assert_one_line(*call("run", tmp_path / "broken.yaml")[::2], ["cannot be read as YAML"])
+    assert_one_line(*call("run", config, "--output", config / "below")[::2], ["cannot be written"])
+
+
+def test_an_unreadable_image_can_be_set_aside(call, workspace: Path) -> None:
+    config = write_config(workspace, **write_images(workspace, bad="class 3/2.png"))
+    code, out, err = call("run", config, "--skip-bad", 1)
+    assert code == 0, err
+    assert out
+    for split in ("train", "holdout", "test"):
+        assert "class 3/2.png" in (workspace / "out" / f"skipped-{split}.json").read_text("utf-8")
+
+
+@pytest.mark.parametrize("name", ["counts.safetensors", "plan.json", "comparison.json", "evaluation.json"])
+def test_a_half_written_run_folder_is_one_line(call, finished: Path, workspace: Path, name: str) -> None:
+    shutil.copytree(finished / "out", workspace / "out")
+    path = workspace / "out" / name
+    path.write_bytes(path.read_bytes()[:100])
+    code, _, err = call("report", workspace / "out")
+    assert_one_line(code, err, [name, "delete it"])
+    path.unlink()
+    assert call("report", workspace / "out")[0] == 0
+
+
+def test_artefacts_without_a_configuration_are_one_line(call, finished: Path, workspace: Path) -> None:
+    shutil.copytree(finished / "out", workspace / "out")
+    (workspace / "out" / "config.yaml").unlink()
+    assert_one_line(*call("run", workspace / "config.yaml")[::2], ["no config.yaml"])
+    assert_one_line(*call("report", workspace / "out")[::2], ["no run folder"])
+
+
+def test_another_configuration_in_a_run_folder_is_one_line(call, finished: Path) -> None:
+    assert_one_line(*call("cluster", finished / "out", "--n-groups", 2)[::2], ["another n_groups"])
+
+
+def test_a_label_never_held_out_is_reported_in_no_group(call, finished: Path) -> None:
+    _, out, _ = call("cluster", finished / "out", "--json")
+    assert 11 not in [label for group in json.loads(out)["members"] for label in group]
+    _, out, _ = call("cluster", finished / "out")
+    assert "1 labels in none" in out
+
+
+def test_stopping_says_how_to_go_on(call, workspace: Path, monkeypatch) -> None:
+    def stop(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "augmented", stop)
+    code, _, err = call("fit", workspace / "config.yaml", "--epochs", 1)
+    assert code == 130
+    assert f"Resume with: selfinformed fit {workspace / 'config.yaml'} --epochs 1" in err
+    assert "Traceback" not in err
+
+
+def test_an_unforeseen_error_is_not_hidden(monkeypatch, workspace: Path) -> None:
+    monkeypatch.setattr(sys, "argv", ["selfinformed", "measure", str(workspace / "config.yaml")])
+    monkeypatch.setattr(Run, "counts", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+
+
+def test_the_installed_command_fails_in_one_line(tmp_path) -> None:
+    done = subprocess.run([sys.executable, "-m", "selfinformed.cli", "run", "absent.yaml"], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "selfinformed: absent.yaml does not exist; expected a config.yaml or a run folder\n"
+
+
+def test_bench_measures_and_writes(call, finished: Path, monkeypatch) -> None:
+    from selfinformed.evidence import latency
+
+    whole = latency.latency
+    monkeypatch.setattr(latency, "latency", lambda aug, examples: whole(aug, examples, (1,), 3))
+    code, out, _ = call("bench", finished / "out", "--json")
+    assert code == 0
+    assert json.loads(out)["rows"][0]["batch_size"] == 1
+    assert (finished / "out" / "latency.json").exists()
+
+
+def test_help_names_only_options_that_exist(call) -> None:
+    _, out, _ = call("compare", "--help")
+    assert "--seeds" in out
+    assert "[default: 3]" in out
+    assert "whitened|standardised|raw" in out
+    assert set(ARMS) >= {"base", "confusions", "dense"}

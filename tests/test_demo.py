@@ -1,0 +1,88 @@
+"""The demo, as `make demo` runs it: what the README claims holds."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from selfinformed.evidence.comparison import ARMS, Comparison
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("demo") / "run"
+    command = [sys.executable, "-m", "selfinformed.cli", "demo", "--output", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+@pytest.fixture(scope="module")
+def table(demo) -> Comparison:
+    return Comparison.load(demo[0] / "comparison.json")
+
+
+def test_demo_runs_every_arm_over_three_seeds(table):
+    assert table.arms == list(ARMS)
+    assert all(len(table.values(arm)) == 3 for arm in ARMS)
+
+
+@pytest.mark.parametrize("control", ["base", "classifier", "random"])
+def test_demo_beats_the_control_with_an_interval_above_zero(table, control):
+    assert table.difference("confusions", control)["low"] > 0
+
+
+def test_demo_costs_at_most_three_percent(table):
+    for arm in ("confusions", "codetections", "random", "dense"):
+        assert 1.02 < table.values(arm, "extra_computation").mean() <= 1.03
+
+
+def test_demo_says_so_where_a_control_beats_the_method(table):
+    for arm in ("dense", "finetune"):
+        if table.difference("confusions", arm)["high"] < 0:
+            assert arm in table.verdict.partition("do not beat")[2]
+
+
+def test_demo_base_is_right_on_about_half_of_the_characters(demo):
+    recall = json.loads((demo[0] / "evaluation.json").read_text())["base"]["recall_at"]
+    assert 0.4 < recall["1"] < 0.6
+
+
+def test_demo_ends_in_a_table_and_a_report(demo):
+    folder, printed = demo
+    assert "finetune" in printed
+    assert "report.html" in printed
+    files = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    assert {
+        "counts.safetensors", "groups.json", "plan.json", "heads.safetensors", "config.json", "history.jsonl", "evaluation.json",
+        "comparison.json", "report.html", "config.yaml", "figures/cost.png", "figures/confusions.png", "figures/groups.png",
+    } <= files  # fmt: skip
+
+
+def test_demo_probe_forecasts_what_training_gains(demo, table):
+    headroom = json.loads((demo[0] / "probe.json").read_text())
+    assert headroom["worth_it"]
+    assert headroom["gain"] > table.difference("confusions", "base")["mean"] - 0.01
+
+
+def test_demo_goes_on_where_it_was(demo):
+    command = [sys.executable, "-m", "selfinformed.cli", "compare", str(demo[0]), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["rows"] == json.loads((demo[0] / "comparison.json").read_text())["rows"]
+    assert "is there already" in done.stderr
+
+
+def test_converged_base_has_little_to_gain_and_the_probe_says_so(tmp_path):
+    config = tmp_path / "config.yaml"
+    asked = subprocess.run([sys.executable, "-m", "selfinformed.cli", "demo", "--base", "converged", "--print-config"], capture_output=True, text=True)
+    config.write_text(asked.stdout)
+    done = subprocess.run(
+        [sys.executable, "-m", "selfinformed.cli", "probe", str(config), "--output", str(tmp_path / "run"), "--json"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    headroom = json.loads(done.stdout)
+    assert not headroom["worth_it"]
+    assert "little to gain" in headroom["verdict"]

@@ -1,0 +1,43 @@
+"""Importing is quick because nothing heavy is imported before it is used."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import selfinformed
+
+
+def imported_by(statement: str) -> set[str]:
+    code = f"import sys\n{statement}\nprint('modules', *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.rpartition("modules")[2].split())
+
+
+def test_the_package_imports_nothing_heavy() -> None:
+    assert not imported_by("import selfinformed; dir(selfinformed); selfinformed.__all__") & {"torch", "numpy", "scipy", "sklearn", "pydantic", "matplotlib", "typer"}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"]])
+def test_help_does_not_wait_for_torch(arguments: list[str]) -> None:
+    statement = f"sys.argv = ['selfinformed', *{arguments}]\nfrom selfinformed.cli import main\ntry: main()\nexcept SystemExit: pass"
+    assert not imported_by(statement) & {"torch", "numpy", "scipy", "sklearn", "matplotlib"}
+
+
+def test_an_error_can_be_caught_without_torch() -> None:
+    assert "torch" not in imported_by("from selfinformed import SelfInformedError")
+
+
+def test_all_is_the_public_names() -> None:
+    rooms = [name for names in selfinformed._ROOMS.values() for name in names]
+    assert sorted(rooms) == sorted(selfinformed.__all__) == list(selfinformed.__all__)
+    assert set(dir(selfinformed)) == {*selfinformed.__all__, "__version__"}
+    for name in selfinformed.__all__:
+        assert getattr(selfinformed, name).__name__ == name
+
+
+def test_another_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'fitt'"):
+        selfinformed.fitt  # noqa: B018

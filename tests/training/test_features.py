@@ -1,0 +1,180 @@
+"""The feature store against the network it was computed by."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import Problem, SmallNet
+
+from selfinformed.augmented.network import augment
+from selfinformed.data.examples import Examples, open_dataset
+from selfinformed.data.labels import LabelSpace
+from selfinformed.network.wrap import wrap
+from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.training.features import FeatureStore, rank, score_batches, scores_from_features
+from selfinformed.training.fitting import fit
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 10_000])
+def test_features_are_the_networks_whatever_the_batch(problem: Problem, batch_size: int) -> None:
+    examples = problem.test.take(range(20))
+    store = FeatureStore.build(problem.net, examples, batch_size)
+    features = problem.net.features(examples.read(range(20)))
+    assert len(store) == 20
+    assert store.fingerprint == problem.net.fingerprint
+    torch.testing.assert_close(store.attached, features.attached, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(store.penultimate, features.penultimate, rtol=1e-5, atol=1e-5)
+    assert np.array_equal(store.targets.labels, examples.targets.labels)
+
+
+def test_logits_from_features_are_the_networks(problem: Problem) -> None:
+    store, inputs = problem.store("test"), problem.test.read(range(600))
+    aug = augment(problem.net, problem.plan())
+    for model in (problem.net, aug):
+        torch.testing.assert_close(scores_from_features(model, store.attached, store.penultimate), model.logits(inputs), rtol=1e-4, atol=1e-4)
+
+
+def test_scores_come_alike_from_examples_and_features(either: Problem) -> None:
+    from_examples = rank(either.net, either.test)
+    from_features = rank(either.net, either.store("test"))
+    assert from_features.mean_average_precision == pytest.approx(from_examples.mean_average_precision, abs=1e-3)
+    batches = list(score_batches(either.net, either.test, 64))
+    assert sum(len(scores) for scores, _, _ in batches) == 600
+    assert np.array_equal(np.concatenate([t.labels for _, t, _ in batches]), either.test.targets.labels)
+    assert batches[1][2](3) == "example 67"
+
+
+def test_saved_and_loaded_bit_for_bit(several: Problem, tmp_path) -> None:
+    store = several.store("holdout")
+    store.save(tmp_path / "features.safetensors")
+    again = FeatureStore.load(tmp_path / "features.safetensors", several.net, several.holdout)
+    assert torch.equal(again.attached, store.attached)
+    assert torch.equal(again.penultimate, store.penultimate)
+    assert np.array_equal(again.targets.offsets, store.targets.offsets)
+    assert np.array_equal(again.targets.labels, store.targets.labels)
+    assert (again.seconds, again.fingerprint, again.examples) == (store.seconds, store.fingerprint, several.holdout)
+
+
+def test_another_networks_features_are_refused(problem: Problem, several: Problem, tmp_path) -> None:
+    problem.store("test").save(tmp_path / "f.safetensors")
+    with pytest.raises(SelfInformedError, match="another network"):
+        FeatureStore.load(tmp_path / "f.safetensors", several.net)
+    with pytest.raises(SelfInformedError, match="another network"):
+        rank(several.net, problem.store("test"))
+    with pytest.raises(SelfInformedError, match="another network"):
+        fit(augment(several.net, several.plan()), problem.store("test"))
+
+
+@pytest.mark.parametrize("kept", [0, 5, 100, 0.5, 0.99])
+def test_truncated_file_is_refused(problem: Problem, tmp_path, kept: float) -> None:
+    path = tmp_path / "f.safetensors"
+    problem.store("test").save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content)) if isinstance(kept, float) else kept])
+    with pytest.raises(SelfInformedError, match="delete it"):
+        FeatureStore.load(path, problem.net)
+
+
+def with_constants(problem: Problem) -> FeatureStore:
+    store = problem.store("holdout")
+    attached = 100 * store.attached + 5
+    attached[:, :3] = torch.tensor([0.0, -7.0, 1e6])
+    return replace(store, attached=attached)
+
+
+def test_whitened_input_has_a_covariance_near_identity(problem: Problem) -> None:
+    store = with_constants(problem)
+    shift, transform = store.input_transform("whitened")
+    white = (store.attached.double() - shift.double()) @ transform.double()
+    values = torch.linalg.eigvalsh(white.T @ white / len(store))
+    assert white.mean(0).abs().max() < 1e-2
+    assert values.max() <= 1.001
+    assert (values > 0.5).sum() > 80  # the strong directions; the weak ones are shrunk
+    assert transform[:3].abs().max() == 0  # constant features are left out
+
+
+def test_whitening_equals_its_formula(problem: Problem) -> None:
+    store = problem.store("holdout")
+    x = store.attached.double().numpy()
+    x = x[:, x.std(0) > 1e-6 * x.std(0).max()]
+    z = (x - x.mean(0)) / x.std(0)
+    values, vectors = np.linalg.eigh(np.cov(z.T, bias=True))
+    mean_variance = values.sum() / store.attached.shape[1]
+    expected = z @ vectors @ np.diag(1 / np.sqrt(values.clip(0) + 0.01 * mean_variance)) @ vectors.T
+    shift, transform = store.input_transform("whitened")
+    got = ((store.attached.double() - shift.double()) @ transform.double()).numpy()
+    varying = np.flatnonzero(store.attached.double().numpy().std(0) > 1e-6 * store.attached.double().numpy().std(0).max())
+    np.testing.assert_allclose(got[:, varying], expected, atol=2e-3)
+
+
+def test_standardised_input_has_unit_deviations(problem: Problem) -> None:
+    store = with_constants(problem)
+    shift, transform = store.input_transform("standardised")
+    scaled = (store.attached.double() - shift.double()) @ transform.double()
+    deviation = scaled.std(0, correction=0)
+    assert torch.equal(transform, torch.diag(transform.diagonal()))
+    assert scaled.mean(0).abs().max() < 1e-3
+    assert deviation[:3].max() == 0
+    varying = deviation > 0
+    torch.testing.assert_close(deviation[varying], torch.ones_like(deviation[varying]), rtol=1e-4, atol=1e-4)
+
+
+def test_raw_input_is_left_alone_and_other_kinds_are_refused(problem: Problem) -> None:
+    shift, transform = problem.store("test").input_transform("raw")
+    assert torch.equal(shift, torch.zeros(144))
+    assert torch.equal(transform, torch.eye(144))
+    with pytest.raises(SelfInformedError, match="head_input: expected whitened"):
+        problem.store("test").input_transform("scaled")
+
+
+@pytest.mark.parametrize("kind", ["whitened", "standardised"])
+def test_features_that_are_all_constant_give_a_finite_transform(problem: Problem, kind) -> None:
+    store = replace(problem.store("test"), attached=torch.full((600, 144), 3.0))
+    assert all(tensor.isfinite().all() for tensor in store.input_transform(kind))
+
+
+def faulty(problem: Problem, bad: set[int], allowed: int) -> Examples:
+    whole = problem.test.take(range(30))
+
+    def read(rows):
+        for row in rows:
+            if row in bad:
+                raise SelfInformedError(f"data: picture {row} cannot be read")
+        return whole.read(rows)
+
+    return Examples(read, whole.targets, whole.labels, skip_bad=allowed)
+
+
+def test_unreadable_examples_are_left_out_with_their_targets(several: Problem) -> None:
+    bad, kept = {0, 7, 29}, [i for i in range(30) if i not in {0, 7, 29}]
+    examples = faulty(several, bad, 3)
+    store = FeatureStore.build(several.net, examples, 8)
+    whole = FeatureStore.build(several.net, several.test.take(kept), 8)
+    assert set(examples.skipped) == bad
+    torch.testing.assert_close(store.attached, whole.attached, rtol=1e-5, atol=1e-5)
+    assert np.array_equal(store.targets.labels, whole.targets.labels)
+    assert np.array_equal(store.targets.offsets, whole.targets.offsets)
+    assert len(store.examples) == 27
+    assert torch.equal(store.examples.read(range(27)), whole.examples.read(range(27)))
+
+
+def test_one_unreadable_example_too_many_stops_with_its_name(several: Problem) -> None:
+    with pytest.raises(SelfInformedError, match="picture 29 cannot be read.*skip_bad"):
+        FeatureStore.build(several.net, faulty(several, {0, 7, 29}, 2))
+
+
+def test_features_that_are_not_finite_name_the_example(problem: Problem) -> None:
+    pictures = problem.test.read(range(5)).clone()
+    pictures[3] = torch.nan
+    with pytest.raises(SelfInformedError, match="example 3 features that are not finite"):
+        FeatureStore.build(problem.net, open_dataset((pictures, [0] * 5), problem.net.labels))
+
+
+def test_empty_data_and_wrong_label_counts_are_refused(problem: Problem) -> None:
+    with pytest.raises(SelfInformedError, match="no example to read"):
+        FeatureStore.build(problem.net, problem.test.take([]))
+    with pytest.raises(SelfInformedError, match="36 labels for a network with 5 outputs"):
+        FeatureStore.build(wrap(SmallNet(5), problem.test.read([0]), labels=LabelSpace.numbered(5)), problem.test)

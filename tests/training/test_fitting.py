@@ -1,0 +1,233 @@
+"""Training moves the heads and the classifier, and nothing else."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import Problem
+from hypothesis import given
+from hypothesis import strategies as st
+
+from selfinformed.augmented.network import augment
+from selfinformed.augmented.saved import load
+from selfinformed.data.targets import as_targets
+from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.training.features import FeatureStore, rank
+from selfinformed.training.fitting import fit, fit_whole, guess_output, loss_of, one_cycle
+
+
+def weights(aug) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in aug.state_dict().items()}
+
+
+def is_new(name: str) -> bool:
+    return name.startswith("base.classifier.") and not name.startswith("base.classifier.original.")
+
+
+def test_only_heads_and_classifier_change(either: Problem) -> None:
+    before_model = copy.deepcopy(either.net.model.state_dict())
+    aug = augment(either.net, either.plan())
+    before = weights(aug)
+    fit(aug, either.store("train"), holdout=either.store("holdout"))
+    after = weights(aug)
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all(map(is_new, changed))
+    assert {name for name in before if is_new(name)} == changed
+    assert any("running_mean" in name for name in before)
+    assert all(torch.equal(tensor, either.net.model.state_dict()[name]) for name, tensor in before_model.items())
+    assert not any(module.training for module in aug.modules())
+
+
+def test_training_helps_and_the_loss_falls(either: Problem) -> None:
+    aug = augment(either.net, either.plan())
+    history = fit(aug, either.store("train"), holdout=either.store("holdout"), epochs=4)
+    losses = [row["loss"] for row in history.rows]
+    assert [row["epoch"] for row in history.rows] == [1, 2, 3, 4]
+    assert {row["stage"] for row in history.rows} == {"heads"}
+    assert losses == sorted(losses, reverse=True)
+    assert history.seconds > 0
+    gain = rank(aug, either.store("test")).mean_average_precision - rank(either.net, either.store("test")).mean_average_precision
+    assert gain > 0.03
+
+
+def test_same_seed_same_weights_other_seed_other_weights(problem: Problem) -> None:
+    def trained(seed: int) -> dict[str, torch.Tensor]:
+        torch.manual_seed(np.random.randint(2**31))  # the state outside does not matter
+        aug = augment(problem.net, problem.plan(), seed=seed)
+        fit(aug, problem.store("train"), epochs=1, seed=seed)
+        return weights(aug)
+
+    one, again, other = trained(0), trained(0), trained(1)
+    assert all(torch.equal(one[name], again[name]) for name in one)
+    assert not torch.equal(one["base.classifier.heads.first.weight"], other["base.classifier.heads.first.weight"])
+
+
+def test_examples_train_as_their_features_do(problem: Problem) -> None:
+    one, other = augment(problem.net, problem.plan()), augment(problem.net, problem.plan())
+    fit(one, problem.train, holdout=problem.holdout, epochs=1)
+    fit(other, problem.store("train"), holdout=problem.store("holdout"), epochs=1)
+    assert all(torch.equal(a, b) for a, b in zip(one.new_parameters(), other.new_parameters(), strict=True))
+
+
+def test_losses_are_torchs() -> None:
+    scores = torch.randn(17, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    classes = torch.arange(17) % 9
+    torch.testing.assert_close(loss_of(scores, as_targets(classes, 9), "softmax"), F.cross_entropy(scores, classes))
+    targets = as_targets([[], [0], [1, 8], *[[i % 9] for i in range(14)]], 9)
+    expected = F.binary_cross_entropy_with_logits(scores, targets.multi_hot().double(), reduction="none").sum(1).mean()
+    torch.testing.assert_close(loss_of(scores, targets, "logistic"), expected)
+
+
+def test_the_loss_has_torchs_gradient() -> None:
+    scores = torch.randn(5, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    targets = as_targets([[0, 1], [2], [3], [], [0, 1, 2, 3]], 4)
+    (mine,) = torch.autograd.grad(loss_of(scores, targets, "logistic"), scores)
+    (torchs,) = torch.autograd.grad(F.binary_cross_entropy_with_logits(scores, targets.multi_hot(), reduction="none").sum(1).mean(), scores)
+    torch.testing.assert_close(mine, torchs)
+
+
+def test_output_is_guessed_from_the_targets(problem: Problem, several: Problem) -> None:
+    assert guess_output(problem.train.targets) == "softmax"
+    assert guess_output(several.train.targets) == "logistic"
+    aug = augment(problem.net, problem.plan())
+    fit(aug, problem.store("train"), epochs=0)
+    assert aug.output == "softmax"
+
+
+def test_softmax_with_several_labels_is_refused(several: Problem) -> None:
+    with pytest.raises(SelfInformedError, match="exactly one label per example"):
+        fit(augment(several.net, several.plan()), several.store("train"), output="softmax")
+
+
+@pytest.mark.parametrize("kind", ["whitened", "standardised", "raw"])
+def test_folded_after_training_the_network_is_the_one_trained(problem: Problem, kind, monkeypatch) -> None:
+    aug = augment(problem.net, problem.plan((12, 8)))
+    inputs, unfolded = problem.test.read(range(50)), []
+    fold = aug.heads.fold
+
+    def spied() -> None:
+        if aug.heads.shift is not None:
+            unfolded.append(aug.logits(inputs))
+        fold()
+
+    monkeypatch.setattr(aug.heads, "fold", spied)
+    fit(aug, problem.store("train"), head_input=kind)
+    assert aug.heads.shift is None
+    assert aug.heads.transform is None
+    torch.testing.assert_close(aug.logits(inputs), unfolded[-1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["whitened", "standardised", "raw"])
+def test_fitting_twice_starts_where_the_first_ended(problem: Problem, kind) -> None:
+    aug = augment(problem.net, problem.plan())
+    fit(aug, problem.store("train"), epochs=1)
+    before = aug.logits(problem.train.read(range(100)))
+    fit(aug, problem.store("train"), epochs=0, head_input=kind)
+    torch.testing.assert_close(aug.logits(problem.train.read(range(100))), before, rtol=1e-3, atol=1e-3)
+    history = fit(aug, problem.store("train"), epochs=1, learning_rate=1e-3, head_input=kind)
+    assert history.rows[0]["loss"] < fit(augment(problem.net, problem.plan()), problem.store("train"), epochs=1).rows[0]["loss"]
+
+
+def test_finetuning_changes_the_trunk_and_is_saved_whole(problem: Problem, tmp_path) -> None:
+    model_before = copy.deepcopy(problem.net.model.state_dict())
+    aug = augment(problem.net, problem.plan())
+    history = fit(aug, problem.train, holdout=problem.store("holdout"), epochs=1, finetune=True)
+    assert [row["stage"] for row in history.rows] == ["heads", "whole network"]
+    assert aug.base_was_tuned
+    assert not torch.equal(aug.base.trunk[0].weight, problem.net.model.trunk[0].weight)
+    assert not torch.equal(aug.base.trunk[1].running_mean, problem.net.model.trunk[1].running_mean)
+    assert all(torch.equal(tensor, problem.net.model.state_dict()[name]) for name, tensor in model_before.items())
+    assert [p.requires_grad for p in aug.new_parameters()] == [True] * len(aug.new_parameters())
+    assert not aug.base.trunk[0].weight.requires_grad
+    aug.save_pretrained(tmp_path)
+    again = load(tmp_path, problem.net)
+    inputs = problem.test.read(range(64))
+    assert again.base_was_tuned
+    assert torch.equal(again.logits(inputs), aug.logits(inputs))
+
+
+def test_features_cached_before_finetuning_are_refused(problem: Problem) -> None:
+    aug = augment(problem.net, problem.plan())
+    fit_whole(aug, problem.train.take(range(200)), epochs=1)
+    with pytest.raises(SelfInformedError, match="trained on since they were cached; give examples"):
+        rank(aug, problem.store("test"))
+    assert rank(aug, problem.test).n_examples == 600
+
+
+def test_finetuning_leaves_out_what_could_not_be_read(problem: Problem) -> None:
+    def read(rows):
+        if 5 in rows:
+            raise SelfInformedError("data: picture 5 cannot be read")
+        return problem.train.read(rows)
+
+    train = replace(problem.train.take(range(100)), read=read, skip_bad=1, skipped={})
+    fit(augment(problem.net, problem.plan()), train, epochs=1, batch_size=32, finetune=True)
+    assert set(train.skipped) == {5}
+
+
+def test_finetuning_needs_examples(problem: Problem) -> None:
+    with pytest.raises(SelfInformedError, match="needs examples"):
+        fit(augment(problem.net, problem.plan()), problem.store("train"), finetune=True)
+
+
+def test_the_whole_network_trains_for_a_given_time(problem: Problem) -> None:
+    aug = augment(problem.net, problem.plan())
+    history = fit_whole(aug, problem.train, seconds=0.3)
+    assert 0.3 <= history.seconds < 3
+    assert history.rows[-1]["steps"] >= 1
+
+
+@pytest.mark.parametrize("rate", [1e30, float("inf")])
+def test_a_loss_that_is_not_finite_is_an_error(several: Problem, rate: float) -> None:
+    with pytest.raises(SelfInformedError, match="the loss became .* lower the learning rate"):
+        fit(augment(several.net, several.plan()), several.store("train"), learning_rate=rate, classifier_learning_rate=rate)
+
+
+@pytest.mark.parametrize("kind", ["whitened", "raw"])
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_features_that_are_not_finite_are_an_error(problem: Problem, kind, value: float) -> None:
+    attached = problem.store("test").attached.clone()
+    attached[2, 4] = value
+    with pytest.raises(SelfInformedError, match="not finite"):
+        fit(augment(problem.net, problem.plan()), replace(problem.store("test"), attached=attached), head_input=kind)
+
+
+@pytest.mark.parametrize("options", [{"epochs": -1}, {"batch_size": 0}])
+def test_impossible_options_are_refused(problem: Problem, options) -> None:
+    with pytest.raises(SelfInformedError, match="epochs >= 0 and batch_size >= 1"):
+        fit(augment(problem.net, problem.plan()), problem.store("test"), **options)
+
+
+def test_without_heads_only_the_classifier_trains(problem: Problem) -> None:
+    from selfinformed.structure.groups import LabelGroups
+    from selfinformed.structure.plans import plan
+
+    aug = augment(problem.net, plan(problem.net, LabelGroups(36, ()), hidden=(1,)))
+    fit(aug, FeatureStore.build(problem.net, problem.train.take(range(100))))
+    assert aug.heads is None
+    assert not torch.equal(aug.classifier.weight, problem.net.classifier.weight)
+
+
+@given(st.floats(0, 1))
+def test_one_cycle_stays_between_zero_and_one(done: float) -> None:
+    assert 0 <= one_cycle(done) <= 1
+
+
+@pytest.mark.parametrize("warm_up", [0.1, 0.3])
+def test_one_cycle_starts_low_peaks_after_warming_up_and_ends_at_zero(warm_up: float) -> None:
+    assert one_cycle(0, warm_up) == pytest.approx(0.04)
+    assert one_cycle(warm_up, warm_up) == pytest.approx(1)
+    assert one_cycle(warm_up - 1e-9, warm_up) == pytest.approx(1)
+    assert one_cycle(1, warm_up) == pytest.approx(0)
+    assert one_cycle(1.5, warm_up) == pytest.approx(0)
+    rates = [one_cycle(i / 100, warm_up) for i in range(101)]
+    peak = round(100 * warm_up)
+    assert rates[: peak + 1] == sorted(rates[: peak + 1])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
