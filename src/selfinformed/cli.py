@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import typer
@@ -27,7 +27,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_INPUTS = ["output", "model", "checkpoint", "classifier", "attach", "reduce", "outputs", "labels", "train", "holdout", "test", "image_size", "skip_bad", "fonts", "views", "forward_batch_size", "device"]
+_INPUTS = [
+    "output", "model", "checkpoint", "classifier", "attach", "reduce", "outputs", "labels", "train", "holdout", "test", "image_size", "skip_bad",
+    "fonts", "views", "forward_batch_size", "device",
+]  # fmt: skip
 _COUNTS = ["top_k"]
 _CLUSTER = ["n_groups", "seed"]
 _PLAN = ["budget", "hidden", "depth", "capacity", "dense_share"]
@@ -41,9 +44,7 @@ def main() -> None:
     except SelfInformedError as error:
         sys.exit(_fail(str(error)))
     except KeyboardInterrupt:
-        resume = " ".join(["selfinformed", *sys.argv[1:]])
-        print(f"\nstopped; what was finished is kept. Resume with: {resume}", file=sys.stderr)  # noqa: T201
-        sys.exit(130)
+        code = 130
     except BrokenPipeError:
         sys.exit(1)
     except typer.Exit as exit:
@@ -52,6 +53,9 @@ def main() -> None:
         if hasattr(error, "format_message"):  # a usage error of the command line itself
             sys.exit(_fail(error.format_message()))
         raise
+    if code == 130:  # what Typer makes of Ctrl-C inside a verb
+        resume = shlex.join(["selfinformed", *sys.argv[1:]])
+        print(f"\nstopped; what was finished is kept. Resume with: {resume}", file=sys.stderr)  # noqa: T201
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -202,7 +206,10 @@ def compare(run: Run, json: bool) -> None:
 def search(run: Run, json: bool) -> None:
     """Finds which structure at a budget helps most, judged on hold-out data."""
     result = run.search()
-    rows = [{**t, "mean_average_precision": _percent(t["mean_average_precision"]), "extra_computation": f"{t['extra_computation']:.3f}x"} for t in result["trials"]]
+    rows = [
+        {**t, "mean_average_precision": _percent(t["mean_average_precision"]), "extra_computation": f"{t['extra_computation']:.3f}x"}
+        for t in result["trials"]
+    ]
     _show(json, result, rows, f"best: {result['trials'][0]['structure']}")
 
 
@@ -220,7 +227,10 @@ def export(run: Run, json: bool) -> None:
 
     _, inputs = next(run.inputs.examples("test").batches(64))
     check = export_onnx(run.augmented(), run.folder / "model.onnx", inputs)
-    row = {"file": str(check.path), "inputs": check.n_inputs, "max difference": f"{check.max_difference:.2g}", "top-1 agreement": _percent(check.top1_agreement)}
+    row = {
+        "file": str(check.path), "inputs": check.n_inputs, "max difference": f"{check.max_difference:.2g}",
+        "top-1 agreement": _percent(check.top1_agreement),
+    }  # fmt: skip
     _show(json, {**vars(check), "path": str(check.path)}, [row], "verified by onnxruntime")
 
 

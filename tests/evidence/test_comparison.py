@@ -6,9 +6,9 @@ import json
 
 import numpy as np
 import pytest
-from conftest import Problem
 from scipy import stats
 
+from conftest import Problem
 from selfinformed.evidence import comparison as module
 from selfinformed.evidence.comparison import ARMS, Comparison, _plan_of, compare, interval
 from selfinformed.evidence.evaluation import evaluate
@@ -150,7 +150,7 @@ def test_a_journal_of_other_inputs_is_ignored(problem: Problem, tmp_path, monkey
 
 
 def test_arms_that_cannot_be_run_say_what_they_need(problem: Problem) -> None:
-    with pytest.raises(SelfInformedError, match="expected some of base, classifier.*got 'hinton'"):
+    with pytest.raises(SelfInformedError, match=r"expected some of base, classifier.*got 'hinton'"):
         compared(problem, arms=["hinton"])
     with pytest.raises(SelfInformedError, match=r"'codetections' needs the plan .*codetections="):
         compared(problem, arms=["codetections"])

@@ -8,10 +8,10 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from conftest import Problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import Problem
 from selfinformed.augmented.network import augment
 from selfinformed.data.examples import open_dataset
 from selfinformed.evidence.evaluation import evaluate, mistaken_pairs, recall_on_subset
@@ -78,7 +78,7 @@ def recall_by_hand(scores: np.ndarray, annotated: list[list[int]], names: list[s
 @pytest.fixture
 def mapping() -> dict[str, str]:
     """Many to one: 24 of 36 labels onto 10 targets."""
-    return {f"label {i}": f"target {i % 10}" for i in range(0, 36) if i % 3}
+    return {f"label {i}": f"target {i % 10}" for i in range(36) if i % 3}
 
 
 def test_recall_on_a_subset_equals_brute_force(either: Problem, mapping) -> None:

@@ -6,9 +6,9 @@ import warnings
 
 import numpy as np
 import pytest
-from conftest import Problem
 from PIL import Image
 
+from conftest import Problem
 from selfinformed.evidence.comparison import Comparison
 from selfinformed.evidence.figures import (
     _spread,

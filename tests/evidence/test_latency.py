@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Problem
 
+from conftest import Problem
 from selfinformed.augmented.network import augment
 from selfinformed.evidence.latency import latency
 

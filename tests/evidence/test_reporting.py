@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import Problem
 
+from conftest import Problem
 from selfinformed.data.labels import LabelSpace
 from selfinformed.evidence.comparison import Comparison, compare
 from selfinformed.evidence.reporting import Findings, report

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import write_config, write_images
-
 from safetensors import safe_open
 
+from conftest import write_config, write_images
 from selfinformed.evidence.comparison import Comparison
 from selfinformed.pipeline import run as module
 from selfinformed.pipeline.config import read_config
@@ -89,7 +88,8 @@ def test_stages_make_what_they_need_and_no_more(workspace: Path) -> None:
     assert set(files(run.folder)) == {"config.yaml", "counts.safetensors", "groups.json"}
 
 
-def test_a_second_run_computes_nothing_again(done: Run, workspace: Path, monkeypatch) -> None:
+def test_a_second_run_computes_nothing_again(workspace: Path, monkeypatch) -> None:
+    done = complete(opened(workspace))
     before = files(done.folder)
     forbid(monkeypatch, *STAGES)
     monkeypatch.setattr(module.FeatureStore, "build", lambda *_, **__: pytest.fail("features were computed again"))
@@ -139,11 +139,13 @@ def test_a_moved_run_folder_stays_whole(done: Run, workspace: Path, monkeypatch)
 
 def test_artefacts_without_a_configuration_are_refused(done: Run, workspace: Path) -> None:
     (done.folder / "config.yaml").unlink()
-    with pytest.raises(SelfInformedError, match="holds artefacts but no config.yaml"):
+    with pytest.raises(SelfInformedError, match=r"holds artefacts but no config\.yaml"):
         opened(workspace)
 
 
-@pytest.mark.parametrize("name", ["counts.safetensors", "groups.json", "plan.json", "config.json", "heads.safetensors", "features/test.safetensors", "comparison.json"])
+@pytest.mark.parametrize(
+    "name", ["counts.safetensors", "groups.json", "plan.json", "config.json", "heads.safetensors", "features/test.safetensors", "comparison.json"]
+)
 def test_a_half_written_artefact_is_one_line(done: Run, workspace: Path, name: str) -> None:
     path = done.folder / name
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

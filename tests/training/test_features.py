@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import Problem, SmallNet
 
+from conftest import Problem, SmallNet
 from selfinformed.augmented.network import augment
 from selfinformed.data.examples import Examples, open_dataset
 from selfinformed.data.labels import LabelSpace
@@ -162,7 +162,7 @@ def test_unreadable_examples_are_left_out_with_their_targets(several: Problem) -
 
 
 def test_one_unreadable_example_too_many_stops_with_its_name(several: Problem) -> None:
-    with pytest.raises(SelfInformedError, match="picture 29 cannot be read.*skip_bad"):
+    with pytest.raises(SelfInformedError, match=r"picture 29 cannot be read.*skip_bad"):
         FeatureStore.build(several.net, faulty(several, {0, 7, 29}, 2))
 
 

@@ -6,8 +6,8 @@ import json
 
 import numpy as np
 import pytest
-from conftest import Problem
 
+from conftest import Problem
 from selfinformed.training.features import rank
 from selfinformed.training.headroom import Headroom, probe
 

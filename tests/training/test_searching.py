@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import groupby
 
 import pytest
-from conftest import Problem
 
+from conftest import Problem
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.counts import ConfusionCounts
 from selfinformed.training.searching import search

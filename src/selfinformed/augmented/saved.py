@@ -44,7 +44,7 @@ def save(aug: AugmentedClassifier, folder: str | Path) -> None:
     write_json(folder / "config.json", config)
 
 
-def load(folder: str | Path, model: nn.Module, example_inputs: Inputs | None = None) -> AugmentedClassifier:
+def load(folder: str | Path, model: nn.Module | WrappedClassifier, example_inputs: Inputs | None = None) -> AugmentedClassifier:
     """Loads what `AugmentedClassifier.save_pretrained` wrote onto its base model.
 
     Args:

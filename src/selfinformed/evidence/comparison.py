@@ -179,7 +179,8 @@ def compare(
     chosen = _choose_arms(arms, plan, codetections, train, test)
     if seeds < 1:
         raise SelfInformedError(f"seeds: expected at least 1, got {seeds}")
-    done = _Journal(journal, [net.fingerprint, plan.to_dict(), codetections and codetections.to_dict(), len(train), len(test), top_k, epochs, finetune_learning_rate, classifier, training])
+    inputs = [net.fingerprint, plan.to_dict(), codetections and codetections.to_dict(), len(train), len(test), top_k, epochs, finetune_learning_rate]
+    done = _Journal(journal, [*inputs, classifier, training])
     wanted = [(arm, seed) for seed in range(seeds) for arm in chosen]
     base = evaluate(net, test, top_k) if any((arm, seed) not in done.rows for arm, seed in wanted) else None
     caching = train.seconds + (holdout.seconds if holdout is not None else 0.0)
@@ -279,7 +280,8 @@ def _plan_of(arm: str, net: WrappedClassifier, heads: HeadPlan, codetections: He
 def _finetuned(
     net: WrappedClassifier, heads: HeadPlan, train: FeatureStore, test: FeatureStore, top_k: int, seconds: float, learning_rate: float, seed: int
 ) -> tuple[Evaluation, float]:
-    assert train.examples is not None and test.examples is not None
+    assert train.examples is not None
+    assert test.examples is not None
     aug = augment(net, _plan_of("classifier", net, heads, None, seed), seed=seed)
     history = fit_whole(aug, train.examples, seconds=seconds, learning_rate=learning_rate, seed=seed)
     return evaluate(aug, test.examples, top_k), history.seconds

@@ -218,7 +218,10 @@ def _record(model: nn.Module, inputs: Inputs) -> tuple[torch.Tensor, list[_Call]
     finally:
         for hook in hooks:
             hook.remove()
-    return logits_of(output), calls
+    logits = logits_of(output)
+    if not logits.isfinite().all():
+        raise SelfInformedError("model: its logits on the example inputs are NaN or infinite; mend its weights, or the inputs")
+    return logits, calls
 
 
 def _find_classifier(model: nn.Module, calls: list[_Call], logits: torch.Tensor, name: str | None) -> _Call:

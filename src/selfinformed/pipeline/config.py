@@ -31,7 +31,7 @@ class RunConfig:
     image_size: int | None = _option(None, "side in pixels to which images are resized and cropped (default: as they are)")
     skip_bad: int = _option(0, "how many unreadable images per data set may be set aside")
     fonts: str | None = _option(None, "folder of typefaces for the glyphs (default: matplotlib's)")
-    views: int = _option(2, "distorted views of each training and test glyph")
+    views: int = _option(2, "distorted views of each training glyph")
     mapping: str | None = _option(None, "CSV with source,target label names: recall at k on that subset (the paper's Figure 2)")
     top_k: int | None = _option(None, "detections per example (default: min(100, max(5, labels // 150)))")
     map_k: int = _option(50, "K of mAP@K")
@@ -80,7 +80,7 @@ class RunConfig:
 
 def demo_config(base: str, fonts: str | None, output: str) -> RunConfig:
     """The demo: a shipped base on glyphs."""
-    glyphs = {split: "glyphs" for split in ("train", "holdout", "test")}
+    glyphs = dict.fromkeys(("train", "holdout", "test"), "glyphs")
     return replace(RunConfig(), model=f"demo:{base}", fonts=fonts, output=output, **glyphs, mapping="characters")  # type: ignore[arg-type]
 
 
@@ -135,6 +135,6 @@ def _checked(content: dict[str, Any], where: str) -> RunConfig:
 
 
 _LEAST = {
-    "top_k": 1, "map_k": 1, "views": 1, "skip_bad": 0, "depth": 1, "epochs": 0, "batch_size": 1, "forward_batch_size": 1, "probe_width": 1, "seeds": 1, "seed": 0,
-    "budget": 0.0, "dense_share": 0.0, "learning_rate": 0.0, "classifier_learning_rate": 0.0, "image_size": 1,
+    "top_k": 1, "map_k": 1, "views": 1, "skip_bad": 0, "depth": 1, "epochs": 0, "batch_size": 1, "forward_batch_size": 1, "probe_width": 1,
+    "seeds": 1, "seed": 0, "budget": 0.0, "dense_share": 0.0, "learning_rate": 0.0, "classifier_learning_rate": 0.0, "image_size": 1,
 }  # fmt: skip

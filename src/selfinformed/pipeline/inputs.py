@@ -40,9 +40,10 @@ class Inputs:
         examples = self.examples("holdout")
         volumes = any(p.ndim == 5 for p in model.parameters())  # the weights of a Conv3d have no such layout
         layout = torch.preserve_format if volumes else torch.channels_last
+        model = model.to(choose_device(config.device)).to(memory_format=layout)  # type: ignore[call-overload]
         return wrap(
-            model.to(choose_device(config.device), memory_format=layout).eval(), examples.example_inputs(), labels=examples.labels, classifier=config.classifier,
-            attach=config.attach, reduce=config.reduce, output=None if config.outputs == "auto" else config.outputs,
+            model.eval(), examples.example_inputs(), labels=examples.labels,
+            classifier=config.classifier, attach=config.attach, reduce=config.reduce, output=None if config.outputs == "auto" else config.outputs,
         )  # fmt: skip
 
     def examples(self, split: Split) -> Examples:
@@ -79,7 +80,7 @@ class Inputs:
 
     def _open(self, source: str, split: Split) -> Examples:
         if source == "glyphs":
-            return glyph_examples(split, self.config.fonts, None if split == "holdout" else self.config.views)
+            return glyph_examples(split, self.config.fonts, self.config.views if split == "train" else None)
         labels = self._labels
         if labels is None and split != "train" and self.config.train:
             labels = self.examples("train").labels  # the label set is the training data's
@@ -121,7 +122,8 @@ def _import(place: str) -> Any:
     if not Path(place).is_file():
         raise SelfInformedError(f"model: the file {place} does not exist")
     spec = importlib.util.spec_from_file_location(f"_model_{Path(place).stem}", place)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)

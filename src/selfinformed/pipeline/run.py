@@ -150,11 +150,10 @@ class Run:
             write_text(self.folder / "history.jsonl", "".join(json.dumps(row) + "\n" for row in history.rows))
             return aug
 
-        def save(aug: AugmentedClassifier, _: Path) -> None:
-            aug.save_pretrained(self.folder)
+        def read(path: Path) -> AugmentedClassifier:
+            return load(path.parent, self.net)
 
-        read = lambda path: load(path.parent, self.net)  # noqa: E731
-        return self._stage("fit", "config.json", read, make, save, also="heads.safetensors")  # type: ignore[arg-type]
+        return self._stage("fit", "config.json", read, make, lambda aug, path: aug.save_pretrained(path.parent), also="heads.safetensors")
 
     def evaluation(self) -> dict[str, Any]:
         """evaluation.json: the augmented network's figures, and the base's under `base`."""

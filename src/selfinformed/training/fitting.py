@@ -20,10 +20,15 @@ from selfinformed.runtime.progress import progress
 from selfinformed.structure.counts import check_labels
 from selfinformed.training.features import FeatureStore, HeadInput, scores_from_features
 
+_LOSS_EVERY = 4  # steps; training needs only its gradient
+
 
 @dataclass
 class History:
-    """What training did: a row {stage, epoch, loss, seconds} per epoch, and the seconds it took in all."""
+    """What training did: a row {stage, epoch, loss, seconds, steps} per epoch, and the seconds it took in all.
+
+    The loss is the mean over every fourth step of the epoch.
+    """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
@@ -158,6 +163,14 @@ def loss_of(scores: torch.Tensor, targets: Targets, output: Output) -> torch.Ten
     return (F.softplus(scores).sum() - scores[examples, labels].sum()) / len(scores)
 
 
+def gradient_of(scores: torch.Tensor, targets: Targets, output: Output) -> torch.Tensor:
+    """The gradient [B, C] of `loss_of` in the scores: probabilities minus annotations, over B. A third of the work of the loss itself."""
+    examples, labels = (torch.from_numpy(a).to(scores.device) for a in targets.pairs())
+    gradient = scores.detach().softmax(1) if output == "softmax" else scores.detach().sigmoid()
+    gradient[examples, labels] -= 1
+    return gradient.div_(len(scores))
+
+
 def guess_output(targets: Targets) -> Output:
     """Softmax where every example carries exactly one label, else logistic."""
     return "softmax" if targets.single else "logistic"
@@ -172,7 +185,7 @@ class _Order:
         self.steps = math.ceil(n / batch_size)
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        return iter(torch.randperm(self.n, generator=self.generator).split(self.batch_size))
+        return iter(torch.randperm(self.n, generator=self.generator).split(self.batch_size))  # type: ignore[no-untyped-call]
 
 
 def _train(
@@ -197,24 +210,25 @@ def _train(
 
     epoch = 0
     while done() < 1:
-        epoch, losses = epoch + 1, 0.0
-        n = 0
+        epoch += 1
+        losses: list[float] = []
         for rows in progress(order, order.steps, f"training {stage} {epoch}"):
             if done() >= 1:
                 break
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * one_cycle(done())
-            loss = loss_of(scores(rows), targets.take(rows.numpy()), output)
+            logits, wanted = scores(rows), targets.take(rows.numpy())
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            logits.backward(gradient_of(logits, wanted, output))  # type: ignore[no-untyped-call]
             optimizer.step()
+            if not losses or step % _LOSS_EVERY == 0 or step + 1 == total:
+                losses.append(loss_of(logits.detach(), wanted, output).item())
+                if not math.isfinite(losses[-1]):
+                    raise SelfInformedError(f"fit: the loss became {losses[-1]} at step {step + 1}; lower the learning rate (now {peaks[-1]})")
             step += 1
-            losses += loss.item() * len(rows)
-            n += len(rows)
-            if not math.isfinite(losses):
-                raise SelfInformedError(f"fit: the loss became {loss.item()} at step {step}; lower the learning rate (now {peaks[-1]})")
-        row = {"stage": stage, "epoch": epoch, "loss": losses / max(n, 1), "seconds": round(time.perf_counter() - start, 2), "steps": step}
-        history.rows.append(row)
+        if losses:  # none where the time was up before the first step
+            seconds_so_far = round(time.perf_counter() - start, 2)
+            history.rows.append({"stage": stage, "epoch": epoch, "loss": sum(losses) / len(losses), "seconds": seconds_so_far, "steps": step})
 
 
 def one_cycle(done: float, warm_up: float = 0.1) -> float:

@@ -139,11 +139,12 @@ def probe(
     """
     train = train if isinstance(train, FeatureStore) else FeatureStore.build(net, train)
     holdout = holdout if isinstance(holdout, FeatureStore) else FeatureStore.build(net, holdout)
-    rankings = []
+    retrained = []
     for label_groups in (LabelGroups(net.n_labels, ()), LabelGroups.everything(net.n_labels)):
         aug = augment(net, plan(net, label_groups, hidden=(width,)), seed=seed)
         fit(aug, train, holdout=holdout, epochs=epochs, seed=seed)
-        rankings.append(rank(aug, holdout, top_k))
+        retrained.append(rank(aug, holdout, top_k))
+    classifier, dense = retrained
     attach = f"the {net.attach.side} of '{net.attach.module}'"
-    return Headroom(rank(net, holdout, top_k), *rankings, width, attach, net.labels, groups)
+    return Headroom(rank(net, holdout, top_k), classifier, dense, width, attach, net.labels, groups)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 from selfinformed.augmented.network import AugmentedClassifier, augment
@@ -71,14 +70,16 @@ def search(
     features = FeatureStore.build(net, holdout)
     plans = {"dense": plan(net, LabelGroups.everything(net.n_labels), budget=budget)}
     for source in counts:
-        for n, share in product(n_groups, dense_shares):
-            name = f"{n} groups from {source.kind}" + (f", {share:.0%} of the budget dense" if share else "")
+        for n in n_groups:
             with suppress(SelfInformedError):  # more groups than the labels or the budget carry
-                plans[name] = plan(net, cluster(source, n, seed, net.labels), budget=budget, dense_share=share)
+                groups = cluster(source, n, seed, net.labels)
+                for share in sorted(dense_shares):
+                    name = f"{n} groups from {source.kind}" + (f", {share:.0%} of the budget dense" if share else "")
+                    plans[name] = plan(net, groups, budget=budget, dense_share=share)
     trials: list[dict[str, Any]] = []
     alive, passes = list(plans), 1
     while True:
-        results = []
+        results: list[dict[str, Any]] = []
         for name in alive:
             aug = _fitted(net, plans[name], train, features, passes, seed)
             score = rank(aug, features, top_k).mean_average_precision
