@@ -57,9 +57,9 @@ def test_readme_commands_parse(line):
 
 
 def test_readme_config_is_valid():
-    from selfinformed.pipeline.config import RunConfig
-
     import yaml
+
+    from selfinformed.pipeline.config import RunConfig
 
     for text in blocks("yaml"):
         assert RunConfig().with_changes(yaml.safe_load(text)).model

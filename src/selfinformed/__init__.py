@@ -30,7 +30,7 @@ _ROOMS = {
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
-__all__ = [  # noqa: PLE0604
+__all__ = [
     "AugmentedClassifier", "ConfusionCounts", "FeatureStore", "HeadPlan", "LabelGroups", "LabelSpace", "SelfInformedError",
     "WrappedClassifier", "augment", "cluster", "compare", "cost", "evaluate", "export_onnx", "fit", "load",
     "mean_average_precision", "measure", "open_dataset", "plan", "probe", "report", "search", "wrap",

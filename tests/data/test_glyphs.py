@@ -21,7 +21,7 @@ def labels() -> GlyphLabels:
 
 @pytest.fixture(scope="module")
 def glyphs() -> Glyphs:
-    return shipped_glyphs()
+    return shipped_glyphs(None)
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_every_pair_is_drawn_once_and_in_one_split(glyphs):
     assert set(np.unique(glyphs.part)) == {0, 1, 2}
     assert glyphs.bitmaps.shape == (len(pairs), 40, 40)
     assert glyphs.bitmaps.any((1, 2)).all()
-    assert np.unique(glyphs.character[glyphs.part == 0]).tolist() == list(range(len(glyphs.labels.characters)))  # each can be learnt
+    assert set(glyphs.character[glyphs.part == 0]) == set(glyphs.character)  # each can be learnt
 
 
 def test_drawing_and_splits_are_deterministic():

@@ -107,20 +107,18 @@ def test_softmax_with_several_labels_is_refused(several: Problem) -> None:
 
 @pytest.mark.parametrize("kind", ["whitened", "standardised", "raw"])
 def test_folded_after_training_the_network_is_the_one_trained(problem: Problem, kind, monkeypatch) -> None:
-    aug = augment(problem.net, problem.plan((12, 8)))
-    inputs, unfolded = problem.test.read(range(50)), []
+    aug, store = augment(problem.net, problem.plan((12, 8))), problem.store("train")
+    shift, transform = store.input_transform(kind)
+    trained = []
     fold = aug.heads.fold
 
-    def spied() -> None:
-        if aug.heads.shift is not None:
-            unfolded.append(aug.logits(inputs))
-        fold()
+    def spied(*how: torch.Tensor) -> None:
+        trained.append(aug.heads((store.attached - shift) @ transform).detach())
+        fold(*how)
 
     monkeypatch.setattr(aug.heads, "fold", spied)
-    fit(aug, problem.store("train"), head_input=kind)
-    assert aug.heads.shift is None
-    assert aug.heads.transform is None
-    torch.testing.assert_close(aug.logits(inputs), unfolded[-1], rtol=1e-4, atol=1e-4)
+    fit(aug, store, head_input=kind)
+    torch.testing.assert_close(aug.heads(store.attached).detach(), trained[-1], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["whitened", "standardised", "raw"])

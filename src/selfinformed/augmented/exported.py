@@ -44,8 +44,6 @@ def export_onnx(aug: AugmentedClassifier, path: str | Path, inputs: Inputs, tole
         raise SelfInformedError("export: ONNX needs an extra; run: pip install 'selfinformed[onnx]'") from None
     if isinstance(inputs, dict):
         raise SelfInformedError("export: networks called with keyword arguments cannot be exported yet; wrap the model so that it takes one tensor")
-    if aug.heads is not None:
-        aug.heads.fold()
     batch = torch.export.Dim("batch")
     with torch.no_grad():
         expected = aug.logits(inputs).cpu()

@@ -13,7 +13,7 @@ from selfinformed.structure.plans import HeadPlan
 class Heads(nn.Module):
     """All heads of a plan as one module: features [B, D] to what they add to the logits [B, C].
 
-    The first layers are one matrix product. The input can be transformed linearly (standardised or whitened) while training;
+    The first layers are one matrix product. `fit` trains them on linearly transformed features (standardised or whitened);
     `fold` then moves the transform into the first layer, where it costs nothing.
 
     Args:
@@ -22,8 +22,6 @@ class Heads(nn.Module):
     """
 
     order: torch.Tensor
-    shift: torch.Tensor | None
-    transform: torch.Tensor | None
 
     def __init__(self, plan: HeadPlan, zero_outputs: bool = True) -> None:
         super().__init__()
@@ -43,43 +41,37 @@ class Heads(nn.Module):
             nn.init.zeros_(weight) if zero_outputs else nn.init.normal_(weight, std=0.01)
         # Column order[p] holds the p-th label's contribution in the concatenated outputs; the last column is zero, for labels in no head.
         self.register_buffer("order", _places(plan), persistent=False)
-        self.register_buffer("shift", None, persistent=False)
-        self.register_buffer("transform", None, persistent=False)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(B, D) -> (B, C)"""
-        if self.shift is not None and self.transform is not None:
-            features = (features - self.shift) @ self.transform
-        hidden = self.first(features).relu().split(self.widths, dim=1)  # (B, D) @ (D, sum w) -> K of (B, w)
-        added = [output(stack(h)) for h, stack, output in zip(hidden, self.hidden, self.outputs, strict=True)]
-        padded = torch.cat([*added, features.new_zeros(features.shape[0], 1)], dim=1)  # (B, sum n + 1)
+        padded = nn.functional.pad(self.by_group(features), (0, 1))  # (B, sum n + 1)
         total = padded[:, self.order[0]]
         for places in self.order[1:]:  # a cover: the second and further heads of each label
             total = total + padded[:, places]
         return total
 
-    def set_input(self, shift: torch.Tensor, transform: torch.Tensor) -> None:
-        """From now on the first layer reads (features - shift) @ transform; shift [D], transform [D, D].
+    def by_group(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, D) -> (B, sum n): the heads' outputs side by side, before they are put in the order of the labels"""
+        hidden = self.first(features).relu().split(self.widths, dim=1)  # (B, D) @ (D, sum w) -> K of (B, w)
+        return torch.cat([output(stack(h)) for h, stack, output in zip(hidden, self.hidden, self.outputs, strict=True)], dim=1)
 
-        New heads keep their weights, so that they start in the transformed space; heads already trained keep their function.
+    def unfold(self, shift: torch.Tensor, transform: torch.Tensor) -> None:
+        """Turns heads of the raw features into heads of (features - shift) @ transform; shift [D], transform [D, D].
+
+        Heads already trained keep their function; new ones keep their weights, so that they start in the transformed space.
         """
-        self.fold()
         if self.trained:
             with torch.no_grad():
                 weight = self.first.weight.double()
-                self.first.bias.copy_(self.first.bias.double() + weight @ shift.double())
-                self.first.weight.copy_(weight @ torch.linalg.pinv(transform.double()).T)
-        self.shift, self.transform = shift.to(self.first.weight), transform.to(self.first.weight)
+                self.first.bias.copy_(self.first.bias.double() + weight @ shift.to(weight))
+                self.first.weight.copy_(weight @ torch.linalg.pinv(transform.to(weight)).T)
 
-    def fold(self) -> None:
-        """Moves the input transform into the first layer: the same function of the raw features at no cost."""
-        if self.shift is None or self.transform is None:
-            return
+    def fold(self, shift: torch.Tensor, transform: torch.Tensor) -> None:
+        """Turns heads of (features - shift) @ transform into heads of the raw features: the same function, at no cost."""
         with torch.no_grad():
-            weight = self.first.weight.double() @ self.transform.double().T
-            self.first.bias.copy_(self.first.bias.double() - weight @ self.shift.double())
+            weight = self.first.weight.double() @ transform.to(self.first.weight).double().T
+            self.first.bias.copy_(self.first.bias.double() - weight @ shift.to(weight))
             self.first.weight.copy_(weight)
-        self.shift = self.transform = None
         self.trained = True
 
 

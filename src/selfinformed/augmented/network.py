@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -81,6 +82,25 @@ class AugmentedClassifier(nn.Module):
     def from_features(self, attached: torch.Tensor, penultimate: torch.Tensor) -> torch.Tensor:
         """The same logits [B, C] from cached features: attached [B, D] and the classifier's input [B, P]."""
         return self._slot.combine(attached, penultimate)
+
+    def by_group(self, attached: torch.Tensor, penultimate: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+        """The logits [B, C] of `from_features` with the labels in `group_order`: column p is label order[p].
+
+        Permuting the classifier's rows costs much less than permuting the columns of a batch of logits, forward and backward.
+        """
+        logits = torch.nn.functional.linear(penultimate, self.classifier.weight[order], self.classifier.bias[order])
+        if self.heads is None:
+            return logits
+        added = self.heads.by_group(attached)
+        return logits + torch.nn.functional.pad(added, (0, self.n_labels - added.shape[1]))
+
+    @property
+    def group_order(self) -> torch.Tensor | None:
+        """int64 [C]: all labels, group by group, then those in no group. None for a cover, and where it is the labels' own order."""
+        groups = self.plan.groups
+        order = torch.from_numpy(np.concatenate([*groups.members, groups.ungrouped]))
+        is_cover = len(order) != self.n_labels
+        return None if is_cover or self.classifier.bias is None or bool((order.diff() == 1).all()) else order
 
     def new_parameters(self) -> list[nn.Parameter]:
         """What `fit` trains: the heads and the classifier."""

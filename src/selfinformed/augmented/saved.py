@@ -29,7 +29,6 @@ def save(aug: AugmentedClassifier, folder: str | Path) -> None:
     folder, net = Path(folder), aug.net
     weights = {f"classifier.{k}": v for k, v in aug.classifier.state_dict().items()}
     if aug.heads is not None:
-        aug.heads.fold()
         weights |= {f"heads.{k}": v for k, v in aug.heads.state_dict().items()}
     if aug.base_was_tuned:
         weights |= {f"base.{k}": v for k, v in aug.base.state_dict().items()}

@@ -158,7 +158,7 @@ def _from_arrays(inputs: Any, targets: Any, labels: LabelSpace | None) -> Exampl
         tensors = {name: torch.as_tensor(value) for name, value in inputs.items()}
     else:
         tensors = torch.as_tensor(inputs)
-    checked = as_targets(targets, labels and len(labels))
+    checked = as_targets(targets, None if labels is None else len(labels))
     for n in [len(t) for t in tensors.values()] if isinstance(tensors, dict) else [len(tensors)]:
         if n != len(checked):
             raise SelfInformedError(f"data: {n} inputs but targets for {len(checked)} examples; give one target per input")
@@ -179,7 +179,7 @@ def _from_map_style(dataset: Any, labels: LabelSpace | None, skip_bad: int) -> E
         targets = [item(row, 1) for row in range(len(dataset))]
     if labels is None and getattr(dataset, "classes", None):
         labels = LabelSpace(dataset.classes)
-    checked = as_targets(targets, labels and len(labels))
+    checked = as_targets(targets, None if labels is None else len(labels))
 
     def read(rows: Sequence[int]) -> Inputs:
         return _stacked([item(row, 0) for row in rows], [f"example {row}" for row in rows])

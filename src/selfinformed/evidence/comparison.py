@@ -150,7 +150,7 @@ def compare(
     arms: Sequence[str] | None = None,
     top_k: int = 50,
     epochs: int = 2,
-    finetune_learning_rate: float = 2e-3,
+    finetune_learning_rate: float = 5e-4,
     classifier: Literal["keep", "reinitialise"] = "keep",
     journal: str | Path | None = None,
     **training: Any,

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -71,7 +70,7 @@ def _total(flops: Mapping[str, Mapping[Any, int]], key: str) -> int:
     return sum(flops.get(key, {}).values()) // 2
 
 
-class _Uncounted(TorchDispatchMode):
+class _Uncounted(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Collects the operators whose multiply-adds `FlopCounterMode` leaves out."""
 
     _KNOWN = (
@@ -80,7 +79,7 @@ class _Uncounted(TorchDispatchMode):
     )  # fmt: skip
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.names: set[str] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -206,7 +206,8 @@ def _record(model: nn.Module, inputs: Inputs) -> tuple[torch.Tensor, list[_Call]
                 given.setdefault(name, []).append((first, first.clone() if isinstance(first, torch.Tensor) else first))
 
             def after(module: nn.Module, _: Any, output: Any, name: str = name) -> None:
-                calls.append(_Call(name, module, *given[name].pop(), output))
+                first, copied = given[name].pop()
+                calls.append(_Call(name, module, first, copied, output))
 
             hooks += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
     try:

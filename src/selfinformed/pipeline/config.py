@@ -34,7 +34,7 @@ class RunConfig:
     views: int = _option(2, "distorted views of each training glyph")
     mapping: str | None = _option(None, "CSV with source,target label names: recall at k on that subset (the paper's Figure 2)")
     top_k: int | None = _option(None, "detections per example (default: min(100, max(5, labels // 150)))")
-    map_k: int = _option(50, "K of mAP@K")
+    map_k: int = _option(50, "K of mAP@K, labels kept of each example")
     n_groups: int | Literal["auto"] = _option(6, "label groups, or auto for the largest eigengap")
     budget: float = _option(0.03, "extra multiply-adds as a share of the base's")
     hidden: tuple[int, ...] | None = _option(None, "widths of every head's ReLU layers, e.g. 512,512, instead of a budget")
@@ -49,7 +49,7 @@ class RunConfig:
     learning_rate: float = _option(6e-3, "peak learning rate of the heads")
     classifier_learning_rate: float = _option(3e-3, "peak learning rate of the classifier")
     finetune: bool = _option(False, "train the whole network for one pass after the heads")
-    probe_width: int = _option(512, "units of the dense head that probes the headroom")
+    probe_width: int = _option(256, "units of the dense head that probes the headroom")
     seeds: int = _option(3, "seeds of the comparison")
     arms: tuple[str, ...] | None = _option(None, "arms of the comparison, e.g. base,confusions,dense (default: all)")
     seed: int = _option(0, "of clustering, weights and the order of examples")
@@ -69,7 +69,7 @@ class RunConfig:
 
         lines = []
         for option in fields(self):
-            value = yaml.safe_dump({option.name: self.to_dict()[option.name]}, allow_unicode=True, width=1000)
+            value = yaml.safe_dump({option.name: self.to_dict()[option.name]}, width=1000)
             lines.append(f"# {option.metadata['help']}\n{value}")
         return "\n".join(lines)
 
@@ -129,12 +129,14 @@ def _checked(content: dict[str, Any], where: str) -> RunConfig:
         raise SelfInformedError(f"{where}: {name} = {content.get(name)!r}: {first['msg'].lower()} ({known.get(name, '')})") from None
     for name, low in _LEAST.items():
         value = getattr(config, name)
-        if value is not None and not value >= low:
+        least = min(value, default=low) if isinstance(value, tuple) else value
+        if isinstance(least, int | float) and not least >= low:
             raise SelfInformedError(f"{where}: {name} = {value}: expected at least {low} ({known[name]})")
     return config
 
 
 _LEAST = {
-    "top_k": 1, "map_k": 1, "views": 1, "skip_bad": 0, "depth": 1, "epochs": 0, "batch_size": 1, "forward_batch_size": 1, "probe_width": 1,
-    "seeds": 1, "seed": 0, "budget": 0.0, "dense_share": 0.0, "learning_rate": 0.0, "classifier_learning_rate": 0.0, "image_size": 1,
+    "n_groups": 1, "hidden": 1, "top_k": 1, "map_k": 1, "views": 1, "skip_bad": 0, "depth": 1, "epochs": 0, "batch_size": 1,
+    "forward_batch_size": 1, "probe_width": 1, "seeds": 1, "seed": 0, "budget": 0.0, "dense_share": 0.0, "learning_rate": 0.0,
+    "classifier_learning_rate": 0.0, "image_size": 1,
 }  # fmt: skip

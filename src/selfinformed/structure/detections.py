@@ -33,14 +33,14 @@ def detections(scores: torch.Tensor, top_k: int, name: Callable[[int], str] | No
     n_labels = scores.shape[1]
     if not 1 <= top_k <= n_labels:
         raise SelfInformedError(f"top_k: expected 1 to {n_labels}, the number of labels; got {top_k}")
-    finite = torch.isfinite(scores)
-    if not finite.all():
+    if not torch.isfinite(scores.sum()) and not (finite := torch.isfinite(scores)).all():  # a sum of finite scores can overflow
         row, label = torch.nonzero(~finite)[0].tolist()
         who = name(row) if name else f"example {row}"
         raise SelfInformedError(f"scores: {who} has the score {scores[row, label].item()} for label {label}; scores must be finite")
-    values, ids = scores.topk(top_k)
-    tied = (scores >= values[:, -1:]).sum(1) > top_k  # more labels reach the lowest kept score than are kept
-    if tied.any():
+    values, ids = scores.topk(min(top_k + 1, n_labels))
+    tied = values[:, -1] == values[:, top_k - 1]  # the best score left out is as good as the lowest kept
+    ids = ids[:, :top_k]
+    if top_k < n_labels and tied.any():
         ids[tied] = scores[tied].sort(dim=1, descending=True, stable=True).indices[:, :top_k]
     ids = ids.sort(dim=1).values
     order = scores.gather(1, ids).sort(dim=1, descending=True, stable=True).indices

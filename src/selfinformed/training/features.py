@@ -21,6 +21,7 @@ from selfinformed.structure.average_precision import Ranking, RankingMetrics
 from selfinformed.structure.counts import check_labels
 
 FORMAT = "selfinformed.features/1"
+_FEATURES_AT_ONCE = 512
 HeadInput = Literal["whitened", "standardised", "raw"]
 
 
@@ -125,21 +126,21 @@ def rank(model: Model, data: Examples | FeatureStore, top_k: int = 50, what: str
 
 
 def score_batches(
-    model: Model, data: Examples | FeatureStore, batch_size: int = 64, what: str | None = None
+    model: Model, data: Examples | FeatureStore, what: str | None = None
 ) -> Iterator[tuple[torch.Tensor, Targets, Callable[[int], str]]]:
     """Logits [b, C], targets and a name for row b of errors, batch by batch, in order."""
     net = model if isinstance(model, WrappedClassifier) else model.net
     if isinstance(data, FeatureStore):
         if data.fingerprint != net.fingerprint:
             raise SelfInformedError("features: these are of another network; cache them again with the one to judge")
-        for start in range(0, len(data), batch_size):
-            stop = min(start + batch_size, len(data))
+        for start in range(0, len(data), _FEATURES_AT_ONCE):
+            stop = min(start + _FEATURES_AT_ONCE, len(data))
             with torch.no_grad():
                 scores = scores_from_features(model, data.attached[start:stop], data.penultimate[start:stop]).cpu()
             yield scores, data.targets.take(np.arange(start, stop)), lambda b, start=start: f"example {start + b}"  # type: ignore[misc]
         return
     check_labels(net, data)
-    for rows, inputs in data.batches(batch_size, what):
+    for rows, inputs in data.batches(what=what):
         yield model.logits(inputs).cpu(), data.targets.take(rows), lambda b, rows=rows: data.name(int(rows[b]))  # type: ignore[misc]
 
 

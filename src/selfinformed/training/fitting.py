@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -18,7 +19,7 @@ from selfinformed.network.wrap import Output
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.progress import progress
 from selfinformed.structure.counts import check_labels
-from selfinformed.training.features import FeatureStore, HeadInput, scores_from_features
+from selfinformed.training.features import FeatureStore, HeadInput
 
 _LOSS_EVERY = 4  # steps; training needs only its gradient
 
@@ -83,22 +84,27 @@ def fit(
         if features.fingerprint != aug.net.fingerprint:
             raise SelfInformedError("fit: these features are of another network; cache them again with the one to augment")
     aug.output = output or aug.output or guess_output(store.targets)
-    if aug.heads is not None:
-        aug.heads.set_input(*statistics.input_transform(head_input))
+    history = History()
     groups = [{"params": list(aug.classifier.parameters()), "lr": classifier_learning_rate}]
-    if aug.heads is not None:
-        groups.append({"params": list(aug.heads.parameters()), "lr": learning_rate})
+    order, targets = _by_group(aug, store.targets)
+    attached, heads = store.attached, aug.heads
 
     def scores(rows: torch.Tensor) -> torch.Tensor:
-        return scores_from_features(aug, store.attached[rows], store.penultimate[rows])
+        at_heads, at_classifier = (t[rows].to(aug.classifier.weight) for t in (attached, store.penultimate))
+        return aug.from_features(at_heads, at_classifier) if order is None else aug.by_group(at_heads, at_classifier, order)
 
     aug.eval()
-    history = History()
-    if epochs:
-        order = _Order(len(store), batch_size, seed)
-        _train(groups, order, epochs, scores, store.targets, aug.output, history, "heads")
-    if aug.heads is not None:
-        aug.heads.fold()
+    if heads is not None:
+        groups.append({"params": list(heads.parameters()), "lr": learning_rate})
+        shift, transform = statistics.input_transform(head_input)
+        attached = (attached - shift) @ transform
+        heads.unfold(shift, transform)
+    try:
+        if epochs:
+            _train(groups, _Order(len(store), batch_size, seed), epochs, scores, targets, aug.output, history, "heads")
+    finally:
+        if heads is not None:
+            heads.fold(shift, transform)
     if finetune and store.examples is not None:  # without those that could not be read
         fit_whole(aug, store.examples, epochs=finetune_epochs, batch_size=batch_size, learning_rate=finetune_learning_rate, seed=seed, history=history)
     history.seconds = time.perf_counter() - start
@@ -174,6 +180,16 @@ def gradient_of(scores: torch.Tensor, targets: Targets, output: Output) -> torch
 def guess_output(targets: Targets) -> Output:
     """Softmax where every example carries exactly one label, else logistic."""
     return "softmax" if targets.single else "logistic"
+
+
+def _by_group(aug: AugmentedClassifier, targets: Targets) -> tuple[torch.Tensor | None, Targets]:
+    """The network's group order, if it has one, and the targets with their labels renumbered to stand in it."""
+    order = aug.group_order
+    if order is None:
+        return None, targets
+    place = np.empty(aug.n_labels, dtype=np.int64)
+    place[order.numpy()] = np.arange(aug.n_labels)
+    return order.to(aug.classifier.weight.device), Targets(targets.offsets, place[targets.labels], targets.n_labels)
 
 
 class _Order:

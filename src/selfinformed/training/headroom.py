@@ -119,7 +119,7 @@ def probe(
     holdout: Examples | FeatureStore,
     *,
     groups: LabelGroups | None = None,
-    width: int = 512,
+    width: int = 256,
     epochs: int = 2,
     top_k: int = 50,
     seed: int = 0,

@@ -1,0 +1,64 @@
+"""Any network is called alike, and left as it was."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from selfinformed.network.calls import batch_size_of, call, evaluating, logits_of
+from selfinformed.runtime.errors import SelfInformedError
+
+LOGITS = torch.zeros(2, 3)
+
+
+class Product(nn.Module):
+    def forward(self, a: torch.Tensor, b: torch.Tensor | int = 2) -> torch.Tensor:
+        return a * b
+
+
+def test_a_tensor_or_keywords():
+    a = torch.ones(2, 3)
+    assert torch.equal(call(Product(), a), 2 * a)
+    assert torch.equal(call(Product(), {"b": 3 * a, "a": a}), 3 * a)
+
+
+def test_inputs_go_to_the_models_device():
+    assert call(nn.Linear(3, 2, device="meta"), torch.ones(2, 3)).device == torch.device("meta")
+
+
+@pytest.mark.parametrize("output", [LOGITS, SimpleNamespace(logits=LOGITS), {"loss": 1, "logits": LOGITS}, OrderedDict(logits=LOGITS), (LOGITS, 1), [LOGITS]])
+def test_logits_are_found(output):
+    assert logits_of(output) is LOGITS
+
+
+@pytest.mark.parametrize(
+    ("output", "got"),
+    [
+        (torch.zeros(2, 3, 4), r"shape \[2, 3, 4\]"), (torch.zeros(2), r"shape \[2\]"), ({"scores": LOGITS}, "dict"),
+        ((), "tuple"), (None, "NoneType"), ((1, LOGITS), "int"),
+    ],
+)  # fmt: skip
+def test_other_outputs_are_refused(output, got):
+    with pytest.raises(SelfInformedError, match=rf"expected logits \[batch, labels\] .* got .*{got}"):
+        logits_of(output)
+
+
+def test_batch_size():
+    assert batch_size_of(LOGITS) == 2
+    assert batch_size_of({"ids": LOGITS}) == 2
+
+
+def test_evaluating_restores_every_modules_mode():
+    model = nn.Sequential(nn.Dropout(), nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 3)))
+    model[1][0].eval()
+    before = [module.training for module in model.modules()]
+    with pytest.raises(ValueError, match="^$"), evaluating(model):
+        assert not any(module.training for module in model.modules())
+        assert not torch.is_grad_enabled()
+        raise ValueError
+    assert [module.training for module in model.modules()] == before
+    assert torch.is_grad_enabled()

@@ -1,0 +1,281 @@
+"""Trunk, stack and classifier are found in any model, proved, and the model is left as it was."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from selfinformed.data.labels import LabelSpace
+from selfinformed.network.wrap import AttachPoint, wrap
+from selfinformed.runtime.errors import SelfInformedError
+
+IMAGES = torch.randn(3, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+VECTORS = IMAGES.flatten(1)
+C = 5
+
+
+def conv(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True), nn.MaxPool2d(2))
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(128, 10), nn.ReLU(), nn.Linear(10, 9), nn.GELU(), nn.Linear(9, C))
+
+
+class Stacked(nn.Module):
+    """A convnet whose stack is one `nn.Sequential`; `inplace` overwrites what its layers gave."""
+
+    def __init__(self, inplace: bool = False) -> None:
+        super().__init__()
+        self.features = conv(2, 4)
+        self.stack = nn.Sequential(
+            nn.Linear(64, 12), nn.BatchNorm1d(12), nn.ReLU(inplace), nn.Dropout(0.5, inplace), nn.Linear(12, 11), nn.ReLU(inplace), nn.Dropout(0.5, inplace)
+        )
+        self.last = nn.Linear(11, C)
+
+    def forward(self, x):
+        return self.last(self.stack(self.features(x).flatten(1)))
+
+
+class Vgg(nn.Module):
+    """ReLU between the fully connected layers is a function, no module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = conv(2, 4)
+        self.fc1, self.fc2, self.fc3 = nn.Linear(64, 12), nn.Linear(12, 11), nn.Linear(11, C)
+
+    def forward(self, x):
+        x = self.features(x).flatten(1)
+        return self.fc3(F.relu(self.fc2(F.relu(self.fc1(x)))))
+
+
+class ResNet(nn.Module):
+    """Pooled features right before the last layer; one ReLU used everywhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.block, self.relu = nn.Conv2d(2, 4, 3), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(inplace=True)
+        self.pool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(4, C)
+
+    def forward(self, x):
+        x = self.relu(self.stem(x))
+        return self.fc(torch.flatten(self.pool(self.relu(x + self.block(x))), 1))
+
+
+class Returns(nn.Module):
+    """A model that gives its logits in some package."""
+
+    def __init__(self, pack) -> None:
+        super().__init__()
+        self.net, self.pack = Vgg(), pack
+
+    def forward(self, x):
+        return self.pack(self.net(x))
+
+
+class Text(nn.Module):
+    """Keyword inputs, a sequence, a pooler, as transformers have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.layer = nn.Embedding(20, 8), nn.Linear(8, 8)
+        self.pooler, self.tanh, self.dropout, self.classifier = nn.Linear(8, 6), nn.Tanh(), nn.Dropout(), nn.Linear(6, C)
+
+    def forward(self, input_ids, mask=None):
+        x = self.layer(self.embed(input_ids)) * mask[..., None]
+        return {"logits": self.classifier(self.dropout(self.tanh(self.pooler(x[:, 0]))))}
+
+
+class Weighted(nn.Module):
+    """The last layer's weights are computed from others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(128, 7), nn.utils.parametrizations.weight_norm(nn.Linear(7, C))
+
+    def forward(self, x):
+        return self.last(self.first(x).relu())
+
+
+TOKENS = {"input_ids": torch.arange(12).reshape(3, 4), "mask": torch.ones(3, 4)}
+MODELS = {  # model, inputs, classifier, stack, the module whose input is the trunk's output, and how large that is
+    "mlp": (mlp, VECTORS, "4", ("0", "2"), "0", 128),
+    "stacked": (Stacked, IMAGES, "last", ("stack.0", "stack.4"), "stack.0", 64),
+    "in place": (lambda: Stacked(inplace=True), IMAGES, "last", ("stack.0", "stack.4"), "stack.0", 64),
+    "vgg": (Vgg, IMAGES, "fc3", ("fc1", "fc2"), "fc1", 64),
+    "resnet": (ResNet, IMAGES, "fc", (), "fc", 4),
+    "tuple": (lambda: Returns(lambda x: (x, x + 1)), IMAGES, "net.fc3", ("net.fc1", "net.fc2"), "net.fc1", 64),
+    "dict": (lambda: Returns(lambda x: {"loss": 0, "logits": x}), IMAGES, "net.fc3", ("net.fc1", "net.fc2"), "net.fc1", 64),
+    "object": (lambda: Returns(lambda x: SimpleNamespace(logits=x)), IMAGES, "net.fc3", ("net.fc1", "net.fc2"), "net.fc1", 64),
+    "keywords": (Text, TOKENS, "classifier", ("pooler",), "pooler", 8),
+    "parametrised": (Weighted, VECTORS, "last", (), "last", 7),
+    "only the classifier": (lambda: nn.Sequential(nn.Linear(128, C)), VECTORS, "0", (), "0", 128),
+}
+
+
+@pytest.fixture(params=MODELS)
+def case(request):
+    make, *rest = MODELS[request.param]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return make(), *rest
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_parts_are_found(case, training):
+    model, inputs, classifier, stack, trunk, size = case
+    net = wrap(model.train(training), inputs)
+    assert net.classifier_name == classifier
+    assert net.stack_names == stack
+    assert net.attach == AttachPoint(trunk, "input")
+    assert net.feature_size == size
+    assert net.n_labels == C
+    assert net.labels == LabelSpace.numbered(C)
+
+
+def test_the_parts_recompose_the_logits(case):
+    model, inputs, *_ = case
+    net = wrap(model.train(), inputs)
+    features = net.features(inputs)
+    with torch.no_grad():
+        assert torch.equal(net.classifier(features.penultimate), features.logits)
+    assert torch.equal(features.logits, net.logits(inputs))
+    assert not features.logits.requires_grad
+
+
+def test_the_model_is_not_changed(case):
+    model, inputs, *_ = case
+    model.train()
+    next(model.children()).eval()
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    net = wrap(model, inputs)
+    net.features(inputs)
+    repr(net)
+    assert net.model is model
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_cost_by_part():
+    net = wrap(Vgg(), IMAGES)
+    assert net.cost.by_part == {"trunk": 64 * 4 * 18, "classifier": 11 * C, "stack": 64 * 12 + 12 * 11}
+    assert repr(net).startswith("WrappedClassifier(Vgg: trunk of 64 features read at the input of 'fc1', stack of 2 linear layers")
+
+
+@pytest.mark.parametrize(("reduce", "size"), [("flatten", 4 * 16), ("mean", 4)])
+def test_an_attach_point_of_ones_own(reduce, size):
+    model = Stacked().eval()
+    net = wrap(model, IMAGES, attach="features", reduce=reduce)
+    with torch.no_grad():
+        maps = model.features(IMAGES)
+    expected = maps.flatten(1) if reduce == "flatten" else maps.mean((2, 3))
+    assert net.feature_size == size
+    torch.testing.assert_close(net.features(IMAGES).attached, expected)
+    assert wrap(model, IMAGES, attach=AttachPoint("features", "output", reduce)).attach == net.attach
+
+
+def test_options_are_kept():
+    net = wrap(Vgg(), IMAGES, labels=list("abcde"), classifier="fc3", output="logistic")
+    assert net.labels == LabelSpace("abcde")
+    assert net.output == "logistic"
+    assert wrap(Vgg(), IMAGES).output is None
+
+
+def test_the_fingerprint_is_of_the_weights():
+    model = Stacked()
+    before = wrap(model, IMAGES).fingerprint
+    assert before == wrap(model.train(), IMAGES, attach="features").fingerprint
+    for tensor in model.state_dict().values():
+        kept = tensor.clone()
+        tensor.view(-1)[-1] += 1
+        assert wrap(model, IMAGES).fingerprint != before
+        tensor.copy_(kept)
+    assert wrap(model, IMAGES).fingerprint == before
+    assert len({wrap(Stacked(), IMAGES).fingerprint for _ in range(2)}) == 2
+
+
+def test_the_fingerprint_knows_types_and_names():
+    one, two = nn.Sequential(nn.Linear(4, 2)), nn.Sequential()
+    two.add_module("other", one[0])
+    x = torch.zeros(1, 4)
+    assert len({wrap(one, x).fingerprint, wrap(two, x).fingerprint, wrap(one.double(), x.double()).fingerprint}) == 3
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.again, self.last, self.unused = nn.Linear(C, C), nn.Linear(C, C), nn.Linear(C, C)
+        self.pair = nn.LSTM(C, C)
+
+    def forward(self, x):
+        return self.last(self.pair(self.again(self.again(x)))[0])
+
+
+class Averaged(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(128, C), nn.Linear(128, C)
+
+    def forward(self, x):
+        return (self.one(x) + self.two(x)) / 2
+
+
+class Fails(nn.Module):
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.last, self.error = nn.Linear(128, C), error
+
+    def forward(self, x):
+        raise self.error
+
+
+def softmax() -> nn.Module:
+    return nn.Sequential(nn.Linear(128, 7), nn.Linear(7, C), nn.Softmax(1))
+
+
+SHORT = torch.randn(2, C)
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "options", "message"),
+    [
+        (torch.zeros(3), VECTORS, {}, r"model: expected a torch\.nn\.Module, got Tensor"),
+        (mlp(), VECTORS, {"output": "sigmoid"}, "output: expected one of softmax, logistic, got 'sigmoid'"),
+        (softmax(), VECTORS, {}, r"classifier: none found; .*ends in a softmax .* its last linear layers are: 0, 1$"),
+        (Averaged(), VECTORS, {}, "classifier: none found.*averages two classifiers"),
+        (nn.Flatten(), VECTORS, {}, "its last linear layers are: none"),
+        (softmax(), VECTORS, {"classifier": "1"}, r"the output of '1' is not the model's logits \(they differ by up to \d"),
+        (softmax(), VECTORS, {"classifier": "0"}, "differ by up to inf"),
+        (mlp(), VECTORS, {"classifier": "head"}, "classifier: the model has no module 'head'; its last linear layers are: 0, 2, 4"),
+        (mlp(), VECTORS, {"classifier": "3"}, r"classifier: '3' is a GELU; expected an nn\.Linear"),
+        (Twice(), SHORT, {"classifier": "unused"}, "classifier: 'unused' is never called"),
+        (Twice(), SHORT, {"classifier": "again"}, "classifier: 'again' is called 2 times in one forward pass"),
+        (nn.Sequential(*[nn.Linear(C, C)] * 2), SHORT, {}, "classifier: '0' is called 2 times"),
+        (mlp(), VECTORS, {"labels": ["a", "b"]}, "labels: 2 label names for a network with 5 outputs"),
+        (mlp(), VECTORS, {"attach": "trunk"}, "attach: the model has no module 'trunk'"),
+        (Twice(), SHORT, {"attach": "unused"}, "attach: 'unused' is called 0 times in one forward pass; expected exactly once"),
+        (Twice(), SHORT, {"attach": "again"}, "attach: 'again' is called 2 times"),
+        (nn.Sequential(*[nn.Linear(C, C)] * 2, nn.Linear(C, 3)), SHORT, {}, "attach: '0' is called 2 times"),
+        (Twice(), SHORT, {"attach": "pair"}, "attach: the output of 'pair' is tuple; expected a tensor"),
+        (mlp(), IMAGES, {}, "model: it does not run on the example inputs .*shape it was trained on"),
+        (mlp(), {"x": VECTORS}, {}, "model: it does not run on the example inputs"),
+        (mlp(), VECTORS.tolist(), {}, "model: it does not run on the example inputs"),
+        (Fails(AssertionError()), VECTORS, {}, r"does not run on the example inputs \(AssertionError\)"),
+        (Fails(KeyError("pixel_values")), VECTORS, {}, r"does not run on the example inputs \('pixel_values'\)"),
+        (nn.Sequential(nn.Linear(8, 3)), IMAGES, {}, r"model: expected logits \[batch, labels\]"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_wrapped_is_told_why(model, inputs, options, message):
+    with pytest.raises(SelfInformedError, match=message):
+        wrap(model, inputs, **options)
+    if isinstance(model, nn.Module):
+        assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+        assert all(module.training for module in model.modules())

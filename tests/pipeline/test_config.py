@@ -1,0 +1,114 @@
+"""Every option is documented, checked, and comes back from the run folder's config.yaml."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from selfinformed.pipeline.config import RunConfig, demo_config, read_config
+from selfinformed.runtime.errors import SelfInformedError
+
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+configs = st.builds(
+    RunConfig,
+    output=text, model=text, checkpoint=st.none() | text, reduce=st.sampled_from(["flatten", "mean"]), top_k=st.none() | st.integers(1, 1000),
+    n_groups=st.just("auto") | st.integers(1, 99), budget=st.floats(0, 10), hidden=st.none() | st.lists(st.integers(1, 999), min_size=1).map(tuple),
+    keep_classifier=st.booleans(), learning_rate=st.floats(0, 1), arms=st.none() | st.lists(text).map(tuple), seed=st.integers(0, 2**40),
+)  # fmt: skip
+
+
+def read(tmp_path, content):
+    path = tmp_path / "x.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return read_config(path)
+
+
+def test_every_option_says_what_it_is():
+    for option in fields(RunConfig):
+        assert len(option.metadata["help"]) >= 10, option.name
+
+
+@settings(max_examples=40, deadline=None)
+@given(configs)
+def test_yaml_comes_back(tmp_path_factory, config):
+    folder = tmp_path_factory.mktemp("config")
+    (folder / "x.yaml").write_text(config.to_yaml(), "utf-8")
+    assert read_config(folder / "x.yaml") == config
+
+
+def test_yaml_explains_every_option():
+    lines = RunConfig().to_yaml().splitlines()
+    for option in fields(RunConfig):
+        assert lines[lines.index(f"# {option.metadata['help']}") + 1].startswith(f"{option.name}:")
+    assert yaml.safe_load(RunConfig().to_yaml()) == RunConfig().to_dict()
+
+
+def test_options_left_out_keep_their_defaults(tmp_path):
+    assert read(tmp_path, "seed: 3\nhidden: [512, 512]\nlearning_rate: 6e-3\n") == RunConfig(seed=3, hidden=(512, 512))
+
+
+def test_a_run_folder_is_its_own_output(tmp_path):
+    (tmp_path / "config.yaml").write_text(RunConfig(output="elsewhere", seed=3).to_yaml())
+    assert read_config(tmp_path) == RunConfig(output=str(tmp_path), seed=3)
+    assert read_config(tmp_path / "config.yaml").output == "elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("bugdet: 0.03", "unknown option 'bugdet'; did you mean 'budget'"),
+        ("keep_clasifier: true", "did you mean 'keep_classifier'"),
+        ("zzz: 1", "unknown option 'zzz'; see selfinformed run --help"),
+        ("3: 1", "unknown option 3"),
+        ("seed: many", r"seed = 'many': input should be a valid integer.* \(of clustering"),
+        ("n_groups: some", "n_groups = 'some'"),
+        ("reduce: max", "reduce = 'max': input should be 'flatten' or 'mean'"),
+        ("hidden: wide", "hidden = 'wide'"),
+        ("model: 3", "model = 3: input should be a valid string"),
+        ("top_k: 0", r"top_k = 0: expected at least 1 \(detections per example"),
+        ("n_groups: 0", "n_groups = 0: expected at least 1"),
+        ("hidden: [512, 0]", r"hidden = \(512, 0\): expected at least 1"),
+        ("budget: -0.1", r"budget = -0\.1: expected at least 0"),
+        ("budget: .nan", "budget = nan: expected at least 0"),
+        ("epochs: -1", "epochs = -1: expected at least 0"),
+        ("- a\n- b", "expected options as `name: value` lines, got list"),
+        ("", "got NoneType"),
+        ("a: [1,\nb: {", "cannot be read as YAML"),
+        ("a: !!python/object/apply:os.getcwd []", "cannot be read as YAML"),
+        (b"\xff\xfe\xff", "cannot be read as YAML"),
+    ],
+)
+def test_what_is_refused_is_told_in_one_line(tmp_path, content, message):
+    with pytest.raises(SelfInformedError, match=rf"x\.yaml:? .*{message}") as error:
+        read(tmp_path, content)
+    assert "\n" not in str(error.value)
+
+
+def test_absent_files_and_folders_that_are_no_runs(tmp_path):
+    with pytest.raises(SelfInformedError, match="is no run folder: it has no config.yaml; start one with: selfinformed run"):
+        read_config(tmp_path)
+    with pytest.raises(SelfInformedError, match=r"x\.yaml does not exist; expected a config\.yaml or a run folder"):
+        read_config(tmp_path / "x.yaml")
+
+
+def test_changes_are_checked():
+    assert RunConfig().with_changes({"hidden": [3], "seed": 1}) == RunConfig(hidden=(3,), seed=1)
+    with pytest.raises(SelfInformedError, match="options: unknown option 'sede'; did you mean 'seed'"):
+        RunConfig().with_changes({"sede": 1})
+    with pytest.raises(SelfInformedError, match="options: views = 0: expected at least 1"):
+        RunConfig().with_changes({"views": 0})
+
+
+def test_differences_leave_the_output_aside():
+    assert RunConfig().differences(RunConfig(output="elsewhere")) == []
+    assert RunConfig().differences(RunConfig(seed=1, hidden=(3,))) == ["hidden", "seed"]
+
+
+def test_the_demo_is_a_valid_configuration():
+    config = demo_config("budget", None, "out")
+    assert config.with_changes({}) == config
+    assert (config.model, config.train, config.holdout, config.test) == ("demo:budget", "glyphs", "glyphs", "glyphs")

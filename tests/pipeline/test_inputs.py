@@ -1,0 +1,221 @@
+"""The network and the data that a configuration names are opened, or the reason is given."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from selfinformed.data.glyphs import GlyphLabels, render_glyphs
+from selfinformed.network.glyphnet import GlyphNet
+from selfinformed.pipeline import inputs as inputs_module
+from selfinformed.pipeline.config import RunConfig
+from selfinformed.pipeline.inputs import Inputs
+from selfinformed.runtime.errors import SelfInformedError
+
+MODEL_FILE = """
+from __future__ import annotations
+from dataclasses import dataclass
+import torch
+from torch import nn
+
+@dataclass
+class Size:
+    features: int = 4
+    labels: int = 3
+
+def make():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(Size().features, 6), nn.ReLU(), nn.Linear(6, Size().labels)).train()
+
+def volumes():
+    return nn.Sequential(nn.Conv3d(1, 2, 2), nn.Flatten(), nn.Linear(2, 3))
+
+def number():
+    return 3
+
+def fails():
+    raise KeyError("weights")
+
+def needs(size):
+    return nn.Linear(size, size)
+"""
+
+
+@pytest.fixture
+def config(tmp_path) -> RunConfig:
+    """A model in a file and its examples in .npz files, with paths in the configuration."""
+    (tmp_path / "wave.py").write_text(MODEL_FILE)  # named like a module of Python's own
+    for seed, split in enumerate(("train", "holdout", "test")):
+        rng = np.random.default_rng(seed)
+        np.savez(tmp_path / f"{split}.npz", inputs=rng.random((6, 4), np.float32), targets=np.arange(6) % 3)
+    splits = {split: str(tmp_path / f"{split}.npz") for split in ("train", "holdout", "test")}
+    return RunConfig(model=f"{tmp_path / 'wave.py'}:make", device="cpu", **splits)
+
+
+def test_a_function_in_a_file(config):
+    net = Inputs(config).network()
+    assert (net.classifier_name, net.stack_names, net.n_labels) == ("2", ("0",), 3)
+    assert not net.model.training
+    assert hasattr(importlib.import_module("wave"), "open")
+
+
+def test_a_function_in_a_module(config, tmp_path, monkeypatch):
+    (tmp_path / "networks_of_ours.py").write_text(MODEL_FILE)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert Inputs(replace(config, model="networks_of_ours:make")).network().n_labels == 3
+    with pytest.raises(SelfInformedError, match=r"'no\.such:make' cannot be opened \(ModuleNotFoundError"):
+        Inputs(replace(config, model="no.such:make")).network()
+
+
+def test_options_reach_the_wrapper(config):
+    net = Inputs(replace(config, attach="0", classifier="2", outputs="logistic")).network()
+    assert (net.attach.module, net.attach.side, net.output) == ("0", "output", "logistic")
+    assert Inputs(config).network().output is None
+
+
+def test_volumes(config, tmp_path):
+    np.savez(tmp_path / "volumes.npz", inputs=np.zeros((3, 1, 2, 2, 2), np.float32), targets=np.arange(3))
+    one = str(tmp_path / "volumes.npz")
+    assert Inputs(replace(config, model=config.model.replace("make", "volumes"), train=one, holdout=one)).network().feature_size == 2
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("", "'' names no model; expected FILE.py:FUNCTION"),
+        ("make", "'make' names no model"),
+        ("FILE:", "names no model"),
+        ("nowhere.py:make", r"the file nowhere\.py does not exist"),
+        ("FILE:absent", r"cannot be opened \(AttributeError: .*absent"),
+        ("FILE:number", r"returned int; expected a torch\.nn\.Module"),
+        ("FILE:fails", r"cannot be opened \(KeyError: 'weights'\)"),
+        ("FILE:needs", r"cannot be opened \(TypeError"),
+        ("demo:best", "the shipped bases are budget and converged, got 'best'"),
+    ],
+)
+def test_models_that_cannot_be_opened(config, model, message):
+    file = config.model.rpartition(":")[0]
+    with pytest.raises(SelfInformedError, match=f"model: .*{message}"):
+        Inputs(replace(config, model=model.replace("FILE", file))).network()
+
+
+def test_a_file_that_is_no_python(config, tmp_path):
+    (tmp_path / "broken.py").write_text("def make(:")
+    with pytest.raises(SelfInformedError, match=r"cannot be opened \(SyntaxError"):
+        Inputs(replace(config, model=f"{tmp_path / 'broken.py'}:make")).network()
+
+
+def weights(offset: float = 1.0) -> dict[str, torch.Tensor]:
+    return {"0.weight": torch.full((6, 4), offset), "0.bias": torch.zeros(6), "2.weight": torch.ones(3, 6), "2.bias": torch.zeros(3)}
+
+
+@pytest.mark.parametrize("form", ["x.safetensors", "x.pt", "nested.pt"])
+def test_a_checkpoint_is_loaded(config, tmp_path, form):
+    path = tmp_path / form
+    if form.endswith(".safetensors"):
+        save_file(weights(), path)
+    else:
+        torch.save({"epoch": 3, "state_dict": weights()} if form == "nested.pt" else weights(), path)
+    net = Inputs(replace(config, checkpoint=str(path))).network()
+    assert all(torch.equal(tensor, weights()[name]) for name, tensor in net.model.state_dict().items())
+
+
+class Payload:
+    """What a pickle may run when it is opened."""
+
+    def __reduce__(self):
+        return exec, ("raise SystemExit('a pickle was run')",)
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content, protocol=2))])
+def test_a_pickled_object_is_refused_and_not_run(config, tmp_path, save):
+    save(Payload(), tmp_path / "x.pt")
+    with pytest.raises(SelfInformedError, match=r"checkpoint: .*x\.pt cannot be read .*save it as safetensors, or a \.pt of tensors only"):
+        Inputs(replace(config, checkpoint=str(tmp_path / "x.pt"))).network()
+
+
+@pytest.mark.parametrize("name", ["absent.pt", "absent.safetensors", "empty.pt", "empty.safetensors"])
+def test_checkpoints_that_cannot_be_read_are_named(config, tmp_path, name):
+    if name.startswith("empty"):
+        (tmp_path / name).touch()
+    with pytest.raises(SelfInformedError, match=rf"checkpoint: .*{name} cannot be read"):
+        Inputs(replace(config, checkpoint=str(tmp_path / name))).network()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"other": torch.zeros(1)}, r"missing: \['0\.bias', '0\.weight', '2\.bias'\], unknown: \['other'\], of another shape: \[\]"),
+        (weights() | {"2.bias": torch.zeros(9)}, r"missing: \[\], unknown: \[\], of another shape: \['2\.bias'\]"),
+        (weights() | {"2.bias": 3}, r"of another shape: \['2\.bias'\]"),
+        (weights() | {0: torch.zeros(1), "z": torch.zeros(1)}, r"unknown: \[0, 'z'\]"),
+        ([torch.zeros(1)], "holds list; expected a state dict of tensors"),
+    ],
+)
+def test_checkpoints_that_do_not_fit_name_the_difference(config, tmp_path, content, message):
+    torch.save(content, tmp_path / "x.pt")
+    with pytest.raises(SelfInformedError, match=rf"checkpoint: .*x\.pt .*{message}"):
+        Inputs(replace(config, checkpoint=str(tmp_path / "x.pt"))).network()
+
+
+def test_examples_are_opened_once(config):
+    inputs = Inputs(config)
+    assert inputs.examples("test") is inputs.examples("test")
+    assert inputs.examples("test").labels is inputs.examples("train").labels
+
+
+def test_splits_that_are_not_named(config):
+    with pytest.raises(SelfInformedError, match="test: the configuration names no test examples; add `test: FOLDER"):
+        Inputs(replace(config, test="")).examples("test")
+
+
+def test_the_label_set_is_the_training_datas(config, tmp_path):
+    np.savez(tmp_path / "few.npz", inputs=np.zeros((2, 4), np.float32), targets=np.array([0, 1]))
+    few = replace(config, holdout=str(tmp_path / "few.npz"))
+    assert len(Inputs(few).examples("holdout").labels) == 3
+    assert len(Inputs(replace(few, train="")).examples("holdout").labels) == 2
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_file_of_labels(config, tmp_path, encoding):
+    (tmp_path / "labels.txt").write_text("Äpfel\nb\nc\n", encoding)
+    assert Inputs(replace(config, labels=str(tmp_path / "labels.txt"))).network().labels.names == ("Äpfel", "b", "c")
+    (tmp_path / "labels.txt").write_text("a\nb\n")
+    with pytest.raises(SelfInformedError, match="example 2 has label 2"):
+        Inputs(replace(config, labels=str(tmp_path / "labels.txt"))).network()
+    with pytest.raises(SelfInformedError, match=r"labels: .*absent\.txt cannot be read .*one name per line"):
+        Inputs(replace(config, labels=str(tmp_path / "absent.txt")))
+
+
+def test_the_mapping(config):
+    assert Inputs(config).mapping() is None
+    assert Inputs(replace(config, mapping="map.csv")).mapping() == Path("map.csv")
+    characters = Inputs(replace(config, mapping="characters")).mapping()
+    assert all(source == target for source, target in characters.items())
+    assert len(characters) == len(GlyphLabels.shipped().characters)
+
+
+def test_the_demo(config, monkeypatch):
+    few = GlyphLabels(("A", "B", "é"), (("LATIN",), ("LATIN",), ()))
+    glyphs = render_glyphs(few)
+    monkeypatch.setattr(inputs_module, "shipped_glyphs", lambda *_: glyphs)
+    monkeypatch.setattr("selfinformed.data.glyphs.shipped_glyphs", lambda *_: glyphs)
+    monkeypatch.setattr(GlyphNet, "shipped", lambda *_: GlyphNet(4))
+    demo = Inputs(replace(config, model="demo:budget", train="glyphs", holdout="glyphs", test="glyphs", views=3))
+    assert demo.network().labels == few.space
+    assert len(demo.examples("train")) == 3 * int((glyphs.part == 0).sum())
+    assert len(demo.examples("holdout")) == int((glyphs.part == 1).sum())
+    assert len(demo.examples("test")) % int((glyphs.part == 2).sum()) == 0
+    pictures = demo.pictures()
+    assert sorted(pictures) == [0, 1, 2]
+    assert Image.open(io.BytesIO(pictures[0])).size == (40, 40)
+    assert Inputs(config).pictures() == {}
