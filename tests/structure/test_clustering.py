@@ -229,7 +229,9 @@ def test_auto_on_the_smallest_graph_keeps_the_pair_together() -> None:
     assert cluster(counts_of([[1, 1, 0], [0, 0, 0], [0, 0, 1]]), "auto").sizes == [2]
 
 
-@pytest.mark.parametrize(("eigenvalues", "expected"), [([1, 0.2], 1), ([1, 0.9, 0.1], 2), ([1, 0.3, 0.29, 0.28, 0.0], 4), ([1, 1, 1, 1, 0.5, 0.4], 4), ([1] * 5, 2)])
+@pytest.mark.parametrize(
+    ("eigenvalues", "expected"), [([1, 0.2], 1), ([1, 0.9, 0.1], 2), ([1, 0.3, 0.29, 0.28, 0.0], 4), ([1, 1, 1, 1, 0.5, 0.4], 4), ([1] * 5, 2)]
+)
 def test_largest_gap(eigenvalues: list[float], expected: int) -> None:
     assert largest_gap(np.array(eigenvalues, dtype=float)) == expected
 

@@ -1,0 +1,106 @@
+"""mAP@K against a loop that follows its definition word by word."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.structure.average_precision import RankingMetrics, mean_average_precision
+
+
+def best(row: list[float], k: int) -> list[int]:
+    return sorted(range(len(row)), key=lambda label: (-row[label], label))[:k]
+
+
+def oracle_per_label(scores: list[list[float]], targets: list[set[int]], k: int) -> list[float]:
+    result = []
+    for label in range(len(scores[0])):
+        positives = sum(label in t for t in targets)
+        kept = [e for e in range(len(scores)) if label in best(scores[e], k)]
+        kept.sort(key=lambda e: -scores[e][label])  # stable: ties in the order of the examples
+        hits, total = 0, 0.0
+        for rank, example in enumerate(kept, 1):
+            if label in targets[example]:
+                hits += 1
+                total += hits / rank
+        result.append(total / positives if positives else math.nan)
+    return result
+
+
+def oracle_per_example(scores: list[list[float]], targets: list[set[int]], k: int) -> list[float]:
+    result = []
+    for row, wanted in zip(scores, targets, strict=True):
+        hits, total = 0, 0.0
+        for rank, label in enumerate(best(row, k), 1):
+            if label in wanted:
+                hits += 1
+                total += hits / rank
+        if wanted:
+            result.append(total / len(wanted))
+    return result
+
+
+@st.composite
+def problems(draw: st.DrawFn):
+    n, c = draw(st.integers(1, 12)), draw(st.integers(1, 8))
+    value = st.sampled_from([-1.0, 0.0, 0.5, 2.0])  # few values: many ties
+    scores = [[draw(value) for _ in range(c)] for _ in range(n)]
+    targets = [draw(st.sets(st.integers(0, c - 1))) for _ in range(n)]
+    return scores, targets, draw(st.integers(1, c + 3)), draw(st.integers(1, n))
+
+
+@settings(max_examples=150, deadline=None)
+@given(problems())
+def test_equals_the_oracle_whatever_the_batches(problem):
+    scores, targets, k, batch = problem
+    metrics = RankingMetrics(len(scores[0]), k)
+    for start in range(0, len(scores), batch):
+        metrics.update(torch.tensor(scores[start : start + batch]), [sorted(t) for t in targets[start : start + batch]] or [[]])
+    ranking = metrics.compute()
+    expected = oracle_per_label(scores, targets, k)
+    np.testing.assert_allclose(ranking.average_precision, expected)
+    np.testing.assert_allclose(ranking.mean_average_precision, np.nanmean(expected) if any(targets) else math.nan)
+    each = oracle_per_example(scores, targets, k)
+    np.testing.assert_allclose(ranking.mean_average_precision_per_example, np.mean(each) if each else math.nan)
+    annotated = [(row, t) for row, t in zip(scores, targets, strict=True) if t]
+    for name, k_best in (("top1", 1), ("top5", 5)):
+        hits = [bool(t & set(best(row, k_best))) for row, t in annotated]
+        np.testing.assert_allclose(getattr(ranking, name), np.mean(hits) if hits else math.nan)
+
+
+def test_a_perfect_ranking_is_one_and_a_missing_positive_counts_as_missed():
+    scores = torch.tensor([[3.0, 2.0, 1.0], [1.0, 3.0, 2.0]])
+    assert mean_average_precision(scores, [[0], [1]], top_k=1) == 1
+    assert mean_average_precision(scores, [[0, 2], [1]], top_k=1) == pytest.approx(2 / 3)  # label 2 has a positive and is kept nowhere
+
+
+def test_all_forms_of_targets_agree():
+    scores, classes = torch.randn(20, 6), torch.arange(20) % 6
+    expected = mean_average_precision(scores, classes)
+    assert mean_average_precision(scores, torch.nn.functional.one_hot(classes, 6)) == expected
+    assert mean_average_precision(scores, [[int(c)] for c in classes]) == expected
+
+
+@pytest.mark.parametrize(
+    ("scores", "targets", "k", "message"),
+    [
+        (torch.tensor([[math.nan, 0.0]]), [[0]], 1, "example 0 has the score nan"),
+        (torch.zeros(1, 2), [[2]], 1, "has label 2"),
+        (torch.zeros(2, 2), [[1]], 1, "expected shape"),
+        (torch.zeros(1, 2), [[1]], 0, "top_k: expected at least 1"),
+    ],
+)
+def test_what_cannot_be_ranked_is_refused(scores, targets, k, message):
+    with pytest.raises(SelfInformedError, match=message):
+        mean_average_precision(scores, targets, k)
+
+
+def test_no_examples_are_refused():
+    with pytest.raises(SelfInformedError, match="no examples"):
+        RankingMetrics(3).compute()
