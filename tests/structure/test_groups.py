@@ -1,8 +1,8 @@
-"""Partitions and covers of the labels."""
-
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,72 +13,119 @@ from selfinformed.data.labels import LabelSpace
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.groups import LabelGroups
 
-COVER = LabelGroups(8, (np.array([5, 1]), np.array([1, 2, 3]), np.arange(7)), ("a", "b", "all"))
+COVER = LabelGroups(8, ([1, 0, 5], [5, 2], [0, 5, 6, 2]), ("a", "b", "c"), "spectral", (1.0, 0.5))
+
+some_groups = st.integers(1, 12).flatmap(
+    lambda n: st.lists(st.lists(st.integers(0, n - 1), min_size=1, unique=True), max_size=5).map(lambda members: LabelGroups(n, tuple(members)))
+)
 
 
-@st.composite
-def groupings(draw: st.DrawFn) -> LabelGroups:
-    n = draw(st.integers(1, 12))
-    members = draw(st.lists(st.lists(st.integers(0, n - 1), min_size=1, unique=True), max_size=5))
-    return LabelGroups(n, tuple(np.array(m) for m in members))
+def overlaps(groups: LabelGroups) -> list[list[int]]:
+    return [[len(set(a.tolist()) & set(b.tolist())) for a in groups.members] for b in groups.members]
 
 
-def test_assignment_is_the_first_group_and_minus_one_for_none():
-    assert COVER.assignment.tolist() == [2, 0, 1, 1, 2, 0, 2, -1]
-    assert COVER.ungrouped.tolist() == [7]
-    assert COVER.sizes == [2, 3, 7]
+def test_what_is_derived_from_members() -> None:
+    assert COVER.assignment.tolist() == [0, 0, 1, -1, -1, 0, 2, -1]  # a cover: the first group
+    assert COVER.assignment.dtype == np.int64
+    assert COVER.ungrouped.tolist() == [3, 4, 7]
+    assert COVER.sizes == [3, 2, 4]
+    assert len(COVER) == 3
+
+
+def test_names_by_default_and_after_labels() -> None:
+    assert LabelGroups(4, ([0], [2])).names == ("group 0", "group 1")
+    renamed = COVER.renamed(LabelSpace("abcdefgh"))
+    assert renamed.names == ("b, a, f", "f, c", "a, f, g")
+    assert (renamed.method, renamed.eigenvalues) == (COVER.method, COVER.eigenvalues)
+
+
+def test_everything_is_one_group_of_all_labels() -> None:
+    groups = LabelGroups.everything(5)
+    assert groups.sizes == [5]
+    assert groups.assignment.tolist() == [0] * 5
+
+
+def test_no_groups_at_all() -> None:
+    groups = LabelGroups(3, ())
+    assert len(groups) == 0
+    assert groups.ungrouped.tolist() == [0, 1, 2]
+    assert len(groups.randomized(0)) == 0
 
 
 @settings(max_examples=40, deadline=None)
-@given(groupings(), st.integers(0, 2**31))
-def test_randomized_keeps_sizes_overlaps_and_what_is_in_no_group(groups, seed):
-    random = groups.randomized(seed)
-    assert random.sizes == groups.sizes
-    assert random.ungrouped.tolist() == groups.ungrouped.tolist()
-    for a, b in zip(groups.members, random.members, strict=True):
-        for c, d in zip(groups.members, random.members, strict=True):
-            assert len(np.intersect1d(a, c)) == len(np.intersect1d(b, d))
+@given(some_groups, st.integers(0, 99))
+def test_assignment_equals_brute_force_and_randomized_keeps_the_topology(groups: LabelGroups, seed: int) -> None:
+    first = [next((g for g, m in enumerate(groups.members) if label in m), -1) for label in range(groups.n_labels)]
+    assert groups.assignment.tolist() == first
+    shuffled = groups.randomized(seed)
+    assert shuffled.sizes == groups.sizes
+    assert overlaps(shuffled) == overlaps(groups)
+    assert shuffled.ungrouped.tolist() == groups.ungrouped.tolist()
+    assert [m.tolist() for m in shuffled.members] == [m.tolist() for m in groups.randomized(seed).members]
 
 
-def test_randomized_depends_on_the_seed_only():
-    groups = LabelGroups(50, (np.arange(25), np.arange(25, 50)))
-    assert np.array_equal(groups.randomized(3).assignment, groups.randomized(3).assignment)
-    assert not np.array_equal(groups.randomized(3).assignment, groups.randomized(4).assignment)
-    assert not np.array_equal(groups.randomized(3).assignment, groups.assignment)
-
-
-@settings(max_examples=40, deadline=None)
-@given(groups=groupings())
-def test_saved_and_loaded_is_equal(tmp_path_factory, groups):
-    path = tmp_path_factory.mktemp("groups") / "groups.json"
-    groups.save(path)
-    loaded = LabelGroups.load(path)
-    assert loaded.to_dict() == groups.to_dict()
-
-
-def test_groups_are_named_by_their_first_labels():
-    space = LabelSpace("abcdefgh")
-    assert COVER.renamed(space).names == ("f, b", "b, c, d", "a, b, c")
+def test_randomized_moves_labels_and_seeds_differ() -> None:
+    groups = LabelGroups(60, tuple(np.arange(60).reshape(6, 10)))
+    assert (groups.randomized(0).assignment != groups.assignment).any()
+    assert (groups.randomized(0).assignment != groups.randomized(1).assignment).any()
+    assert groups.randomized(0).method == "randomized"
 
 
 @pytest.mark.parametrize(
     ("members", "names", "message"),
     [
-        (([],), (), "must hold at least one label"),
-        (([8],), (), "each from 0 to 7"),
-        (([-1],), (), "each from 0 to 7"),
-        (([1, 1],), (), "names a label twice"),
-        (([1],), ("a", "b"), "2 names for 1 groups"),
+        (([0, 1], []), (), "'group 1' must hold at least one label, each from 0 to 3"),
+        (([0, 4],), (), "'group 0' must hold at least one label, each from 0 to 3"),
+        (([-1],), ("birds",), "'birds' must hold at least one label, each from 0 to 3"),
+        (([[0, 1]],), (), "must hold at least one label"),
+        (([0, 1, 0],), (), "'group 0' names a label twice"),
+        (([0],), ("a", "b"), "2 names for 1 groups"),
     ],
 )
-def test_what_is_no_grouping_is_refused(members, names, message):
+def test_refused(members: Any, names: Any, message: str) -> None:
     with pytest.raises(SelfInformedError, match=message):
-        LabelGroups(8, tuple(np.array(m, dtype=np.int64) for m in members), names)
+        LabelGroups(4, members, names)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "3", '{"format": "other/1"}', json.dumps(COVER.to_dict() | {"members": [["x"]]}), "{}"])
-def test_a_file_that_is_none_is_refused(tmp_path, content):
+@pytest.mark.parametrize("groups", [COVER, LabelGroups(3, ()), LabelGroups.everything(4), COVER.randomized(3)])
+def test_saved_and_loaded(groups: LabelGroups, tmp_path: Path) -> None:
+    groups.save(tmp_path / "groups.json")
+    loaded = LabelGroups.load(tmp_path / "groups.json")
+    assert loaded.to_dict() == groups.to_dict()
+    assert all(m.dtype == np.int64 for m in loaded.members)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "selfinformed.groups/9"}, "expected selfinformed.groups/1, found 'selfinformed.groups/9'"),
+        ({"format": None}, "expected selfinformed.groups/1"),
+        ({"members": [[1, 99]]}, "1 groups"),
+        ({"members": [[1, 0, 99], [5], [0]]}, "each from 0 to 7"),
+        ({"members": [[1, 0.5], [5], [0]]}, "not a valid groups file"),
+        ({"members": [["x"], [5], [0]]}, "not a valid groups file"),
+        ({"members": [[1], 5, [0]]}, "must hold at least one label"),
+        ({"members": [[1], None, [0]]}, "not a valid groups file"),
+        ({"members": None}, "not a valid groups file"),
+        ({"members": [[1], [2**70], [0]]}, "not a valid groups file"),
+        ({"n_labels": "many"}, "not a valid groups file"),
+        ({"n_labels": float("inf")}, "not a valid groups file"),
+        ({"eigenvalues": [None]}, "not a valid groups file"),
+        ({"names": 3}, "not a valid groups file"),
+    ],
+    ids=str,
+)
+def test_invalid_files_are_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     path = tmp_path / "groups.json"
-    path.write_text(content)
-    with pytest.raises(SelfInformedError, match="groups"):
+    path.write_text(json.dumps(COVER.to_dict() | change))
+    with pytest.raises(SelfInformedError, match=message):
         LabelGroups.load(path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", '"groups"', "{}"])
+def test_files_that_hold_no_groups_are_refused_by_name(text: str, tmp_path: Path) -> None:
+    (tmp_path / "groups.json").write_text(text)
+    with pytest.raises(SelfInformedError, match=r"groups\.json"):
+        LabelGroups.load(tmp_path / "groups.json")
+    with pytest.raises(SelfInformedError, match=r"none\.json does not exist"):
+        LabelGroups.load(tmp_path / "none.json")
