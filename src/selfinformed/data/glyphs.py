@@ -116,11 +116,11 @@ def glyph_examples(split: Split, fonts: str | Path | None = None, views: int | N
     Args:
         split: train, holdout or test.
         fonts: a folder of typefaces to draw with (default: matplotlib's own).
-        views: distorted views of each (character, typeface) pair; by default 2 of train and test, 1 of holdout.
+        views: distorted views of each (character, typeface) pair; by default 2 of train, 1 of holdout and test.
     """
     glyphs = shipped_glyphs(None if fonts is None else str(fonts))
     seed = {"train": 11, "holdout": 12, "test": 13}[split]
-    images, targets, names = glyphs.views(split, views or (1 if split == "holdout" else 2), seed)
+    images, targets, names = glyphs.views(split, views or (2 if split == "train" else 1), seed)
     space = glyphs.labels.space
     return Examples(lambda rows: images[torch.as_tensor(rows)], as_targets(targets, len(space)), space, names)
 

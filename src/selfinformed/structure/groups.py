@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,16 +36,16 @@ class LabelGroups:
     eigenvalues: tuple[float, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
-        members = tuple(np.asarray(m, dtype=np.int64) for m in self.members)
-        object.__setattr__(self, "members", members)
+        members = tuple(np.asarray(m) for m in self.members)
         object.__setattr__(self, "names", tuple(self.names) or tuple(f"group {i}" for i in range(len(members))))
         if len(self.names) != len(members):
             raise SelfInformedError(f"groups: {len(self.names)} names for {len(members)} groups")
         for name, labels in zip(self.names, members, strict=True):
-            if labels.ndim != 1 or len(labels) == 0 or labels.min() < 0 or labels.max() >= self.n_labels:
-                raise SelfInformedError(f"groups: {name!r} must hold at least one label, each from 0 to {self.n_labels - 1}")
+            if labels.ndim != 1 or len(labels) == 0 or labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= self.n_labels:
+                raise SelfInformedError(f"groups: {name!r} must hold at least one label, each a whole number from 0 to {self.n_labels - 1}")
             if len(np.unique(labels)) != len(labels):
                 raise SelfInformedError(f"groups: {name!r} names a label twice")
+        object.__setattr__(self, "members", tuple(m.astype(np.int64) for m in members))
 
     @classmethod
     def everything(cls, n_labels: int) -> LabelGroups:
@@ -98,9 +97,8 @@ class LabelGroups:
         try:
             if content["format"] != FORMAT:
                 raise SelfInformedError(f"{where}: expected {FORMAT}, found {content['format']!r}")
-            members: Sequence[Any] = content["members"]
             return cls(
-                int(content["n_labels"]), tuple(np.array(m, dtype=np.int64) for m in members), tuple(map(str, content["names"])),
+                int(content["n_labels"]), tuple(content["members"]), tuple(map(str, content["names"])),
                 str(content["method"]), tuple(map(float, content["eigenvalues"])),
             )  # fmt: skip
         except (KeyError, TypeError, ValueError, OverflowError) as error:
