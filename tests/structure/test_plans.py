@@ -66,7 +66,12 @@ def test_uniform_widths_are_the_largest_within_the_budget(net: WrappedClassifier
 
 
 @settings(max_examples=40, deadline=None)
-@given(budget=st.floats(0.4, 3), depth=st.integers(1, 2), capacity=st.sampled_from(["uniform", "labels", "examples", "confusions"]), dense_share=st.floats(0, 0.8))
+@given(
+    budget=st.floats(0.5, 8),
+    depth=st.integers(1, 3),
+    capacity=st.sampled_from(["uniform", "labels", "examples", "confusions"]),
+    dense_share=st.sampled_from([0.0, 0.25, 0.5, 0.7]),
+)
 def test_no_capacity_ever_exceeds_the_budget(net: WrappedClassifier, budget: float, depth: int, capacity: Any, dense_share: float) -> None:
     counts = ConfusionCounts(N_LABELS, 2)
     counts.update_detections([[0, 1], [1, 2], [8, 9]], [0, 1, 8])

@@ -45,6 +45,9 @@ class HeadPlan:
             raise SelfInformedError(f"plan: widths for {len(self.hidden)} heads, but {len(self.groups)} groups")
         if any(not widths or min(widths) < 1 for widths in self.hidden):
             raise SelfInformedError("plan: each head needs at least one ReLU layer, each at least 1 wide")
+        for name in ("feature_size", "base_multiply_adds"):
+            if getattr(self, name) < 1:
+                raise SelfInformedError(f"plan: {name}: expected at least 1, got {getattr(self, name)}")
 
     @property
     def head_multiply_adds(self) -> list[int]:
