@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint clean bench-%
+.PHONY: setup demo test lint clean
 
 setup: $(VENV)/.ready
 
@@ -20,12 +20,9 @@ test: lint
 	$(BIN)/python -m pytest
 
 lint: setup
-	$(BIN)/ruff check src tests scripts benchmarks
+	$(BIN)/ruff check src tests scripts
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-
-bench-%: setup
-	$(BIN)/python benchmarks/$*.py
 
 clean:
 	rm -rf $(VENV) runs
