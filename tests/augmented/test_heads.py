@@ -7,6 +7,8 @@ import copy
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from selfinformed.augmented.heads import Heads
 from selfinformed.structure.groups import LabelGroups
@@ -75,3 +77,37 @@ def test_unfold_keeps_the_function_of_trained_heads_and_the_weights_of_new_ones(
     expected = made(features)
     made.unfold(shift, transform)
     torch.testing.assert_close(made((features - shift) @ transform), expected, rtol=1e-3, atol=1e-3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 8), min_size=1, unique=True), min_size=1, max_size=5), st.data())
+def test_in_any_cover_a_head_moves_its_own_labels_only(members, data):
+    made, features = heads(LabelGroups(9, tuple(members))), torch.randn(20, 5)
+    head = data.draw(st.integers(0, len(members) - 1))
+    before = made(features)
+    with torch.no_grad():
+        made.outputs[head].weight.add_(1.0)
+    moved = (made(features) != before).any(dim=0)
+    assert torch.nonzero(moved).flatten().tolist() == sorted(members[head])
+
+
+def test_heads_may_differ_in_width_and_depth():
+    torch.manual_seed(0)
+    hidden, features = ((5, 3), (2,), (1, 4, 2)), torch.randn(7, 5)
+    together = Heads(HeadPlan(PARTITION, hidden, 5, 1000, 1000), zero_outputs=False)
+    assert together(features).abs().sum() > 0
+    start = 0
+    for head, (widths, members) in enumerate(zip(hidden, PARTITION.members, strict=True)):
+        alone = Heads(HeadPlan(LabelGroups(9, (members,)), (widths,), 5, 1000, 1000))
+        alone.hidden[0], alone.outputs[0] = together.hidden[head], together.outputs[head]
+        with torch.no_grad():
+            alone.first.weight.copy_(together.first.weight[start : start + widths[0]])
+            alone.first.bias.copy_(together.first.bias[start : start + widths[0]])
+        start += widths[0]
+        torch.testing.assert_close(alone(features)[:, members], together(features)[:, members])
+
+
+def test_new_heads_add_exactly_nothing_and_only_weights_are_state():
+    made = Heads(HeadPlan(COVER, ((4, 2),) * 3, 5, 1000, 1000))
+    assert torch.equal(made(torch.randn(6, 5)), torch.zeros(6, 9))
+    assert set(made.state_dict()) == {name for name, _ in made.named_parameters()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 
 from conftest import Problem
 from selfinformed.augmented.network import augment
-from selfinformed.network.wrap import wrap
+from selfinformed.network.wrap import AttachPoint, WrappedClassifier, wrap
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import plan
@@ -109,3 +110,259 @@ def test_a_plan_for_another_network_is_refused(problem: Problem):
     net = wrap(other, problem.net.example_inputs)
     with pytest.raises(SelfInformedError, match="plan: made for"):
         augment(net, problem.plan())
+
+
+# The same promises over a zoo of networks and attach points.
+
+N_LABELS = 9
+PARTITION = LabelGroups(N_LABELS, ([0, 4, 2], [1, 3], [8, 5]))  # 6 and 7 are in no head
+COVER = LabelGroups(N_LABELS, ([0, 4, 2], [4, 2, 3], [1, 2, 3, 4]))
+
+
+def convnet() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Linear(36, 12), nn.ReLU(), nn.Dropout(0.5), nn.Linear(12, N_LABELS),
+    )  # fmt: skip
+
+
+class NoStack(nn.Module):
+    """Like many residual networks: pooled features straight into the classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU())
+        self.fc = nn.Linear(6, N_LABELS)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.body(x).mean((2, 3)))
+
+
+class Keywords(nn.Module):
+    """Called with keyword arguments, and gives a mapping, as text models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(20, 8)
+        self.dense = nn.Linear(8, 8)
+        self.out = nn.Linear(8, N_LABELS)
+
+    def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        pooled = (self.embed(tokens) * mask[..., None]).mean(1)
+        return {"logits": self.out(torch.tanh(self.dense(pooled)))}
+
+
+def images(n: int = 5) -> torch.Tensor:
+    return torch.randn(n, 1, 8, 8)
+
+
+def tokens(n: int = 5) -> dict[str, torch.Tensor]:
+    return {"tokens": torch.randint(0, 20, (n, 4)), "mask": torch.ones(n, 4)}
+
+
+ZOO: dict[str, Any] = {
+    "convnet": (convnet, images, {}),
+    "no stack": (NoStack, images, {}),
+    "keywords": (Keywords, tokens, {}),
+    "attached by name": (convnet, images, {"attach": "3"}),
+    "attached by name, mean": (convnet, images, {"attach": "2", "reduce": "mean"}),
+    "attached to an input": (convnet, images, {"attach": AttachPoint("3", "input", "mean")}),
+    "attached to the classifier's input": (convnet, images, {"attach": AttachPoint("8", "input")}),
+    "attached to a block": (NoStack, images, {"attach": AttachPoint("body", "output", "mean")}),
+}
+
+
+def wrapped(name: str) -> tuple[WrappedClassifier, Any]:
+    make, inputs, options = ZOO[name]
+    torch.manual_seed(0)
+    return wrap(make().eval(), inputs(2), **options), inputs()
+
+
+every_network = pytest.mark.parametrize("name", ZOO)
+every_cover = pytest.mark.parametrize("groups", [PARTITION, COVER], ids=["partition", "cover"])
+
+
+@every_network
+@every_cover
+def test_before_training_it_is_the_base_bit_for_bit(name, groups):
+    net, inputs = wrapped(name)
+    aug = augment(net, plan(net, groups, hidden=(6, 4)))
+    assert torch.equal(aug.logits(inputs), net.logits(inputs))
+
+
+@every_network
+def test_with_the_heads_disabled_it_is_the_base_whatever_was_trained(name):
+    net, inputs = wrapped(name)
+    aug = moved(augment(net, plan(net, PARTITION, hidden=(6,))))
+    trained = aug.logits(inputs)
+    assert not torch.allclose(trained, net.logits(inputs))
+    with aug.heads_disabled() as base:
+        assert torch.equal(base.logits(inputs), net.logits(inputs))
+        with aug.heads_disabled():
+            pass
+        assert torch.equal(base.logits(inputs), net.logits(inputs))
+    assert torch.equal(aug.logits(inputs), trained)
+
+
+def test_heads_come_back_after_an_error():
+    net, inputs = wrapped("convnet")
+    aug = moved(augment(net, plan(net, PARTITION, hidden=(6,))))
+    trained = aug.logits(inputs)
+    with pytest.raises(ZeroDivisionError), aug.heads_disabled():
+        raise ZeroDivisionError
+    assert torch.equal(aug.logits(inputs), trained)
+
+
+@every_network
+@every_cover
+def test_a_head_moves_only_its_groups_outputs(name, groups):
+    net, inputs = wrapped(name)
+    for head, members in enumerate(groups.members):
+        aug = augment(net, plan(net, groups, hidden=(16,)))
+        assert aug.heads is not None
+        with torch.no_grad():
+            aug.heads.outputs[head].weight.fill_(1.0)
+        changed = (aug.logits(inputs) != net.logits(inputs)).any(dim=0)
+        assert set(np.flatnonzero(changed)) == set(members.tolist())
+
+
+def test_labels_in_no_head_are_moved_by_the_classifier_only():
+    net, inputs = wrapped("convnet")
+    aug = augment(net, plan(net, PARTITION, hidden=(6,)))
+    assert aug.heads is not None
+    with torch.no_grad():
+        for parameter in aug.heads.parameters():
+            parameter.normal_()
+    assert torch.equal(aug.logits(inputs)[:, PARTITION.ungrouped], net.logits(inputs)[:, PARTITION.ungrouped])
+
+
+@every_network
+def test_logits_are_base_plus_heads(name):
+    net, inputs = wrapped(name)
+    aug = moved(augment(net, plan(net, COVER, hidden=(6,))))
+    features = net.features(inputs)
+    assert aug.heads is not None
+    torch.testing.assert_close(aug.logits(inputs), aug.classifier(features.penultimate) + aug.heads(features.attached))
+    assert torch.equal(aug.from_features(features.attached, features.penultimate), aug(inputs))
+
+
+def photograph(model: nn.Module) -> tuple[Any, ...]:
+    """All that could change in a model: modules, modes, hooks, values, and what asks for gradients."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
+    return (
+        [(name, type(module), module.training, [len(getattr(module, h)) for h in hooks]) for name, module in model.named_modules()],
+        [(name, value.tolist()) for name, value in model.state_dict().items()],
+        [(name, id(p), p.requires_grad, p.grad) for name, p in model.named_parameters()],
+    )
+
+
+@every_network
+@pytest.mark.parametrize("training", [True, False])
+def test_the_given_model_is_never_changed(name, training):
+    make, inputs, options = ZOO[name]
+    model = make().train(training)
+    next(model.children()).train(not training)
+    before = photograph(model)
+    net = wrap(model, inputs(), **options)
+    aug = moved(augment(net, plan(net, COVER, hidden=(6,))))
+    aug.train()
+    aug(inputs()).sum().backward()
+    aug.logits(inputs())
+    with torch.no_grad():
+        for parameter in aug.parameters():
+            parameter.zero_()
+    assert photograph(model) == before
+
+
+def test_only_heads_and_classifier_ask_for_gradients():
+    net, _ = wrapped("convnet")
+    aug = augment(net, plan(net, PARTITION, hidden=(6, 4)))
+    new = {id(p) for p in aug.new_parameters()}
+    assert {id(p) for p in aug.parameters() if p.requires_grad} == new
+    assert aug.heads is not None
+    assert len(new) == 2 + len(list(aug.heads.parameters()))
+    all_but_kept = {name for name, p in aug.named_parameters() if id(p) in {id(q) for q in aug.all_parameters()}}
+    assert {name for name, _ in aug.named_parameters()} - all_but_kept == {"base.8.original.weight", "base.8.original.bias"}
+
+
+def test_a_step_of_training_reaches_every_new_weight():
+    net, inputs = wrapped("convnet")
+    aug = moved(augment(net, plan(net, COVER, hidden=(16, 16))))
+    aug(inputs).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in aug.new_parameters())
+    assert all(p.grad is None for p in aug.parameters() if not p.requires_grad)
+
+
+@every_network
+def test_folding_the_input_transform_keeps_the_logits(name):
+    net, inputs = wrapped(name)
+    aug = moved(augment(net, plan(net, COVER, hidden=(6,))))
+    assert aug.heads is not None
+    size = net.feature_size
+    shift, transform = torch.randn(size), torch.randn(size, size) / size**0.5 + torch.eye(size)
+    features = net.features(inputs)
+    expected = aug.from_features((features.attached - shift) @ transform, features.penultimate)
+    aug.heads.fold(shift, transform)
+    torch.testing.assert_close(aug.logits(inputs), expected, rtol=1e-4, atol=1e-4)
+
+
+@every_network
+def test_a_deep_copy_is_a_network_of_its_own(name):
+    net, inputs = wrapped(name)
+    aug = moved(augment(net, plan(net, PARTITION, hidden=(6,))))
+    expected = aug.logits(inputs)
+    twin = copy.deepcopy(aug)
+    assert torch.equal(twin.logits(inputs), expected)
+    moved(twin)
+    assert not torch.allclose(twin.logits(inputs), expected)
+    assert torch.equal(aug.logits(inputs), expected)
+    with twin.heads_disabled():
+        assert torch.equal(twin.logits(inputs), net.logits(inputs))
+        assert torch.equal(aug.logits(inputs), expected)
+
+
+def test_copied_with_its_state():
+    net, inputs = wrapped("convnet")
+    aug, other = (augment(net, plan(net, PARTITION, hidden=(6,)), seed=seed) for seed in (0, 1))
+    other.load_state_dict(moved(aug).state_dict())
+    assert torch.equal(other.logits(inputs), aug.logits(inputs))
+
+
+def test_seeds_and_the_surrounding_random_state():
+    net, _ = wrapped("convnet")
+    made = plan(net, PARTITION, hidden=(6,))
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    first, again, other = (augment(net, made, classifier="reinitialise", seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(torch.rand(4), expected)
+    same = [torch.equal(a, b) for a, b in zip(first.new_parameters(), again.new_parameters(), strict=True)]
+    assert all(same)
+    assert not torch.equal(first.classifier.weight, other.classifier.weight)
+
+
+def test_the_papers_classifier_starts_anew_and_the_base_is_still_there():
+    net, inputs = wrapped("convnet")
+    aug = augment(net, plan(net, PARTITION, hidden=(6,)), classifier="reinitialise")
+    assert not torch.allclose(aug.classifier.weight, net.classifier.weight)
+    assert aug.heads is not None
+    assert all(output.abs().sum() > 0 for output in aug.heads.outputs.parameters())
+    with aug.heads_disabled():
+        assert torch.equal(aug.logits(inputs), net.logits(inputs))
+
+
+def test_half_precision_networks():
+    torch.manual_seed(0)
+    net = wrap(NoStack().bfloat16().eval(), images().bfloat16())
+    aug = augment(net, plan(net, COVER, hidden=(6,)))
+    assert {p.dtype for p in aug.parameters()} == {torch.bfloat16}
+    assert torch.equal(aug.logits(images(3).bfloat16() * 0), net.logits(images(3).bfloat16() * 0))
+
+
+def test_logits_restores_the_mode():
+    net, inputs = wrapped("convnet")
+    aug = augment(net, plan(net, PARTITION, hidden=(6,)))
+    assert not aug.training
+    aug.train()
+    assert torch.equal(aug.logits(inputs), net.logits(inputs))
+    assert all(module.training for module in aug.modules())

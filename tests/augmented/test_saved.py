@@ -11,7 +11,10 @@ import torch
 from conftest import Problem
 from selfinformed.augmented.network import augment
 from selfinformed.augmented.saved import load
+from selfinformed.network.wrap import AttachPoint, wrap
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.structure.groups import LabelGroups
+from selfinformed.structure.plans import plan
 from selfinformed.training.fitting import fit
 
 
@@ -80,3 +83,56 @@ def test_weights_of_another_run_are_refused(problem: Problem, saved, tmp_path_fa
     (saved / "heads.safetensors").write_bytes((other / "heads.safetensors").read_bytes())
     with pytest.raises(SelfInformedError, match="does not fit its config"):
         load(saved, problem.net)
+
+
+def test_loading_leaves_the_wrapped_model_alone_and_the_output_comes_back(problem: Problem, trained, saved):
+    before = problem.net.output
+    loaded = load(saved, problem.net)
+    assert problem.net.output == before
+    assert loaded.output == trained.output == "softmax"
+
+
+def test_loaded_heads_can_be_trained_on_in_another_input_transform(problem: Problem, trained, saved):
+    loaded, attached = load(saved, problem.net), problem.store("test").attached[:32]
+    expected, size = trained.heads(attached), attached.shape[1]
+    shift, transform = torch.randn(size), torch.randn(size, size) / size**0.5 + torch.eye(size)
+    loaded.heads.unfold(shift, transform)
+    torch.testing.assert_close(loaded.heads((attached - shift) @ transform), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_heads_of_a_cover_attached_elsewhere(problem: Problem, tmp_path):
+    net = wrap(problem.net.model, problem.net.example_inputs, attach=AttachPoint("trunk.5", "input", "mean"))
+    aug = augment(net, plan(net, LabelGroups(net.n_labels, (range(9), range(5, 20))), hidden=(4,)), classifier="reinitialise")
+    aug.save_pretrained(tmp_path)
+    inputs = problem.test.read(range(16))
+    assert torch.equal(load(tmp_path, net.model, inputs[:2])(inputs), aug(inputs))
+    with pytest.raises(SelfInformedError, match="the model is wrapped otherwise"):
+        load(tmp_path, problem.net)
+
+
+def test_a_tuned_base_comes_back_with_the_original_classifier(problem: Problem, tmp_path):
+    aug, inputs = augment(problem.net, problem.plan()), problem.test.read(range(16))
+    with torch.no_grad():
+        for parameter in aug.all_parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    aug.base_was_tuned = True
+    aug.save_pretrained(tmp_path)
+    loaded = load(tmp_path, problem.net)
+    assert torch.equal(loaded(inputs), aug(inputs))
+    with loaded.heads_disabled(), aug.heads_disabled():
+        assert torch.equal(loaded(inputs), aug(inputs))
+
+
+def test_half_precision_comes_back(problem: Problem, tmp_path):
+    inputs = problem.test.read(range(16)).bfloat16()
+    net = wrap(copy.deepcopy(problem.net.model).bfloat16(), inputs)
+    aug = augment(net, plan(net, problem.groups, hidden=(4,)), classifier="reinitialise")
+    aug.save_pretrained(tmp_path)
+    assert torch.equal(load(tmp_path, net)(inputs), aug(inputs))
+
+
+def test_a_classifier_alone_comes_back(problem: Problem, tmp_path):
+    aug = augment(problem.net, plan(problem.net, LabelGroups(problem.net.n_labels, ())), classifier="reinitialise")
+    aug.save_pretrained(tmp_path)
+    inputs = problem.test.read(range(4))
+    assert torch.equal(load(tmp_path, problem.net)(inputs), aug(inputs))

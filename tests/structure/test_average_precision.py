@@ -104,3 +104,47 @@ def test_what_cannot_be_ranked_is_refused(scores, targets, k, message):
 def test_no_examples_are_refused():
     with pytest.raises(SelfInformedError, match="no examples"):
         RankingMetrics(3).compute()
+
+
+def test_by_hand():
+    scores = torch.tensor([[3.0, 1, 0], [2, 3, 0], [1, 3, 2], [3, 2, 1]])
+    metrics = RankingMetrics(3, top_k=2)
+    metrics.update(scores, [[0], [0], [1, 2], []])
+    ranking = metrics.compute()
+    # Label 0 is kept by examples 0, 3, 1 in this order (0 before 3: a tie), its positives are 0 and 1: (1/1 + 2/3) / 2.
+    # Label 1: examples 1, 2 (tie), 3, 0; the positive is 2, in second place. Label 2: only example 2.
+    np.testing.assert_allclose(ranking.average_precision, [5 / 6, 1 / 2, 1])
+    # Example 0: 1. Example 1: second place, 1/2. Example 2: both labels in front, 1. Example 3 is not annotated.
+    assert ranking.mean_average_precision_per_example == pytest.approx(2.5 / 3)
+    assert ranking.top1 == pytest.approx(2 / 3)
+    assert ranking.top5 == 1
+    assert ranking.positives.tolist() == [2, 1, 1]
+
+
+def test_scores_as_arrays_or_with_gradients():
+    scores = torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
+    expected = mean_average_precision(scores, [0] * 9)
+    assert mean_average_precision(scores.numpy(), [0] * 9) == expected
+    assert mean_average_precision(scores.clone().requires_grad_(), [0] * 9) == expected
+
+
+def test_a_refused_batch_is_not_half_added():
+    metrics, scores = RankingMetrics(4, 2), torch.eye(4)
+    metrics.update(scores, [0, 1, 2, 3])
+    bad = scores.clone()
+    bad[2, 3] = float("inf")
+    for wrong, targets, message in (
+        (bad, [0, 1, 2, 3], "example 2 has the score inf for label 3"),
+        (scores, [0, 1, 2, 4], "targets: example 7 has label 4"),
+        (scores, [0, 1, 2], r"scores: expected shape \[3, 4\], got \[4, 4\]"),
+        (scores[:, :3], [0, 1, 2, 3], r"scores: expected shape \[4, 4\], got \[4, 3\]"),
+    ):
+        with pytest.raises(SelfInformedError, match=message):
+            metrics.update(wrong, targets)
+    ranking = metrics.compute()
+    assert (ranking.n_examples, ranking.mean_average_precision, ranking.top1) == (4, 1, 1)
+
+
+def test_scores_must_be_a_batch():
+    with pytest.raises(SelfInformedError, match=r"expected logits \[examples, labels\], got a tensor of shape \[3\]"):
+        mean_average_precision(torch.zeros(3), [0, 1, 2])

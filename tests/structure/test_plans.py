@@ -163,7 +163,6 @@ def test_no_groups_need_no_budget(net: WrappedClassifier) -> None:
         ({"hidden": ()}, "at least one ReLU layer"),
         ({"hidden": (4, 0)}, "each at least 1 wide"),
     ],
-    ids=str,
 )
 def test_refused(net: WrappedClassifier, options: dict[str, Any], message: str) -> None:
     with pytest.raises(SelfInformedError, match=message):

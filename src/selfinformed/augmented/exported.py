@@ -44,6 +44,8 @@ def export_onnx(aug: AugmentedClassifier, path: str | Path, inputs: Inputs, tole
         raise SelfInformedError("export: ONNX needs an extra; run: pip install 'selfinformed[onnx]'") from None
     if isinstance(inputs, dict):
         raise SelfInformedError("export: networks called with keyword arguments cannot be exported yet; wrap the model so that it takes one tensor")
+    if len(inputs) < 2:
+        raise SelfInformedError(f"export: {len(inputs)} input to check with; give at least two, since the batch may be of any size")
     batch = torch.export.Dim("batch")
     with torch.no_grad():
         expected = aug.logits(inputs).cpu()
