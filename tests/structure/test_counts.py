@@ -89,7 +89,7 @@ def test_batches_their_order_and_merging_do_not_matter(data: st.DataObject, kind
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_summing_early_does_not_matter(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(counts_module, "_PENDING", 20)
+    monkeypatch.setattr(counts_module, "_WAITING", 20)
     scores, lists = example_batch()
     counts = ConfusionCounts(7, 3, kind)
     for batch in batches(40, 6):
@@ -131,16 +131,16 @@ def test_empty_counts_survive_saving(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"indices": np.full(3, 99)}, "no valid counts"),
-        ({"indptr": np.arange(3)}, "no valid counts"),
-        ({"data": np.array([1.5, 2.5, 3.5])}, "no valid counts"),
-        ({"data": np.array([1, -2, 3])}, "integers from 1 to 3"),
-        ({"n_examples": "0"}, "integers from 1 to 0"),
-        ({"data": None}, "no valid counts"),
+        ({"columns": np.full(3, 99, np.int32)}, "no valid counts"),
+        ({"starts": np.arange(3)}, "no valid counts"),
+        ({"counts": np.array([1.5, 2.5, 3.5])}, "no valid counts"),
+        ({"counts": np.array([1, -2, 3])}, "counts are int64 from 0 to 3, the number of examples"),
+        ({"n_examples": "0"}, "counts are int64 from 0 to 0"),
+        ({"counts": None}, "no valid counts"),
         ({"kind": "confusion"}, "kind: expected one of confusions, codetections"),
         ({"top_k": "many"}, "no valid counts"),
         ({"top_k": "9"}, "top_k: expected 1 to 4"),
-        ({"format": "selfinformed.counts/9"}, "expected a file of format selfinformed.counts/1"),
+        ({"format": "selfinformed.counts/9"}, "expected a file of format selfinformed.counts/2"),
     ],
     ids=str,
 )
@@ -149,7 +149,7 @@ def test_damaged_counts_are_refused(change: dict[str, Any], message: str, tmp_pa
     counts.update_detections([[0], [1], [2]], [0, 1, 3])
     path = tmp_path / "counts.safetensors"
     counts.save(path)
-    metadata = {"format": "selfinformed.counts/1", "kind": "confusions", "n_labels": "4", "top_k": "1", "n_examples": "3"}
+    metadata = {"format": "selfinformed.counts/2", "kind": "confusions", "n_labels": "4", "top_k": "1", "n_examples": "3"}
     arrays = {k: change.get(k, v) for k, v in load_file(path).items()}
     save_file({k: v for k, v in arrays.items() if v is not None}, path, {k: change.get(k, v) for k, v in metadata.items()})
     with pytest.raises(SelfInformedError, match=message):
@@ -198,7 +198,7 @@ nan[1, 4] = float("nan")
         ("update", torch.zeros(2, 7), [0.5, 1.0], "expected class numbers"),
         ("update_detections", [[0, 1, 2], [3, 4, 7]], [0, 1], "detections: example 41 has label 7; labels go from 0 to 6"),
         ("update_detections", [[0, 1, 2], [3, -4, 5]], [0, 1], "detections: example 41 has label -4"),
-        ("update_detections", [[0, 1, 2], [3, 4, 3]], [0, 1], "detections: example 41 names a label twice; its top 3 must be distinct"),
+        ("update_detections", [[0, 1, 2], [3, 4, 3]], [0, 1], "detections: example 41 names label 3 twice; its top 3 must be distinct"),
         ("update_detections", [[0, 1], [2, 3]], [0, 1], r"detections: expected integers \[batch, 3\], got int64 \[2, 2\]"),
         ("update_detections", [[0.0, 1.0, 2.0]], [0], r"detections: expected integers \[batch, 3\], got float64"),
     ],

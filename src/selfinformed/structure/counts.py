@@ -12,15 +12,17 @@ import scipy.sparse as sp
 import torch
 
 from selfinformed.data.examples import Examples
-from selfinformed.data.targets import as_targets
+from selfinformed.data.targets import Targets, as_targets
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_tensors, write_tensors
+from selfinformed.structure import kernels
 from selfinformed.structure.detections import default_top_k, detections
+from selfinformed.structure.tables import CountTable
 
 Kind = Literal["confusions", "codetections"]
-FORMAT = "selfinformed.counts/1"
-_PENDING = 4_000_000  # cells gathered before they are summed into the matrix
+FORMAT = "selfinformed.counts/2"
+_WAITING = 32_000_000  # bytes of detections gathered at least before they are summed into the matrix
 
 
 class ConfusionCounts:
@@ -44,36 +46,41 @@ class ConfusionCounts:
             raise SelfInformedError(f"kind: expected one of {', '.join(get_args(Kind))}; got {kind!r}")
         self.n_labels, self.top_k, self.kind = n_labels, top_k, kind
         self.n_examples = 0
-        self._matrix = sp.csr_array((n_labels, n_labels), dtype=np.int64)
-        self._pending: list[npt.NDArray[np.int64]] = []  # cells as detected * C + annotated
+        self._table = CountTable(n_labels)
+        self._id_type = narrowest(n_labels)
+        self._waiting: npt.NDArray[Any] | None = None  # detections not in the table yet [capacity, K], of which the first _n_waiting count
+        self._owners: list[Targets] = []
+        self._n_waiting = 0
 
     def update(self, scores: torch.Tensor, targets: Any, name: Callable[[int], str] | None = None) -> None:
         """Counts a batch from logits [B, C] and targets in any form; `name` says how errors call row b."""
         scores = torch.as_tensor(scores)
         if scores.ndim == 2 and scores.shape[1] != self.n_labels:
             raise SelfInformedError(f"scores: {scores.shape[1]} columns, expected {self.n_labels}, one per label")
-        if name is None:
-            first = self.n_examples
-            name = lambda row: f"example {first + row}"  # noqa: E731
-        self.update_detections(detections(scores, self.top_k, name), targets)
+        self.update_detections(detections(scores, self.top_k, name or self._name), targets)
 
-    def update_detections(self, ids: Any, targets: Any) -> None:
-        """Counts a batch from detected labels int [B, K], distinct in each row, and targets in any form."""
+    def update_detections(self, ids: Any, targets: Any, name: Callable[[int], str] | None = None) -> None:
+        """Counts a batch from detected labels int [B, K], distinct in each row, and targets in any form.
+
+        A batch with anything wrong in it is not counted at all.
+        """
         ids = np.asarray(ids.cpu() if isinstance(ids, torch.Tensor) else ids)
-        self._check_detections(ids)
+        self._check_detections(ids, name or self._name)
         annotated = as_targets(targets, self.n_labels, self.n_examples)
         if len(annotated) != len(ids):
             raise SelfInformedError(f"targets: {len(annotated)} examples, but detections for {len(ids)}")
-        ids = ids.astype(np.int64)
-        if self.kind == "codetections":
-            cells = (ids[:, :, None] * self.n_labels + ids[:, None, :]).ravel()
-        else:
-            examples, labels = annotated.pairs()
-            cells = (ids[examples] * self.n_labels + labels[:, None]).ravel()
         self.n_examples += len(ids)
-        self._pending.append(cells)
-        if sum(map(len, self._pending)) > _PENDING:
-            self._settle()
+        start = 0
+        while start < len(ids):
+            if self._waiting is None:
+                self._waiting = np.empty((self._capacity(), self.top_k), self._id_type)
+            n = min(len(ids) - start, len(self._waiting) - self._n_waiting)
+            self._waiting[self._n_waiting : self._n_waiting + n] = ids[start : start + n]
+            self._owners.append(annotated if n == len(ids) else annotated.take(np.arange(start, start + n)))
+            self._n_waiting += n
+            start += n
+            if self._n_waiting == len(self._waiting):
+                self._settle()
 
     def merge(self, other: ConfusionCounts) -> None:
         """Adds the counts of other examples."""
@@ -81,21 +88,26 @@ class ConfusionCounts:
         if mine != theirs:
             raise SelfInformedError(f"counts: cannot merge counts of (labels, top_k, kind) = {theirs} into {mine}")
         self._settle()
-        self._matrix = self._matrix + other.to_scipy()
+        other._settle()
+        self._table.merge(other._table)
         self.n_examples += other.n_examples
 
     def to_scipy(self) -> sp.csr_array:
         """The counts as int64 CSR [C, C], indexed [detected, annotated] (eq. 4: [detected, detected])."""
         self._settle()
-        return self._matrix.copy()
+        return self._table.transposed()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes the matrix takes: 12 for each count above zero, or 8 for each of C x C cells where that is no more than 1.15 times as much."""
+        self._settle()
+        return self._table.nbytes
 
     def save(self, path: str | Path) -> None:
-        """Writes safetensors, atomically."""
+        """Writes safetensors, atomically and without a second copy in memory: equal counts give equal bytes."""
         self._settle()
-        matrix = self._matrix
-        arrays = {"indptr": matrix.indptr.astype(np.int64), "indices": matrix.indices.astype(np.int64), "data": matrix.data}
         numbers = {"n_labels": self.n_labels, "top_k": self.top_k, "n_examples": self.n_examples}
-        write_tensors(path, arrays, {"format": FORMAT, "kind": self.kind, **{k: str(v) for k, v in numbers.items()}})
+        write_tensors(path, self._table.to_arrays(), {"format": FORMAT, "kind": self.kind, **{k: str(v) for k, v in numbers.items()}})
 
     @classmethod
     def load(cls, path: str | Path) -> ConfusionCounts:
@@ -104,38 +116,45 @@ class ConfusionCounts:
         try:
             counts = cls(int(metadata["n_labels"]), int(metadata["top_k"]), metadata["kind"])  # type: ignore[arg-type]
             counts.n_examples = int(metadata["n_examples"])
-            shape = (counts.n_labels, counts.n_labels)
-            counts._matrix = sp.csr_array((arrays["data"], arrays["indices"], arrays["indptr"]), shape=shape)
-            counts._matrix.check_format(full_check=True)
-            data = arrays["data"]
-            if data.dtype != np.int64 or ((data < 1) | (data > counts.n_examples)).any():
-                raise ValueError(f"counts are integers from 1 to {counts.n_examples}, the number of examples")
+            counts._table = CountTable.from_arrays(counts.n_labels, arrays, counts.n_examples)
         except (KeyError, ValueError) as error:
             raise SelfInformedError(f"{path} holds no valid counts ({error}); delete it to have it made again") from None
         return counts
 
     def _settle(self) -> None:
-        if self._pending:
-            cells, numbers = np.unique(np.concatenate(self._pending), return_counts=True)
-            rows, columns = np.divmod(cells, self.n_labels)
-            fresh = sp.coo_array((numbers.astype(np.int64), (rows, columns)), shape=self._matrix.shape)
-            self._matrix = (self._matrix + fresh.tocsr()).tocsr()
-            self._matrix.sort_indices()
-            self._pending = []
+        """Moves what waits into the table."""
+        if self._waiting is not None and self._n_waiting:
+            ids = self._waiting[: self._n_waiting]
+            if self.kind == "codetections":
+                self._table.add(ids.ravel(), np.arange(len(ids) + 1) * self.top_k, ids)
+            else:
+                sizes = np.concatenate([np.diff(targets.offsets) for targets in self._owners])
+                owners = np.concatenate([targets.labels.astype(self._id_type) for targets in self._owners])
+                self._table.add(owners, np.concatenate([[0], np.cumsum(sizes)]), ids)
+            self._waiting, self._owners, self._n_waiting = None, [], 0
 
-    def _check_detections(self, ids: npt.NDArray[Any]) -> None:
+    def _capacity(self) -> int:
+        """Examples to wait for: a tenth of the table's bytes, sorted by label, or 32 MB."""
+        each = self.top_k * (self._id_type.itemsize + (4 if self.kind == "codetections" else 0))
+        return max(1, int(max(_WAITING, self._table.nbytes / 10)) // each)
+
+    def _name(self, row: int) -> str:
+        return f"example {self.n_examples + row}"
+
+    def _check_detections(self, ids: npt.NDArray[Any], name: Callable[[int], str]) -> None:
         if ids.ndim != 2 or ids.shape[1] != self.top_k or ids.dtype.kind not in "iu":
             raise SelfInformedError(f"detections: expected integers [batch, {self.top_k}], got {ids.dtype} {list(ids.shape)}")
-        wrong = np.argwhere((ids < 0) | (ids >= self.n_labels))
-        if len(wrong):
-            row, column = wrong[0]
-            raise SelfInformedError(
-                f"detections: example {self.n_examples + row} has label {ids[row, column]}; labels go from 0 to {self.n_labels - 1}"
-            )
-        ordered = np.sort(ids, axis=1)
-        twice = np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=1))
-        if len(twice):
-            raise SelfInformedError(f"detections: example {self.n_examples + twice[0]} names a label twice; its top {self.top_k} must be distinct")
+        row, column = kernels.first_wrong(ids, self.n_labels)
+        if row >= 0:
+            label = ids[row, column]
+            if 0 <= label < self.n_labels:
+                raise SelfInformedError(f"detections: {name(row)} names label {label} twice; its top {self.top_k} must be distinct")
+            raise SelfInformedError(f"detections: {name(row)} has label {label}; labels go from 0 to {self.n_labels - 1}")
+
+
+def narrowest(n_labels: int) -> np.dtype[Any]:
+    """The smallest unsigned type that holds labels 0 to n_labels - 1."""
+    return np.min_scalar_type(n_labels - 1)
 
 
 def measure(
