@@ -131,7 +131,7 @@ def test_empty_counts_survive_saving(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"columns": np.full(3, 99, np.int32)}, "no valid counts"),
+        ({"columns": np.full(3, 99, np.uint16)}, "no valid counts"),
         ({"starts": np.arange(3)}, "no valid counts"),
         ({"counts": np.array([1.5, 2.5, 3.5])}, "no valid counts"),
         ({"counts": np.array([1, -2, 3])}, "counts are int64 from 0 to 3, the number of examples"),
@@ -139,17 +139,17 @@ def test_empty_counts_survive_saving(tmp_path: Path) -> None:
         ({"counts": None}, "no valid counts"),
         ({"kind": "confusion"}, "kind: expected one of confusions, codetections"),
         ({"top_k": "many"}, "no valid counts"),
-        ({"top_k": "9"}, "top_k: expected 1 to 4"),
+        ({"top_k": "90"}, "top_k: expected 1 to 40"),
         ({"format": "selfinformed.counts/9"}, "expected a file of format selfinformed.counts/2"),
     ],
     ids=str,
 )
 def test_damaged_counts_are_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
-    counts = ConfusionCounts(4, 1)
+    counts = ConfusionCounts(40, 1)
     counts.update_detections([[0], [1], [2]], [0, 1, 3])
     path = tmp_path / "counts.safetensors"
     counts.save(path)
-    metadata = {"format": "selfinformed.counts/2", "kind": "confusions", "n_labels": "4", "top_k": "1", "n_examples": "3"}
+    metadata = {"format": "selfinformed.counts/2", "kind": "confusions", "n_labels": "40", "top_k": "1", "n_examples": "3"}
     arrays = {k: change.get(k, v) for k, v in load_file(path).items()}
     save_file({k: v for k, v in arrays.items() if v is not None}, path, {k: change.get(k, v) for k, v in metadata.items()})
     with pytest.raises(SelfInformedError, match=message):

@@ -18,11 +18,12 @@ from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_tensors, write_tensors
 from selfinformed.structure import kernels
 from selfinformed.structure.detections import default_top_k, detections
-from selfinformed.structure.tables import CountTable
+from selfinformed.structure.tables import CountTable, in_threads, narrowest
 
 Kind = Literal["confusions", "codetections"]
 FORMAT = "selfinformed.counts/2"
-_WAITING = 32_000_000  # bytes of detections gathered at least before they are summed into the matrix
+_ADMITTED = 2048  # examples checked at a time
+_WAITING = 64_000_000  # bytes of detections gathered at least before they are summed into the matrix
 
 
 class ConfusionCounts:
@@ -47,7 +48,6 @@ class ConfusionCounts:
         self.n_labels, self.top_k, self.kind = n_labels, top_k, kind
         self.n_examples = 0
         self._table = CountTable(n_labels)
-        self._id_type = narrowest(n_labels)
         self._waiting: npt.NDArray[Any] | None = None  # detections not in the table yet [capacity, K], of which the first _n_waiting count
         self._owners: list[Targets] = []
         self._n_waiting = 0
@@ -65,7 +65,13 @@ class ConfusionCounts:
         A batch with anything wrong in it is not counted at all.
         """
         ids = np.asarray(ids.cpu() if isinstance(ids, torch.Tensor) else ids)
-        self._check_detections(ids, name or self._name)
+        if ids.ndim != 2 or ids.shape[1] != self.top_k or ids.dtype.kind not in "iu":
+            raise SelfInformedError(f"detections: expected integers [batch, {self.top_k}], got {ids.dtype} {list(ids.shape)}")
+        if self._waiting is None:
+            self._waiting = np.empty((self._capacity(), self.top_k), narrowest(self.n_labels))
+        free = self._waiting[self._n_waiting :]
+        admitted = free[: len(ids)] if len(ids) <= len(free) else np.empty(ids.shape, self._waiting.dtype)
+        self._admit(ids, admitted, name or self._name)
         annotated = as_targets(targets, self.n_labels, self.n_examples)
         if len(annotated) != len(ids):
             raise SelfInformedError(f"targets: {len(annotated)} examples, but detections for {len(ids)}")
@@ -73,9 +79,10 @@ class ConfusionCounts:
         start = 0
         while start < len(ids):
             if self._waiting is None:
-                self._waiting = np.empty((self._capacity(), self.top_k), self._id_type)
+                self._waiting = np.empty((self._capacity(), self.top_k), admitted.dtype)
             n = min(len(ids) - start, len(self._waiting) - self._n_waiting)
-            self._waiting[self._n_waiting : self._n_waiting + n] = ids[start : start + n]
+            if len(ids) > len(free):
+                self._waiting[self._n_waiting : self._n_waiting + n] = admitted[start : start + n]
             self._owners.append(annotated if n == len(ids) else annotated.take(np.arange(start, start + n)))
             self._n_waiting += n
             start += n
@@ -99,7 +106,7 @@ class ConfusionCounts:
 
     @property
     def nbytes(self) -> int:
-        """Bytes the matrix takes: 12 for each count above zero, or 8 for each of C x C cells where that is no more than 1.15 times as much."""
+        """Bytes the counts take in memory, at most those of the int64 matrix."""
         self._settle()
         return self._table.nbytes
 
@@ -129,32 +136,34 @@ class ConfusionCounts:
                 self._table.add(ids.ravel(), np.arange(len(ids) + 1) * self.top_k, ids)
             else:
                 sizes = np.concatenate([np.diff(targets.offsets) for targets in self._owners])
-                owners = np.concatenate([targets.labels.astype(self._id_type) for targets in self._owners])
+                owners = np.concatenate([targets.labels.astype(ids.dtype) for targets in self._owners])
                 self._table.add(owners, np.concatenate([[0], np.cumsum(sizes)]), ids)
             self._waiting, self._owners, self._n_waiting = None, [], 0
 
     def _capacity(self) -> int:
-        """Examples to wait for: a tenth of the table's bytes, sorted by label, or 32 MB."""
-        each = self.top_k * (self._id_type.itemsize + (4 if self.kind == "codetections" else 0))
-        return max(1, int(max(_WAITING, self._table.nbytes / 10)) // each)
+        """Examples to wait for: a tenth of the matrix's bytes, or 64 MB."""
+        each = self.top_k * (narrowest(self.n_labels).itemsize + (4 if self.kind == "codetections" else 0))
+        return max(1, int(max(min(_WAITING, 1.6 * self.n_labels**2), self._table.matrix_bytes / 10)) // each)
 
     def _name(self, row: int) -> str:
         return f"example {self.n_examples + row}"
 
-    def _check_detections(self, ids: npt.NDArray[Any], name: Callable[[int], str]) -> None:
-        if ids.ndim != 2 or ids.shape[1] != self.top_k or ids.dtype.kind not in "iu":
-            raise SelfInformedError(f"detections: expected integers [batch, {self.top_k}], got {ids.dtype} {list(ids.shape)}")
-        row, column = kernels.first_wrong(ids, self.n_labels)
-        if row >= 0:
+    def _admit(self, ids: npt.NDArray[Any], admitted: npt.NDArray[Any], name: Callable[[int], str]) -> None:
+        """Copies detections, and stops at the first that is no label or named twice."""
+        wrong: list[tuple[int, int]] = []
+
+        def admit(start: int) -> None:
+            row, column = kernels.admit(ids[start : start + _ADMITTED], self.n_labels, admitted[start : start + _ADMITTED])
+            if row >= 0:
+                wrong.append((start + row, column))
+
+        in_threads(admit, range(0, len(ids), _ADMITTED))
+        if wrong:
+            row, column = min(wrong)
             label = ids[row, column]
             if 0 <= label < self.n_labels:
                 raise SelfInformedError(f"detections: {name(row)} names label {label} twice; its top {self.top_k} must be distinct")
             raise SelfInformedError(f"detections: {name(row)} has label {label}; labels go from 0 to {self.n_labels - 1}")
-
-
-def narrowest(n_labels: int) -> np.dtype[Any]:
-    """The smallest unsigned type that holds labels 0 to n_labels - 1."""
-    return np.min_scalar_type(n_labels - 1)
 
 
 def measure(

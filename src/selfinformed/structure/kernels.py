@@ -14,14 +14,12 @@ from numba import njit
 
 Array = npt.NDArray[Any]
 
-_DE_BRUIJN = np.uint64(0x03F79D71B4CB0A89)  # its product with 2^n has another n in the top six bits for each n
-_LOWEST_BIT = np.zeros(64, np.uint8)
-_LOWEST_BIT[[(int(_DE_BRUIJN) << n & (1 << 64) - 1) >> 58 for n in range(64)]] = np.arange(64)
-
-
 @njit(nogil=True, cache=True)
-def first_wrong(ids: Array, n_labels: int) -> tuple[int, int]:  # pragma: no cover - compiled
-    """(row, column) of the first entry of `ids` [B, K] that is not in 0..n_labels-1 or repeats an earlier one of its row, or (-1, -1)."""
+def admit(ids: Array, n_labels: int, out: Array) -> tuple[int, int]:  # pragma: no cover - compiled
+    """Copies detections [B, K] into `out` of a narrower type.
+
+    Returns (row, column) of the first entry that is not in 0..n_labels-1 or repeats an earlier one of its row, or (-1, -1).
+    """
     seen = np.zeros(n_labels, np.int32)
     for row in range(ids.shape[0]):
         for k in range(ids.shape[1]):
@@ -29,6 +27,7 @@ def first_wrong(ids: Array, n_labels: int) -> tuple[int, int]:  # pragma: no cov
             if label < 0 or label >= n_labels or seen[label] == row + 1:
                 return row, k
             seen[label] = row + 1
+            out[row, k] = label
     return -1, -1
 
 
@@ -52,81 +51,88 @@ def gather(owners: Array, offsets: Array, n_labels: int) -> tuple[Array, Array]:
 
 @njit(nogil=True, cache=True)
 def add_dense(rows: Array, first: int, starts: Array, examples: Array, ids: Array) -> None:  # pragma: no cover - compiled
-    """Adds to `rows` int64 [R, C], whose owners are first, first + 1, ..., the detections `ids` [N, K] of each owner's examples."""
+    """Adds to `rows` [R, C], whose owners are first, first + 1, ..., the detections `ids` [N, K] of each owner's examples."""
     for r in range(rows.shape[0]):
         row = rows[r]
         for e in range(starts[first + r], starts[first + r + 1]):
             detected = ids[examples[e]]
             for k in range(detected.shape[0]):
-                row[detected[k]] += 1
+                row[np.uint64(detected[k])] += row.dtype.type(1)  # unsigned: no check for an index below zero
 
 
 @njit(nogil=True, cache=True)
 def add_sparse(
     first: int, starts: Array, examples: Array, ids: Array, old: tuple[Array, Array, Array], columns: Array, data: Array, n_labels: int
 ) -> Array:  # pragma: no cover - compiled
-    """A block of sparse rows `old` (starts, columns, data) plus new detections, written to `columns` (ascending in a row) and `data`.
+    """A block of sparse rows `old` (starts, columns, data) plus new detections, written to `columns` and `data`.
 
-    Which columns of a row are taken is kept as a bit each, with a bit more for every 64 of those, so that they come out in order without
-    sorting and without reading the whole row. Returns the new starts, int64 [R + 1].
+    Columns of a row stay in the order in which they were first seen: sorting them would take longer than counting. `columns` needs room
+    for one entry more than there can be. Returns the new starts, int64 [R + 1].
     """
     old_starts, old_columns, old_data = old
-    n_rows = len(old_starts) - 1
-    new_starts = np.zeros(n_rows + 1, np.int64)
-    count = np.zeros(n_labels, np.int64)
-    taken = np.zeros((n_labels >> 6) + 1, np.uint64)
-    taken64 = np.zeros((n_labels >> 12) + 1, np.uint64)
-    one, six = np.uint64(1), np.uint64(63)
+    new_starts = np.zeros(len(old_starts), np.int64)
+    count = np.zeros(n_labels, data.dtype)
     filled = 0
-    for r in range(n_rows):
+    for r in range(len(old_starts) - 1):
+        begin = filled
         for i in range(old_starts[r], old_starts[r + 1]):
-            label = np.int64(old_columns[i])
-            count[label] = old_data[i]
-            taken[label >> 6] |= one << (np.uint64(label) & six)
-            taken64[label >> 12] |= one << (np.uint64(label >> 6) & six)
+            columns[filled] = old_columns[i]
+            count[np.uint64(old_columns[i])] = old_data[i]
+            filled += 1
         for e in range(starts[first + r], starts[first + r + 1]):
             detected = ids[examples[e]]
             for k in range(detected.shape[0]):
-                label = np.int64(detected[k])
-                count[label] += 1
-                taken[label >> 6] |= one << (np.uint64(label) & six)
-                taken64[label >> 12] |= one << (np.uint64(label >> 6) & six)
-        for high in range(len(taken64)):
-            words = taken64[high]
-            taken64[high] = 0
-            while words:
-                lowest = words & (~words + one)
-                words ^= lowest
-                middle = (high << 6) + np.int64(_LOWEST_BIT[(lowest * _DE_BRUIJN) >> np.uint64(58)])
-                bits = taken[middle]
-                taken[middle] = 0
-                while bits:
-                    bit = bits & (~bits + one)
-                    bits ^= bit
-                    label = (middle << 6) + np.int64(_LOWEST_BIT[(bit * _DE_BRUIJN) >> np.uint64(58)])
-                    columns[filled], data[filled] = label, count[label]
-                    count[label] = 0
-                    filled += 1
+                label = np.uint64(detected[k])
+                columns[filled] = detected[k]
+                filled += count[label] == 0  # no branch to guess wrong
+                count[label] += data.dtype.type(1)
+        for i in range(begin, filled):
+            label = np.uint64(columns[i])
+            data[i] = count[label]
+            count[label] = 0
         new_starts[r + 1] = filled
     return new_starts
 
 
 @njit(nogil=True, cache=True)
-def sparse_rows(rows: Array) -> tuple[Array, Array, Array]:  # pragma: no cover - compiled
-    """Dense rows [R, C] as sparse ones: starts int64 [R + 1], columns int32, counts int64."""
-    starts = np.zeros(rows.shape[0] + 1, np.int64)
+def fill_dense(starts: Array, columns: Array, data: Array, rows: Array) -> None:  # pragma: no cover - compiled
+    """Writes sparse rows into dense ones [R, C] of zeros."""
     for r in range(rows.shape[0]):
-        n = 0
-        for c in range(rows.shape[1]):
-            n += rows[r, c] != 0
-        starts[r + 1] = starts[r] + n
-    columns, data = np.empty(starts[-1] + 1, np.int32), np.empty(starts[-1] + 1, np.int64)  # a cell more, to write without asking
+        for i in range(starts[r], starts[r + 1]):
+            rows[r, columns[i]] = data[i]
+
+
+@njit(nogil=True, cache=True)
+def sparse_rows(rows: Array, columns: Array, data: Array) -> Array:  # pragma: no cover - compiled
+    """Dense rows [R, C] as sparse ones in `columns` and `data`, which need room for one entry more; returns starts int64 [R + 1]."""
+    starts = np.zeros(rows.shape[0] + 1, np.int64)
     filled = 0
     for r in range(rows.shape[0]):
         for c in range(rows.shape[1]):
             columns[filled], data[filled] = c, rows[r, c]
             filled += rows[r, c] != 0
-    return starts, columns[:filled], data[:filled]
+        starts[r + 1] = filled
+    return starts
+
+
+@njit(nogil=True, cache=True)
+def sort_rows(starts: Array, columns: Array, data: Array, n_labels: int) -> None:  # pragma: no cover - compiled
+    """Puts the columns of each sparse row in ascending order, in place."""
+    count = np.zeros(n_labels, data.dtype)
+    for r in range(len(starts) - 1):
+        row = columns[starts[r] : starts[r + 1]]
+        for i in range(len(row)):
+            count[row[i]] = data[starts[r] + i]
+        row.sort()
+        for i in range(len(row)):
+            data[starts[r] + i] = count[row[i]]
+
+
+@njit(nogil=True, cache=True)
+def count_columns(columns: Array, numbers: Array) -> None:  # pragma: no cover - compiled
+    """Adds to `numbers` [C] how often each column occurs."""
+    for i in range(len(columns)):
+        numbers[np.uint64(columns[i])] += 1
 
 
 @njit(nogil=True, cache=True)
@@ -136,7 +142,8 @@ def transpose_into(
     """Writes sparse rows as columns: entry (r, c) goes to `place[c]`, which moves on by one."""
     for r in range(len(starts) - 1):
         for i in range(starts[r], starts[r + 1]):
-            at = place[columns[i]]
+            column = np.uint64(columns[i])
+            at = np.uint64(place[column])
             out_columns[at] = first + r
             out_data[at] = data[i]
-            place[columns[i]] = at + 1
+            place[column] += 1

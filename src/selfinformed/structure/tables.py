@@ -1,9 +1,9 @@
-"""A square table of int64 counts that is kept sparse while that is smaller, then dense, and never twice."""
+"""A square table of exact counts that is kept sparse while that is smaller, then dense, and never twice."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
+import ctypes
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,35 +16,41 @@ from selfinformed.runtime.files import Chunks
 from selfinformed.structure import kernels
 
 Array = npt.NDArray[Any]
-Block = tuple[Array, Array, Array]  # rows as (starts int64 [R + 1], columns int32 ascending in a row, counts int64)
+Block = tuple[Array, Array, Array]  # rows as (starts int64 [R + 1], columns, counts)
 
-_CELL, _ENTRY = 8, 12  # bytes of a dense cell, and of a sparse entry with its column
+_NARROW = np.iinfo(np.uint32)
+_BLOCKS = 64  # row ranges worked on one by one: what is made anew beside the table is the size of a few of them
+_SAMPLE = 16  # every 16th block is counted first and tells how full the others will be
 _PARTS = 8  # of the table, transposed side by side
-_BLOCKS = 256  # row ranges worked on one by one: what is made anew beside the table is the size of a few of them
 
 
 class CountTable:
     """Counts [C, C] by owner: row j holds, for each label, in how many of j's examples it was detected.
 
-    Sparse blocks of rows while they take less room; dense as soon as that takes no more than 1.15 times the room of the sparse entries.
+    Sparse blocks of rows, or dense from where that takes no more room than the int64 matrix that is given out (compressed rows, 12 bytes
+    an entry). Inside, a count takes four bytes while there are fewer than 2^32 examples and eight from then on.
     """
 
     def __init__(self, n_labels: int) -> None:
         self.n_labels = n_labels
-        self.dense: npt.NDArray[np.int64] | None = None
+        self.column_type = narrowest(n_labels)
+        self.dense: Array | None = None
+        self._largest = 0  # no count can be larger
         edges = np.linspace(0, n_labels, min(n_labels, _BLOCKS) + 1).astype(np.int64)
         self._ranges = list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
-        self._blocks: list[Block] = [_empty(last - first) for first, last in self._ranges]
-
-    @property
-    def entries(self) -> int:
-        """How many cells are stored."""
-        return self.n_labels**2 if self.dense is not None else sum(len(columns) for _, columns, _ in self._blocks)
+        self._blocks = [self._empty(last - first) for first, last in self._ranges]
 
     @property
     def nbytes(self) -> int:
-        """Bytes the counts take."""
-        return self.n_labels**2 * _CELL if self.dense is not None else self.entries * _ENTRY + self.n_labels * _CELL
+        """Bytes the counts take in memory."""
+        return self.dense.nbytes if self.dense is not None else sum(array.nbytes for block in self._blocks for array in block)
+
+    @property
+    def matrix_bytes(self) -> int:
+        """Bytes of the matrix in int64: compressed rows with int32 columns, or dense where that is smaller."""
+        cells = self.n_labels**2
+        entries = cells if self.dense is not None else sum(len(columns) for _, columns, _ in self._blocks)
+        return min(12 * entries, 8 * cells)
 
     def add(self, owners: Array, offsets: Array, ids: Array) -> None:
         """Adds one for each example, each of its owners and each of its detections.
@@ -52,54 +58,56 @@ class CountTable:
         Args:
             owners: labels; example n's are `owners[offsets[n]:offsets[n + 1]]`, distinct.
             offsets: int64 [N + 1].
-            ids: detections [N, K], distinct in a row.
+            ids: detections [N, K] in the column type, distinct in a row.
         """
+        self._allow(self._largest + len(ids))
         starts, examples = kernels.gather(owners, offsets, self.n_labels)
-        if self.dense is not None:
-            dense = self.dense
-            _each(lambda part: kernels.add_dense(dense[part[0] : part[1]], part[0], starts, examples, ids), self._ranges)
-            return
-        local = threading.local()
 
-        def add_to(block: int) -> None:
-            first, last = self._ranges[block]
-            old = self._blocks[block]
-            room = min(len(old[1]) + int(starts[last] - starts[first]) * ids.shape[1], (last - first) * self.n_labels)
-            if getattr(local, "room", -1) < room:
-                local.columns, local.data, local.room = np.empty(room, np.int32), np.empty(room, np.int64), room
-            fresh = kernels.add_sparse(first, starts, examples, ids, old, local.columns, local.data, self.n_labels)
-            self._blocks[block] = (fresh, local.columns[: fresh[-1]].copy(), local.data[: fresh[-1]].copy())
+        def add_to(number: int) -> None:
+            first, last = self._ranges[number]
+            if self.dense is not None:
+                kernels.add_dense(self.dense[first:last], first, starts, examples, ids)
+            else:
+                old = self._blocks[number]
+                room = min(len(old[1]) + int(starts[last] - starts[first]) * ids.shape[1], (last - first) * self.n_labels)
+                columns, counts = self._space(room)
+                fresh = kernels.add_sparse(first, starts, examples, ids, old, columns, counts, self.n_labels)
+                self._blocks[number] = (fresh, columns[: fresh[-1]], counts[: fresh[-1]])
 
-        _each(add_to, range(len(self._blocks)))
-        self._settle_form()
+        rest = np.arange(len(self._ranges))
+        if self.dense is None and len(rest) > _SAMPLE:
+            sample, rest = rest[::_SAMPLE], np.delete(rest, rest[::_SAMPLE])
+            in_threads(add_to, sample)
+            self._choose_form(sample)
+        in_threads(add_to, rest)
+        self._choose_form(np.arange(len(self._ranges)))
 
     def merge(self, other: CountTable) -> None:
         """Adds another table of the same labels."""
-        if other.dense is not None and self.dense is None:
+        self._allow(self._largest + other._largest)
+        if other.dense is not None:
             self._densify()
-        for i, ((first, last), theirs) in enumerate(zip(self._ranges, other._blocks or [_empty(0)] * len(self._ranges), strict=True)):
+        for number, (first, last) in enumerate(self._ranges):
             if self.dense is not None:
-                self.dense[first:last] += other.dense[first:last] if other.dense is not None else self._matrix(theirs).toarray()
-            elif len(theirs[1]):
-                both = (self._matrix(self._blocks[i]) + self._matrix(theirs)).tocsr()
-                both.sort_indices()
-                self._blocks[i] = (both.indptr.astype(np.int64), both.indices.astype(np.int32), both.data)
-        self._settle_form()
-
-    def blocks(self) -> Iterator[Block]:
-        """The table as consecutive sparse blocks of rows, zeros left out."""
-        return map(self._block, range(len(self._ranges)))
+                starts, columns, counts = other._block(number)
+                self.dense[np.repeat(np.arange(first, last), np.diff(starts)), columns] += counts.astype(self._count_type)
+            else:
+                both = self._matrix(number) + other._matrix(number)
+                self._blocks[number] = (
+                    both.indptr.astype(np.int64), both.indices.astype(self.column_type), both.data.astype(self._count_type)
+                )  # fmt: skip
+        self._choose_form(np.arange(len(self._ranges)))
 
     def transposed(self) -> sp.csr_array:
-        """The counts as CSR [detected, owner]."""
+        """The counts as int64 CSR [detected, owner], columns ascending."""
         parts = np.array_split(np.arange(len(self._ranges)), _PARTS)
-        in_column = np.zeros((len(parts) + 1, self.n_labels), np.int64)  # of each part, moved down by one row
+        in_column = np.zeros((_PARTS + 1, self.n_labels), np.int64)  # of each part, moved down by one row
 
         def number(part: int) -> None:
             for block in parts[part]:
-                in_column[part + 1] += np.bincount(self._block(block)[1], minlength=self.n_labels)
+                kernels.count_columns(self._block(block)[1], in_column[part + 1])
 
-        _each(number, range(len(parts)))
+        in_threads(number, range(_PARTS))
         starts = np.concatenate([[0], np.cumsum(in_column.sum(axis=0))])
         place = starts[:-1] + np.cumsum(in_column, axis=0)[:-1]  # where each part's first entry of a column goes
         index = np.int32 if starts[-1] < 2**31 else np.int64
@@ -109,71 +117,119 @@ class CountTable:
             for block in parts[part]:
                 kernels.transpose_into(self._ranges[block][0], *self._block(block), place[part], columns, data)
 
-        _each(move, range(len(parts)))
+        in_threads(move, range(_PARTS))
         return sp.csr_array((data, columns, starts.astype(index)), shape=(self.n_labels, self.n_labels))
 
     def to_arrays(self) -> dict[str, Array | Chunks]:
-        """What a file holds: `rows` int64 [C, C], or `starts`, `columns` and `counts` of sparse rows, block by block."""
+        """What a file holds: `rows` int64 [C, C], or `starts`, `columns` (ascending) and `counts` int64 of sparse rows, block by block."""
+        wide = np.dtype(np.int64)
         if self.dense is not None:
-            return {"rows": self.dense}
+            return {"rows": Chunks(self.dense.shape, wide, (self.dense[first:last] for first, last in self._ranges))}
         starts = np.concatenate([[0], np.cumsum(np.concatenate([np.diff(starts) for starts, _, _ in self._blocks]))])
-        columns = Chunks((self.entries,), np.dtype(np.int32), (columns for _, columns, _ in self._blocks))
-        return {"starts": starts, "columns": columns, "counts": Chunks((self.entries,), np.dtype(np.int64), (data for _, _, data in self._blocks))}
+        for block in self._blocks:
+            kernels.sort_rows(*block, self.n_labels)
+        columns = Chunks((int(starts[-1]),), self.column_type, (columns for _, columns, _ in self._blocks))
+        return {"starts": starts, "columns": columns, "counts": Chunks(columns.shape, wide, (counts for _, _, counts in self._blocks))}
 
     @classmethod
     def from_arrays(cls, n_labels: int, arrays: dict[str, Array], largest: int) -> CountTable:
-        """What `to_arrays` gave, kept without a copy; a `ValueError` says what is wrong with it."""
+        """What `to_arrays` gave; a `ValueError` says what is wrong with it."""
         table = cls(n_labels)
-        counts = arrays.get("rows", arrays.get("counts"))
-        if counts is None or counts.dtype != np.int64 or (counts.size and (counts.min() < ("counts" in arrays) or counts.max() > largest)):
+        table._allow(largest)
+        counts = arrays["rows" if "rows" in arrays else "counts"]
+        if counts.dtype != np.int64 or (counts.size and (counts.min() < ("counts" in arrays) or counts.max() > largest)):
             raise ValueError(f"counts are int64 from 0 to {largest}, the number of examples")
         if "rows" in arrays:
             if counts.shape != (n_labels, n_labels):
                 raise ValueError(f"expected {n_labels} x {n_labels} counts, found {list(counts.shape)}")
-            table.dense, table._blocks = counts, []
+            table.dense, table._blocks = counts.astype(table._count_type), []
             return table
-        starts, columns = arrays["starts"], arrays["columns"]
+        starts, columns = arrays["starts"], arrays["columns"].astype(np.int64)
         matrix = sp.csr_array((counts, columns, starts), shape=(n_labels, n_labels))
         matrix.check_format(full_check=True)
         if not matrix.has_canonical_format:
             raise ValueError("columns of a row do not ascend")
-        for i, (first, last) in enumerate(table._ranges):
-            begin, end = starts[first], starts[last]
-            table._blocks[i] = (starts[first : last + 1] - begin, columns[begin:end], counts[begin:end])
+        for number, (first, last) in enumerate(table._ranges):
+            inside = slice(starts[first], starts[last])
+            table._blocks[number] = (
+                starts[first : last + 1] - starts[first], columns[inside].astype(table.column_type), counts[inside].astype(table._count_type)
+            )  # fmt: skip
         return table
+
+    @property
+    def _count_type(self) -> np.dtype[Any]:
+        return np.dtype(np.uint32 if self._largest <= _NARROW.max else np.int64)
+
+    def _allow(self, largest: int) -> None:
+        """Makes room for counts up to `largest`."""
+        before, self._largest = self._count_type, largest
+        if self._count_type != before:
+            if self.dense is not None:
+                self.dense = self.dense.astype(self._count_type)
+            self._blocks = [(starts, columns, counts.astype(self._count_type)) for starts, columns, counts in self._blocks]
+
+    def _choose_form(self, measured: Array) -> None:
+        """Makes the table dense if, by the blocks measured, that is smaller than the int64 matrix."""
+        if self.dense is None:
+            entries = sum(len(self._blocks[number][1]) for number in measured)
+            cells = self.n_labels * sum(self._ranges[number][1] - self._ranges[number][0] for number in measured)
+            if cells * self._count_type.itemsize <= 12 * entries:
+                self._densify()
+
+    def _densify(self) -> None:
+        if self.dense is None:
+            dense = np.zeros((self.n_labels, self.n_labels), self._count_type)
+
+            def move(number: int) -> None:
+                first, last = self._ranges[number]
+                kernels.fill_dense(*self._blocks[number], dense[first:last])
+                self._blocks[number] = self._empty(0)
+                if number % 8 == 0:
+                    _give_back()
+
+            in_threads(move, range(len(self._ranges)))
+            self.dense, self._blocks = dense, []
 
     def _block(self, number: int) -> Block:
         if self.dense is None:
             return self._blocks[number]
         first, last = self._ranges[number]
-        return kernels.sparse_rows(self.dense[first:last])
+        columns, counts = self._space((last - first) * self.n_labels)
+        starts = kernels.sparse_rows(self.dense[first:last], columns, counts)
+        return starts, columns[: starts[-1]], counts[: starts[-1]]
 
-    def _settle_form(self) -> None:
-        if self.dense is None and self.n_labels**2 * _CELL <= 1.15 * self.entries * _ENTRY:
-            self._densify()
+    def _matrix(self, number: int) -> sp.csr_array:
+        starts, columns, counts = self._block(number)
+        return sp.csr_array((counts, columns.astype(np.int32), starts), shape=(len(starts) - 1, self.n_labels))
 
-    def _densify(self) -> None:
-        self.dense = np.zeros((self.n_labels, self.n_labels), np.int64)
-        for i, (first, last) in enumerate(self._ranges):
-            self._matrix(self._blocks[i]).toarray(out=self.dense[first:last])
-            self._blocks[i] = _empty(0)
-        self._blocks = []
+    def _space(self, room: int) -> tuple[Array, Array]:
+        """Columns and counts for `room` entries and one more."""
+        wide = self._count_type.itemsize
+        space = np.empty((room + 1) * (wide + self.column_type.itemsize), np.uint8)  # in one piece: large ones come in huge pages
+        return space[(room + 1) * wide :].view(self.column_type), space[: (room + 1) * wide].view(self._count_type)
 
-    def _matrix(self, block: Block) -> sp.csr_array:
-        starts, columns, data = block
-        return sp.csr_array((data, columns, starts), shape=(len(starts) - 1, self.n_labels))
-
-
-def _empty(rows: int) -> Block:
-    return np.zeros(rows + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int64)
+    def _empty(self, rows: int) -> Block:
+        return np.zeros(rows + 1, np.int64), np.zeros(0, self.column_type), np.zeros(0, self._count_type)
 
 
-def _each(work: Callable[[Any], None], items: Any) -> None:
-    threads = torch.get_num_threads()
-    if threads == 1:
+def narrowest(n_labels: int) -> np.dtype[Any]:
+    """The smaller of uint16 and uint32 that holds labels 0 to n_labels - 1."""
+    return np.dtype(np.uint16 if n_labels <= 2**16 else np.uint32)
+
+
+def _give_back() -> None:
+    """Has the C library return freed memory to the system: else the sparse blocks would still be held while the dense table fills."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc
+    if trim is not None:
+        trim(0)
+
+
+def in_threads(work: Callable[[Any], None], items: Any) -> None:
+    """Does `work` for each item on torch's number of threads; items must not touch the same things."""
+    if torch.get_num_threads() == 1:
         for item in items:
             work(item)
         return
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         for _ in pool.map(work, items):
             pass
