@@ -16,7 +16,8 @@ from torch import nn
 from selfinformed.data.examples import Examples, open_dataset
 from selfinformed.data.labels import LabelSpace
 from selfinformed.network.wrap import WrappedClassifier, wrap
-from selfinformed.structure.counts import ConfusionCounts, measure
+from selfinformed.structure.counts import ConfusionCounts
+from selfinformed.structure.measuring import measure
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import HeadPlan, plan
 from selfinformed.training.features import FeatureStore

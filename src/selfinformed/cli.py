@@ -14,6 +14,7 @@ import typer
 
 from selfinformed.pipeline.config import RunConfig, demo_config, read_config
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.work import rank
 
 if TYPE_CHECKING:
     from selfinformed.pipeline.run import Run
@@ -31,7 +32,7 @@ _INPUTS = [
     "output", "model", "checkpoint", "classifier", "attach", "reduce", "outputs", "labels", "train", "holdout", "test", "image_size", "skip_bad",
     "fonts", "views", "forward_batch_size", "device",
 ]  # fmt: skip
-_COUNTS = ["top_k"]
+_COUNTS = ["top_k", "predictions", "n_labels"]
 _CLUSTER = ["n_groups", "seed"]
 _PLAN = ["budget", "hidden", "depth", "capacity", "dense_share"]
 _FIT = ["keep_classifier", "head_input", "epochs", "batch_size", "learning_rate", "classifier_learning_rate", "finetune"]
@@ -63,16 +64,24 @@ def _verb(options: list[str], example: str) -> Callable[[Callable[..., None]], C
     """Registers a verb that takes a configuration or a run folder, and those options of `RunConfig` that it reads."""
 
     def register(function: Callable[[Run, bool], None]) -> Callable[..., None]:
-        def command(source: str, json: bool, print_config: bool, **changes: Any) -> None:
-            config = read_config(source).with_changes({k: _parsed(k, v) for k, v in changes.items() if v is not None})
+        def command(source: str | None, json: bool, print_config: bool, **changes: Any) -> None:
+            if source is None and changes.get("predictions") is None:
+                predictions = ", or --predictions FILE" if "predictions" in options else ""
+                raise SelfInformedError(f"{function.__name__}: name a config.yaml or a run folder{predictions}; see selfinformed {function.__name__} --help")
+            config = RunConfig() if source is None else read_config(source)
+            config = config.with_changes({k: _parsed(k, v) for k, v in changes.items() if v is not None})
             if print_config:
                 print(config.to_yaml())  # noqa: T201
                 return
-            function(_open(config), json)
+            run = _open(config)
+            if rank() == 0:
+                function(run, json)
+            elif "top_k" in options:
+                run.counts()  # the other processes of torchrun help with this stage and leave the rest to the first
 
         chosen = [option for option in fields(RunConfig) if option.name in options]
         parameters = {
-            "source": (Annotated[str, typer.Argument(metavar="CONFIG|RUN", help="a config.yaml, or a run folder")], inspect.Parameter.empty),
+            "source": (Annotated[str | None, typer.Argument(metavar="CONFIG|RUN", help="a config.yaml, or a run folder", show_default=False)], None),
             "json": (Annotated[bool, typer.Option("--json", help="print the result as JSON")], False),
             "print_config": (Annotated[bool, typer.Option("--print-config", help="print the resolved configuration and stop")], False),
             **{option.name: (Annotated[str | None, _documented(option)], None) for option in chosen},
@@ -134,12 +143,12 @@ def run(run: Run, json: bool) -> None:
     _run_all(run, json)
 
 
-@_verb(_INPUTS + _COUNTS, "selfinformed measure config.yaml --top-k 100")
+@_verb(_INPUTS + _COUNTS, "selfinformed measure config.yaml --top-k 100; selfinformed measure --predictions saved.npz --n-labels 17000 --output runs/saved")
 def measure(run: Run, json: bool) -> None:
     """Counts which labels the network mixes up on held-out data (eqs. 3 and 4)."""
     from selfinformed.structure.clustering import top_confusions
 
-    counts, names = run.counts(), run.net.labels.names
+    counts, names = run.counts(), run.labels.names
     pairs = [{"detected": names[i], "annotated": names[j], "examples": n} for i, j, n in top_confusions(counts, 20)]
     about = {"n_examples": counts.n_examples, "n_labels": counts.n_labels, "top_k": counts.top_k}
     _show(json, {**about, "pairs": pairs}, pairs, f"most confused pairs in {counts.n_examples:,} examples, top {counts.top_k} of {counts.n_labels:,} labels")
@@ -250,7 +259,11 @@ def _open(config: RunConfig) -> Run:
     from selfinformed.pipeline.run import Run
     from selfinformed.runtime.progress import console
 
-    return Run(config, lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
+    def say(line: str) -> None:
+        if rank() == 0:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    return Run(config, say)
 
 
 def _run_all(run: Run, json: bool) -> None:
@@ -301,7 +314,7 @@ def _show_comparison(run: Run, json: bool) -> None:
 
 
 def _group_rows(run: Run) -> list[dict[str, Any]]:
-    groups, names = run.groups(), run.net.labels.names
+    groups, names = run.groups(), run.labels.names
     return [
         {"group": i + 1, "labels": len(members), "most confused": ", ".join(names[m].removeprefix("word:") for m in members[:14])}
         for i, members in enumerate(groups.members)

@@ -16,7 +16,8 @@ from selfinformed.data.examples import open_dataset
 from selfinformed.network.wrap import wrap
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure import counts as counts_module
-from selfinformed.structure.counts import ConfusionCounts, measure
+from selfinformed.structure.counts import ConfusionCounts
+from selfinformed.structure.measuring import measure
 
 KINDS = ["confusions", "codetections"]
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ class Examples:
         names: how messages call an example; None for its number.
         skip_bad: how many unreadable examples may be set aside.
         skipped: messages of those set aside so far.
+        content: gives bytes that change when the inputs do (hashes of arrays; sizes and times of files).
     """
 
     read: Callable[[Sequence[int]], Inputs]
@@ -41,6 +44,7 @@ class Examples:
     names: Sequence[str] | None = None
     skip_bad: int = 0
     skipped: dict[int, str] = field(default_factory=dict)
+    content: Callable[[], bytes] = bytes
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -48,6 +52,16 @@ class Examples:
     def name(self, example: int) -> str:
         """How messages call an example."""
         return self.names[example] if self.names is not None else f"example {example}"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over labels, targets, names and what `content` says of the inputs."""
+        digest = hashlib.sha256(self.content())
+        for array in (self.targets.offsets, self.targets.labels):
+            digest.update(np.ascontiguousarray(array).data)
+        for name in (*self.labels.names, "", *(self.names or ())):
+            digest.update(f"{name}\n".encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
 
     def batches(self, batch_size: int = 64, what: str | None = None) -> Iterator[tuple[np.ndarray, Inputs]]:
         """Yields (example numbers int64 [b], inputs) in order; unreadable examples are set aside up to `skip_bad`."""
@@ -65,7 +79,8 @@ class Examples:
         """Some of the examples, in the order given."""
         chosen = np.asarray(rows, dtype=np.int64)
         names = None if self.names is None else [self.names[i] for i in chosen]
-        return Examples(lambda r: self.read(chosen[r].tolist()), self.targets.take(chosen), self.labels, names, self.skip_bad)
+        part = Examples(lambda r: self.read(chosen[r].tolist()), self.targets.take(chosen), self.labels, names, self.skip_bad)
+        return replace(part, content=lambda: self.content() + chosen.tobytes())
 
     def example_inputs(self) -> Inputs:
         """The inputs of the first readable example, as a batch of one."""
@@ -149,7 +164,12 @@ def _from_files(files: ImageFiles, transform: Callable[[Any], torch.Tensor], ski
     def read(rows: Sequence[int]) -> Inputs:
         return _stacked([files.read(row, transform) for row in rows], [str(files.paths[row]) for row in rows])
 
-    return Examples(read, as_targets(files.targets, len(files.labels)), files.labels, [str(p) for p in files.paths], skip_bad)
+    def content() -> bytes:
+        stats = [path.stat() if path.exists() else None for path in files.paths]
+        return hashlib.sha256(repr([s and (s.st_size, s.st_mtime_ns) for s in stats]).encode()).digest()
+
+    names = [str(path) for path in files.paths]
+    return Examples(read, as_targets(files.targets, len(files.labels)), files.labels, names, skip_bad, content=content)
 
 
 def _from_arrays(inputs: Any, targets: Any, labels: LabelSpace | None) -> Examples:
@@ -163,7 +183,14 @@ def _from_arrays(inputs: Any, targets: Any, labels: LabelSpace | None) -> Exampl
         if n != len(checked):
             raise SelfInformedError(f"data: {n} inputs but targets for {len(checked)} examples; give one target per input")
     labels = labels or LabelSpace.numbered(checked.n_labels)
-    return Examples(lambda rows: take_inputs(tensors, torch.as_tensor(rows)), checked, labels)
+    def content() -> bytes:
+        digest = hashlib.sha256()
+        for name, tensor in sorted(tensors.items()) if isinstance(tensors, dict) else [("", tensors)]:
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data if tensor.numel() else b"")
+        return digest.digest()
+
+    return Examples(lambda rows: take_inputs(tensors, torch.as_tensor(rows)), checked, labels, content=content)
 
 
 def _from_map_style(dataset: Any, labels: LabelSpace | None, skip_bad: int) -> Examples:

@@ -112,7 +112,7 @@ def _parquet(path: Path) -> list[dict[str, Any]]:
     try:
         import pyarrow.parquet as pq
     except ImportError:
-        raise SelfInformedError("data: reading parquet needs pyarrow; run: pip install pyarrow") from None
+        raise SelfInformedError("data: reading parquet needs pyarrow; run: pip install 'selfinformed[parquet]'") from None
     try:
         rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
     except (OSError, ValueError) as error:

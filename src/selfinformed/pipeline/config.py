@@ -28,6 +28,8 @@ class RunConfig:
     train: str = _option("", "training examples: folder of images, .csv or .parquet manifest, .npz; or glyphs")
     holdout: str = _option("", "held-out examples for counts, standardisation and the probe; or glyphs")
     test: str = _option("", "test examples, judged once at the end; or glyphs")
+    predictions: str | None = _option(None, "saved top-K predictions to count instead of running the network: .safetensors, .npz, .parquet, .csv")
+    n_labels: int | None = _option(None, "number of labels, for saved predictions that do not say it and without label names")
     image_size: int | None = _option(None, "side in pixels to which images are resized and cropped (default: as they are)")
     skip_bad: int = _option(0, "how many unreadable images per data set may be set aside")
     fonts: str | None = _option(None, "folder of typefaces for the glyphs (default: matplotlib's)")
@@ -136,7 +138,7 @@ def _checked(content: dict[str, Any], where: str) -> RunConfig:
 
 
 _LEAST = {
-    "n_groups": 1, "hidden": 1, "top_k": 1, "map_k": 1, "views": 1, "skip_bad": 0, "depth": 1, "epochs": 0, "batch_size": 1,
+    "n_groups": 1, "n_labels": 1, "hidden": 1, "top_k": 1, "map_k": 1, "views": 1, "skip_bad": 0, "depth": 1, "epochs": 0, "batch_size": 1,
     "forward_batch_size": 1, "probe_width": 1, "seeds": 1, "seed": 0, "budget": 0.0, "dense_share": 0.0, "learning_rate": 0.0,
     "classifier_learning_rate": 0.0, "image_size": 1,
 }  # fmt: skip

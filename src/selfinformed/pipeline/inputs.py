@@ -27,7 +27,7 @@ class Inputs:
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self._examples: dict[str, Examples] = {}
-        self._labels = self._read_labels()
+        self.labels = self._read_labels()
 
     def network(self) -> WrappedClassifier:
         """The wrapped network, on the chosen device, its convolutions laid out channels last (over twice as fast on a CPU)."""
@@ -81,7 +81,7 @@ class Inputs:
     def _open(self, source: str, split: Split) -> Examples:
         if source == "glyphs":
             return glyph_examples(split, self.config.fonts, self.config.views if split == "train" else None)
-        labels = self._labels
+        labels = self.labels
         if labels is None and split != "train" and self.config.train:
             labels = self.examples("train").labels  # the label set is the training data's
         return open_dataset(source, labels, image_size=self.config.image_size, skip_bad=self.config.skip_bad)

@@ -13,6 +13,8 @@ import numpy as np
 from selfinformed.augmented.network import AugmentedClassifier, augment
 from selfinformed.augmented.saved import load
 from selfinformed.data.glyphs import Split
+from selfinformed.data.labels import LabelSpace
+from selfinformed.data.predictions import Predictions, open_predictions
 from selfinformed.evidence.comparison import Comparison, compare
 from selfinformed.evidence.evaluation import evaluate, mistaken_pairs
 from selfinformed.evidence.reporting import Findings, report
@@ -22,8 +24,9 @@ from selfinformed.pipeline.inputs import Inputs
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_json, write_json, write_text
 from selfinformed.structure.clustering import cluster
-from selfinformed.structure.counts import ConfusionCounts, Kind, measure
+from selfinformed.structure.counts import ConfusionCounts, Kind
 from selfinformed.structure.groups import LabelGroups
+from selfinformed.structure.measuring import count, detect
 from selfinformed.structure.plans import HeadPlan, plan
 from selfinformed.training.features import FeatureStore
 from selfinformed.training.fitting import fit
@@ -72,16 +75,29 @@ class Run:
             self.say(f"           not counted in its multiply-adds: {', '.join(net.cost.uncounted)}")
         return net
 
+    @cached_property
+    def labels(self) -> LabelSpace:
+        """The label names: the network's, or without a network those given, or numbers."""
+        if self.config.model:
+            return self.net.labels
+        return self.inputs.labels or LabelSpace.numbered(self.counts().n_labels)
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        """The saved predictions that were given, or detections/unit-*.safetensors."""
+        c = self.config
+        if c.predictions:
+            given = self.net.n_labels if c.model else c.n_labels or (len(self.inputs.labels) if self.inputs.labels else None)
+            return open_predictions(c.predictions, given, c.top_k)
+        return detect(self.net, self.inputs.examples("holdout"), self.folder / "detections", c.top_k, c.forward_batch_size)
+
     def counts(self, kind: Kind = "confusions") -> ConfusionCounts:
         """counts.safetensors (eq. 3) or codetections.safetensors (eq. 4)."""
         name = "counts.safetensors" if kind == "confusions" else "codetections.safetensors"
-
-        def make() -> ConfusionCounts:
-            return measure(self.net, self.inputs.examples("holdout"), self.config.top_k, kind, self.config.forward_batch_size)
-
-        counts = self._stage("measure", name, ConfusionCounts.load, make, lambda c, path: c.save(path))
-        if counts.n_labels != self.net.n_labels:
-            raise SelfInformedError(f"{self.folder / name} counts {counts.n_labels} labels, the network has {self.net.n_labels}; delete it")
+        counts = self._stage("measure", name, ConfusionCounts.load, lambda: count(self.predictions, kind), lambda c, path: c.save(path))
+        expected = self.net.n_labels if self.config.model else counts.n_labels
+        if counts.n_labels != expected:
+            raise SelfInformedError(f"{self.folder / name} counts {counts.n_labels} labels, the network has {expected}; delete it")
         return counts
 
     def groups(self, kind: Kind = "confusions") -> LabelGroups:
@@ -89,7 +105,7 @@ class Run:
 
         def make() -> LabelGroups:
             wanted = self.config.n_groups if kind == "confusions" else len(self.groups())
-            return cluster(self.counts(kind), wanted, self.config.seed, self.net.labels)
+            return cluster(self.counts(kind), wanted, self.config.seed, self.labels)
 
         return self._stage("cluster", _named("groups", kind), LabelGroups.load, make, lambda g, path: g.save(path))
 
@@ -257,7 +273,7 @@ class Run:
 
 _ARTEFACTS = frozenset(
     {
-        "counts.safetensors", "codetections.safetensors", "groups.json", "plan.json", "features", "probe.json", "heads.safetensors",
+        "detections", "counts.safetensors", "codetections.safetensors", "groups.json", "plan.json", "features", "probe.json", "heads.safetensors",
         "evaluation.json", "comparison.json", "comparison.jsonl", "search.json",
     }
 )  # fmt: skip

@@ -18,8 +18,10 @@ from selfinformed.runtime.errors import SelfInformedError
 
 
 @contextmanager
-def written_atomically(path: str | Path) -> Iterator[Path]:
+def written_atomically(path: str | Path, keep: bool = False) -> Iterator[Path]:
     """Gives a temporary path beside `path`; on success syncs it and renames it to `path`, on failure removes it.
+
+    With `keep`, a `path` that has appeared meanwhile stays as it is: of several writers the first wins.
 
     Raises:
         SelfInformedError: the folder cannot be written, or the disk is full.
@@ -39,7 +41,8 @@ def written_atomically(path: str | Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
+        if not keep or not _linked(temporary, path):
+            temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
         raise _cannot_write(path, error) from None
@@ -47,14 +50,14 @@ def written_atomically(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_text(path: str | Path, text: str) -> None:
-    with written_atomically(path) as temporary:
+def write_text(path: str | Path, text: str, keep: bool = False) -> None:
+    with written_atomically(path, keep) as temporary:
         temporary.write_text(text, "utf-8")
 
 
-def write_json(path: str | Path, content: Any) -> None:
+def write_json(path: str | Path, content: Any, keep: bool = False) -> None:
     """Writes JSON with numpy values turned into plain ones; NaN becomes null."""
-    write_text(path, json.dumps(plain(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(plain(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n", keep)
 
 
 def read_json(path: str | Path, what: str) -> Any:
@@ -80,7 +83,7 @@ class Chunks:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def write_tensors(path: str | Path, arrays: Mapping[str, np.ndarray | Chunks], metadata: Mapping[str, str]) -> None:
+def write_tensors(path: str | Path, arrays: Mapping[str, np.ndarray | Chunks], metadata: Mapping[str, str], keep: bool = False) -> None:
     """Writes arrays as safetensors, without copying them; `metadata["format"]` names what the file is, with its version.
 
     The library's own writer wants every array whole in memory, which doubles what a count matrix takes; the format is a length of eight
@@ -93,12 +96,12 @@ def write_tensors(path: str | Path, arrays: Mapping[str, np.ndarray | Chunks], m
         header[name] = {"dtype": _TENSOR_TYPES[arrays[name].dtype.name], "shape": list(arrays[name].shape), "data_offsets": [begin, end]}
     text = json.dumps(header, ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    with written_atomically(path) as temporary, temporary.open("wb") as file:
+    with written_atomically(path, keep) as temporary, temporary.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in names:
             array = arrays[name]
             for piece in array.pieces if isinstance(array, Chunks) else [array]:
-                file.write(memoryview(np.ascontiguousarray(piece, array.dtype)).cast("B") if piece.size else b"")
+                file.write(np.ascontiguousarray(piece, array.dtype).reshape(-1).view(np.uint8).data)
 
 
 def read_tensors(path: str | Path, format: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -139,6 +142,17 @@ _TENSOR_TYPES = {
     "bool": "BOOL", "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16", "float16": "F16", "uint32": "U32", "int32": "I32",
     "float32": "F32", "uint64": "U64", "int64": "I64", "float64": "F64",
 }  # fmt: skip
+
+
+def _linked(temporary: Path, path: Path) -> bool:
+    """Gives the temporary file its name unless that is taken; False where the file system has no links."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    except OSError:
+        return False
+    return True
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,8 +1,9 @@
 """Detections, counts, spectral clustering, groups, plans."""
 
 from selfinformed.structure.clustering import cluster
-from selfinformed.structure.counts import ConfusionCounts, measure
+from selfinformed.structure.counts import ConfusionCounts
 from selfinformed.structure.groups import LabelGroups
+from selfinformed.structure.measuring import measure
 from selfinformed.structure.plans import HeadPlan, plan
 
 __all__ = ["ConfusionCounts", "HeadPlan", "LabelGroups", "cluster", "measure", "plan"]

@@ -11,13 +11,11 @@ import numpy.typing as npt
 import scipy.sparse as sp
 import torch
 
-from selfinformed.data.examples import Examples
 from selfinformed.data.targets import Targets, as_targets
-from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_tensors, write_tensors
 from selfinformed.structure import kernels
-from selfinformed.structure.detections import default_top_k, detections
+from selfinformed.structure.detections import detections
 from selfinformed.structure.tables import CountTable, in_threads, narrowest
 
 Kind = Literal["confusions", "codetections"]
@@ -67,10 +65,9 @@ class ConfusionCounts:
         ids = np.asarray(ids.cpu() if isinstance(ids, torch.Tensor) else ids)
         if ids.ndim != 2 or ids.shape[1] != self.top_k or ids.dtype.kind not in "iu":
             raise SelfInformedError(f"detections: expected integers [batch, {self.top_k}], got {ids.dtype} {list(ids.shape)}")
-        if self._waiting is None:
-            self._waiting = np.empty((self._capacity(), self.top_k), narrowest(self.n_labels))
-        free = self._waiting[self._n_waiting :]
-        admitted = free[: len(ids)] if len(ids) <= len(free) else np.empty(ids.shape, self._waiting.dtype)
+        free = self._free()
+        fits = len(ids) <= len(free)
+        admitted = free[: len(ids)] if fits else np.empty(ids.shape, free.dtype)
         self._admit(ids, admitted, name or self._name)
         annotated = as_targets(targets, self.n_labels, self.n_examples)
         if len(annotated) != len(ids):
@@ -78,15 +75,14 @@ class ConfusionCounts:
         self.n_examples += len(ids)
         start = 0
         while start < len(ids):
-            if self._waiting is None:
-                self._waiting = np.empty((self._capacity(), self.top_k), admitted.dtype)
-            n = min(len(ids) - start, len(self._waiting) - self._n_waiting)
-            if len(ids) > len(free):
-                self._waiting[self._n_waiting : self._n_waiting + n] = admitted[start : start + n]
+            free = self._free()
+            n = min(len(ids) - start, len(free))
+            if not fits:
+                free[:n] = admitted[start : start + n]
             self._owners.append(annotated if n == len(ids) else annotated.take(np.arange(start, start + n)))
             self._n_waiting += n
             start += n
-            if self._n_waiting == len(self._waiting):
+            if n == len(free):
                 self._settle()
 
     def merge(self, other: ConfusionCounts) -> None:
@@ -140,6 +136,12 @@ class ConfusionCounts:
                 self._table.add(owners, np.concatenate([[0], np.cumsum(sizes)]), ids)
             self._waiting, self._owners, self._n_waiting = None, [], 0
 
+    def _free(self) -> npt.NDArray[Any]:
+        """Room for detections that wait."""
+        if self._waiting is None:
+            self._waiting = np.empty((self._capacity(), self.top_k), narrowest(self.n_labels))
+        return self._waiting[self._n_waiting :]
+
     def _capacity(self) -> int:
         """Examples to wait for: a tenth of the matrix's bytes, or 64 MB."""
         each = self.top_k * (narrowest(self.n_labels).itemsize + (4 if self.kind == "codetections" else 0))
@@ -164,35 +166,3 @@ class ConfusionCounts:
             if 0 <= label < self.n_labels:
                 raise SelfInformedError(f"detections: {name(row)} names label {label} twice; its top {self.top_k} must be distinct")
             raise SelfInformedError(f"detections: {name(row)} has label {label}; labels go from 0 to {self.n_labels - 1}")
-
-
-def measure(
-    net: WrappedClassifier,
-    holdout: Examples,
-    top_k: int | None = None,
-    kind: Kind = "confusions",
-    batch_size: int = 64,
-) -> ConfusionCounts:
-    """Runs a network over held-out examples and counts what it detects (eqs. 2 to 4).
-
-    Args:
-        net: the wrapped network.
-        holdout: examples not used in training, with the network's labels.
-        top_k: K; by default min(100, max(5, C // 150)), the paper's ratio.
-        kind: `confusions` (eq. 3) or `codetections` (eq. 4).
-        batch_size: examples per forward pass.
-    """
-    check_labels(net, holdout)
-    counts = ConfusionCounts(net.n_labels, default_top_k(net.n_labels) if top_k is None else top_k, kind)
-    for rows, inputs in holdout.batches(batch_size, "measuring"):
-        counts.update(net.logits(inputs).cpu(), holdout.targets.take(rows), lambda b, rows=rows: holdout.name(int(rows[b])))  # type: ignore[misc]
-    return counts
-
-
-def check_labels(net: WrappedClassifier, examples: Examples) -> None:
-    """Stops where examples are labelled for another number of labels than the network has."""
-    if len(examples.labels) != net.n_labels:
-        raise SelfInformedError(
-            f"data: examples with {len(examples.labels)} labels for a network with {net.n_labels} outputs; "
-            "open the data with the network's own label names, in the order of its outputs"
-        )

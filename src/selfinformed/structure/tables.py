@@ -121,15 +121,19 @@ class CountTable:
         return sp.csr_array((data, columns, starts.astype(index)), shape=(self.n_labels, self.n_labels))
 
     def to_arrays(self) -> dict[str, Array | Chunks]:
-        """What a file holds: `rows` int64 [C, C], or `starts`, `columns` (ascending) and `counts` int64 of sparse rows, block by block."""
-        wide = np.dtype(np.int64)
-        if self.dense is not None:
+        """What a file holds, block by block: `starts`, `columns` (ascending) and `counts` int64 of sparse rows, or `rows` int64 [C, C].
+
+        The smaller of the two, by the counts alone: equal counts can be in different forms here, by the order in which they came.
+        """
+        wide, numbers = np.dtype(np.int64), range(len(self._ranges))
+        starts = np.concatenate([[0], np.cumsum(np.concatenate([np.diff(self._block(number)[0]) for number in numbers]))])
+        entry = wide.itemsize + self.column_type.itemsize  # at most 12 bytes: a table still sparse here is smaller sparse in the file too
+        if self.dense is not None and self.dense.size * wide.itemsize <= starts[-1] * entry:
             return {"rows": Chunks(self.dense.shape, wide, (self.dense[first:last] for first, last in self._ranges))}
-        starts = np.concatenate([[0], np.cumsum(np.concatenate([np.diff(starts) for starts, _, _ in self._blocks]))])
         for block in self._blocks:
             kernels.sort_rows(*block, self.n_labels)
-        columns = Chunks((int(starts[-1]),), self.column_type, (columns for _, columns, _ in self._blocks))
-        return {"starts": starts, "columns": columns, "counts": Chunks(columns.shape, wide, (counts for _, _, counts in self._blocks))}
+        columns = Chunks((int(starts[-1]),), self.column_type, (self._block(number)[1] for number in numbers))
+        return {"starts": starts, "columns": columns, "counts": Chunks(columns.shape, wide, (self._block(number)[2] for number in numbers))}
 
     @classmethod
     def from_arrays(cls, n_labels: int, arrays: dict[str, Array], largest: int) -> CountTable:
@@ -144,16 +148,21 @@ class CountTable:
                 raise ValueError(f"expected {n_labels} x {n_labels} counts, found {list(counts.shape)}")
             table.dense, table._blocks = counts.astype(table._count_type), []
             return table
-        starts, columns = arrays["starts"], arrays["columns"].astype(np.int64)
-        matrix = sp.csr_array((counts, columns, starts), shape=(n_labels, n_labels))
+        starts, columns = arrays["starts"], arrays["columns"]
+        if starts.dtype != np.int64 or columns.dtype != table.column_type:
+            raise ValueError(f"starts are int64 and columns {table.column_type}, found {starts.dtype} and {columns.dtype}")
+        matrix = sp.csr_array((counts, columns.astype(np.int64), starts), shape=(n_labels, n_labels))
         matrix.check_format(full_check=True)
+        if starts[-1] != len(columns):
+            raise ValueError(f"starts end at {starts[-1]}, expected {len(columns)}, the number of columns")
         if not matrix.has_canonical_format:
             raise ValueError("columns of a row do not ascend")
         for number, (first, last) in enumerate(table._ranges):
             inside = slice(starts[first], starts[last])
             table._blocks[number] = (
-                starts[first : last + 1] - starts[first], columns[inside].astype(table.column_type), counts[inside].astype(table._count_type)
+                starts[first : last + 1] - starts[first], columns[inside].copy(), counts[inside].astype(table._count_type)
             )  # fmt: skip
+        table._choose_form(np.arange(len(table._ranges)))
         return table
 
     @property

@@ -18,7 +18,7 @@ from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_tensors, write_tensors
 from selfinformed.structure.average_precision import Ranking, RankingMetrics
-from selfinformed.structure.counts import check_labels
+from selfinformed.structure.measuring import check_labels
 
 FORMAT = "selfinformed.features/1"
 _FEATURES_AT_ONCE = 512

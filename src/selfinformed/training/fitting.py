@@ -18,7 +18,7 @@ from selfinformed.data.targets import Targets
 from selfinformed.network.wrap import Output
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.progress import progress
-from selfinformed.structure.counts import check_labels
+from selfinformed.structure.measuring import check_labels
 from selfinformed.training.features import FeatureStore, HeadInput
 
 _LOSS_EVERY = 4  # steps; training needs only its gradient

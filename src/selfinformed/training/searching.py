@@ -12,7 +12,8 @@ from selfinformed.data.examples import Examples
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.clustering import cluster
-from selfinformed.structure.counts import ConfusionCounts, measure
+from selfinformed.structure.counts import ConfusionCounts
+from selfinformed.structure.measuring import measure
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import HeadPlan, plan
 from selfinformed.training.features import FeatureStore, rank

@@ -1,0 +1,5 @@
+"""python -m selfinformed, for torchrun -m."""
+
+from selfinformed.cli import main
+
+main()

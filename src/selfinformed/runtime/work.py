@@ -1,0 +1,202 @@
+"""Work units: work divided into files of a folder that any number of processes fill together, however often they are killed.
+
+No process needs to know of the others. A manifest says what the results depend on; whoever starts first writes it, everyone else must agree
+with it. A process claims a unit by creating a file, does it, and writes its result whole or not at all; the first result of a unit stays. A
+claim whose process is gone is taken over. Claims only save work: a unit done twice gives the same file twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.files import Chunks, read_json, write_json, write_tensors
+from selfinformed.runtime.progress import progress
+
+Result = tuple[Mapping[str, np.ndarray | Chunks], Mapping[str, str]]
+
+ATTEMPTS = 3  # times a process tries a unit
+LEASE = 60.0  # seconds without a sign of life after which a claim of another host is taken over
+_POLL = 0.5  # seconds between looks at what others have done
+
+
+def do_units(folder: Path, manifest: Mapping[str, Any], n_units: int, work: Callable[[int], Result], what: str) -> list[Path]:
+    """Does every unit that has no result yet, together with all processes that call this for the same folder.
+
+    Args:
+        folder: where manifest, claims and results are; shared by all processes.
+        manifest: everything the results depend on, as JSON values.
+        n_units: how many units there are.
+        work: takes a unit's number and gives its result as arrays and metadata for `write_tensors`.
+        what: name of the work, for the progress bar and errors.
+
+    Returns:
+        The file of each unit, in order; all are there.
+
+    Raises:
+        SelfInformedError: the folder's manifest differs; a file cannot be written; a unit failed three times, in which case all others
+            are done and kept.
+    """
+    _agree(folder / "manifest.json", {**manifest, "n_units": n_units})
+    _sweep(folder)
+    results = [folder / f"unit-{unit:06d}.safetensors" for unit in range(n_units)]
+    failed: dict[int, Exception] = {}
+    for unit in progress(_turns(folder / "claims", results, failed), sum(not result.exists() for result in results), what):
+        try:
+            arrays, metadata = _attempted(work, unit)
+        except Exception as error:  # whatever the network or the data do
+            failed[unit] = error
+        else:
+            write_tensors(results[unit], arrays, metadata, keep=True)
+    if failed:
+        unit, reason = min(failed.items(), key=lambda item: item[0])
+        text = str(reason) if isinstance(reason, SelfInformedError) else f"{type(reason).__name__}: {reason}"
+        others = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        raise SelfInformedError(
+            f"{what}: unit {unit} of {n_units}{others} failed {ATTEMPTS} times: {text}; the {n_units - len(failed)} others are kept, run again to resume"
+        )
+    return results
+
+
+def rank() -> int:
+    """This process's number under torchrun, 0 without it."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def _turns(claims: Path, results: list[Path], failed: Mapping[int, Exception]) -> Iterator[int]:
+    """Units claimed one after another until each has a result or failed here; each process begins at another place."""
+    first = rank() * len(results) // max(int(os.environ.get("WORLD_SIZE", "1")), 1)
+    order = [*range(first, len(results)), *range(first)]
+    while left := [unit for unit in order if unit not in failed and not results[unit].exists()]:
+        worked = False
+        for unit in left:
+            with _claimed(claims / f"{unit:06d}.json") as mine:
+                if mine and not results[unit].exists():
+                    worked = True
+                    yield unit
+        if not worked:
+            time.sleep(_POLL)
+
+
+def _attempted(work: Callable[[int], Result], unit: int) -> Result:
+    for attempt in range(1, ATTEMPTS):
+        try:
+            return work(unit)
+        except Exception:  # tried again; the last time it is let through
+            time.sleep(0.1 * attempt)
+    return work(unit)
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what killed processes left half written."""
+    for path in folder.glob(".unit-*.part"):
+        with contextlib.suppress(FileNotFoundError):
+            if _clock(folder) - path.stat().st_mtime > LEASE:
+                path.unlink()
+
+
+def _agree(path: Path, manifest: Mapping[str, Any]) -> None:
+    if not path.exists():
+        write_json(path, manifest, keep=True)
+    found = read_json(path, "manifest")
+    wanted = json.loads(json.dumps(manifest))
+    if found != wanted:
+        keys = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k)) if isinstance(found, dict) else ["content"]
+        changes = ", ".join(f"{k} {found.get(k)!r}, now {wanted.get(k)!r}" if isinstance(found, dict) else k for k in keys)
+        raise SelfInformedError(f"{path.parent} holds work of another run ({changes}); choose another --output, or delete {path.parent}")
+
+
+@contextmanager
+def _claimed(path: Path) -> Iterator[bool]:
+    """Whether this process now holds the claim; while it does, it shows a sign of life."""
+    if not _claim(path):
+        yield False
+        return
+    done = threading.Event()
+
+    def live() -> None:
+        while not done.wait(LEASE / 6):
+            with contextlib.suppress(OSError):
+                os.utime(path)
+
+    thread = threading.Thread(target=live, daemon=True)
+    thread.start()
+    try:
+        yield True
+    finally:
+        done.set()
+        thread.join()
+        path.unlink(missing_ok=True)
+
+
+def _claim(path: Path) -> bool:
+    if path.exists():
+        if not _stale(path):
+            return False
+        path.unlink(missing_ok=True)  # another may do so too: then a unit is done twice, and the first result stays
+    me = {"host": socket.gethostname(), "process": os.getpid(), "started": _started(os.getpid())}
+    temporary = path.with_name(f".{path.name}.{me['host']}-{me['process']}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(me), "utf-8")
+        os.link(temporary, path)  # with its content, or not at all
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise SelfInformedError(f"{path} cannot be written: {error.strerror}; free the disk or choose another folder") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+def _stale(path: Path) -> bool:
+    """Whether the process that made a claim is gone: known on its own host, elsewhere taken from its silence."""
+    try:
+        owner = json.loads(path.read_text("utf-8"))
+        gone = owner["host"] == socket.gethostname() and _started(owner["process"]) != owner["started"]
+        return bool(gone or _clock(path.parent) - path.stat().st_mtime > LEASE)
+    except FileNotFoundError:
+        return False
+    except (ValueError, KeyError, TypeError):  # no claim of ours
+        return True
+
+
+def _started(process: int) -> str | None:
+    """When a process of this host began, in the kernel's ticks; None if there is none."""
+    try:
+        text = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return _alive(process)
+    state, *fields = text.rpartition(")")[2].split()
+    return None if state in "ZX" else fields[18]
+
+
+def _alive(process: int) -> str | None:
+    """Where there is no /proc: only whether it lives."""
+    if Path("/proc/self").exists() or os.name == "nt":
+        return None
+    try:
+        os.kill(process, 0)
+    except OSError:
+        return None
+    return "alive"
+
+
+def _clock(folder: Path) -> float:
+    """The time as the folder's file system has it, which all hosts share."""
+    probe = folder / f".clock-{socket.gethostname()}-{os.getpid()}"
+    probe.touch()
+    now = probe.stat().st_mtime
+    probe.unlink(missing_ok=True)
+    return now

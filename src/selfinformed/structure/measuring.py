@@ -1,0 +1,140 @@
+"""From held-out examples, or from predictions somebody saved, to counts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from selfinformed.data.examples import Examples
+from selfinformed.data.predictions import Predictions, open_predictions
+from selfinformed.network.wrap import WrappedClassifier
+from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.files import read_tensors
+from selfinformed.runtime.progress import progress
+from selfinformed.runtime.work import do_units
+from selfinformed.structure.counts import ConfusionCounts, Kind
+from selfinformed.structure.detections import default_top_k, detections
+from selfinformed.structure.tables import narrowest
+
+FORMAT = "selfinformed.detections/1"
+
+
+def measure(
+    net: WrappedClassifier,
+    holdout: Examples,
+    top_k: int | None = None,
+    kind: Kind = "confusions",
+    batch_size: int = 64,
+    folder: str | Path | None = None,
+) -> ConfusionCounts:
+    """Runs a network over held-out examples and counts what it detects (eqs. 2 to 4).
+
+    Args:
+        net: the wrapped network.
+        holdout: examples not used in training, with the network's labels.
+        top_k: K; by default min(100, max(5, C // 150)), the paper's ratio.
+        kind: `confusions` (eq. 3) or `codetections` (eq. 4).
+        batch_size: examples per forward pass.
+        folder: keeps the detections there, unit by unit. Then this can be killed and called again, and any number of processes that share
+            the folder (torchrun, several hosts) divide the work: see `detect`.
+    """
+    check_labels(net, holdout)
+    top_k = default_top_k(net.n_labels) if top_k is None else top_k
+    counts = ConfusionCounts(net.n_labels, top_k, kind)
+    if folder is not None:
+        return count(detect(net, holdout, folder, top_k, batch_size), kind)
+    for rows, inputs in holdout.batches(batch_size, "measuring"):
+        counts.update(net.logits(inputs).cpu(), holdout.targets.take(rows), lambda b, rows=rows: holdout.name(int(rows[b])))  # type: ignore[misc]
+    return counts
+
+
+def count(predictions: Predictions, kind: Kind = "confusions") -> ConfusionCounts:
+    """Counts saved predictions, read as a stream."""
+    counts = ConfusionCounts(predictions.n_labels, predictions.top_k, kind)
+    size = max(1, 4_000_000 // predictions.top_k)
+    for ids, targets in progress(predictions.batches(size), -(-predictions.n_examples // size), "counting"):
+        first = counts.n_examples
+        counts.update_detections(ids, targets, lambda row, first=first: predictions.name(first + row))  # type: ignore[misc]
+    return counts
+
+
+def detect(net: WrappedClassifier, holdout: Examples, folder: str | Path, top_k: int | None = None, batch_size: int = 64) -> Predictions:
+    """Runs a network over held-out examples and keeps what it detects on each, in units of fixed examples and fixed batches.
+
+    Any number of processes may call this for one folder at once, as torchrun's do: each unit is done by one of them. Killed at any time
+    and called again, it goes on with the units that are missing. What it detects does not depend on how many processes there are.
+
+    Raises:
+        SelfInformedError: the folder holds detections of another network, other data or another batch size; a unit cannot be done or
+            read; more examples are unreadable than `skip_bad` allows.
+    """
+    check_labels(net, holdout)
+    folder, top_k = Path(folder), default_top_k(net.n_labels) if top_k is None else top_k
+    size = _unit_size(len(holdout), batch_size)
+    origin = {"model": net.fingerprint, "data": holdout.fingerprint}
+    manifest = {
+        "format": FORMAT, **origin, "n_examples": len(holdout), "n_labels": net.n_labels, "top_k": top_k, "batch_size": batch_size, "unit_size": size,
+    }  # fmt: skip
+
+    def work(unit: int) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
+        first = unit * size
+        examples = holdout.take(np.arange(first, min(first + size, len(holdout))))
+        ids, rows = [np.empty((0, top_k), np.int64)], [np.empty(0, np.int64)]
+        for batch, inputs in examples.batches(batch_size):
+            found = detections(net.logits(inputs).cpu(), top_k, lambda b, batch=batch: holdout.name(first + int(batch[b])))  # type: ignore[misc]
+            ids.append(found.numpy())
+            rows.append(batch)
+        targets = examples.targets.take(np.concatenate(rows))
+        arrays = {
+            "ids": np.concatenate(ids).astype(narrowest(net.n_labels)), "labels": targets.labels, "offsets": targets.offsets,
+            "rows": first + np.concatenate(rows),
+        }  # fmt: skip
+        skipped = {first + row: reason for row, reason in examples.skipped.items()}
+        about = {"n_labels": net.n_labels, "unit": unit, "threads": torch.get_num_threads()}
+        return arrays, {"format": FORMAT, **origin, **{k: str(v) for k, v in about.items()}, "skipped": json.dumps(skipped)}
+
+    results = do_units(folder, manifest, -(-len(holdout) // size), work, "measuring")
+    _check_units(results, origin, holdout, size)
+    return open_predictions(folder, net.n_labels)
+
+
+def check_labels(net: WrappedClassifier, examples: Examples) -> None:
+    """Stops where examples are labelled for another number of labels than the network has."""
+    if len(examples.labels) != net.n_labels:
+        raise SelfInformedError(
+            f"data: examples with {len(examples.labels)} labels for a network with {net.n_labels} outputs; "
+            "open the data with the network's own label names, in the order of its outputs"
+        )
+
+
+def _unit_size(n_examples: int, batch_size: int) -> int:
+    """Examples per unit, the same however many processes there are: a 32nd of them in whole batches, about 16,384 at most."""
+    return batch_size * max(1, min(16_384, -(-n_examples // 32)) // batch_size)
+
+
+def _check_units(results: Iterable[Path], origin: dict[str, str], holdout: Examples, size: int) -> None:
+    """Stops unless every unit is there once, whole, of this model and data, with no more left out than allowed."""
+    for unit, path in enumerate(results):
+        arrays, metadata = read_tensors(path, FORMAT)
+        found = {key: metadata.get(key) for key in (*origin, "unit")}
+        if found != {**origin, "unit": str(unit)}:
+            wrong = next(key for key in found if found[key] != {**origin, "unit": str(unit)}[key])
+            raise SelfInformedError(f"{path} is of another {wrong} ({found[wrong]}); delete it to have it made again")
+        try:
+            skipped = {int(row): str(reason) for row, reason in json.loads(metadata["skipped"]).items()}
+            rows, first = arrays["rows"], unit * size
+            expected = np.setdiff1d(np.arange(first, min(first + size, len(holdout))), list(skipped))
+            if not np.array_equal(rows, expected) or len(arrays["ids"]) != len(rows):
+                raise ValueError(f"its examples are not {first} to {first + size - 1}")
+        except (KeyError, ValueError, AttributeError) as error:
+            raise SelfInformedError(f"{path} is not a whole unit ({error}); delete it to have it made again") from None
+        holdout.skipped.update(skipped)
+    if len(holdout.skipped) > holdout.skip_bad:
+        row, reason = min(holdout.skipped.items())
+        raise SelfInformedError(f"{reason}; {len(holdout.skipped)} examples cannot be read, raise skip_bad (--skip-bad N)")
