@@ -5,7 +5,7 @@
     python scripts/train_demo_base.py --passes 40 --name converged-on --start converged --learning-rate 0.002 --out .
 
 The last line trains the converged base on. Each time that added more, its result became the converged base: 80 passes 89.5 mAP, 40 more
-90.6, 60 more 91.7 (logs `glyphnet_converged_1.log` to `_3.log`).
+90.6, 60 more 91.7, 120 more 92.5 (logs `glyphnet_converged_1.log` to `_4.log`).
 
 One pass draws a newly distorted view of every (character, typeface) pair of the train split. The learning rate is annealed
 to zero (one cycle). The log, `scripts/glyphnet_NAME.log`, is committed with the weights.

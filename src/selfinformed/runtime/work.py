@@ -13,6 +13,7 @@ import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,7 +77,8 @@ def rank() -> int:
 
 def _turns(claims: Path, results: list[Path], failed: Mapping[int, Exception]) -> Iterator[int]:
     """Units claimed one after another until each has a result or failed here; each process begins at another place."""
-    first = rank() * len(results) // max(int(os.environ.get("WORLD_SIZE", "1")), 1)
+    world = max(int(os.environ.get("WORLD_SIZE", "1")), 1)
+    first = rank() % world * len(results) // world
     order = [*range(first, len(results)), *range(first)]
     while left := [unit for unit in order if unit not in failed and not results[unit].exists()]:
         worked = False
@@ -99,9 +101,9 @@ def _attempted(work: Callable[[int], Result], unit: int) -> Result:
 
 
 def _sweep(folder: Path) -> None:
-    """Removes what killed processes left half written."""
-    for path in folder.glob(".unit-*.part"):
-        with contextlib.suppress(FileNotFoundError):
+    """Removes what killed processes left half written: all hidden files here are temporary."""
+    for path in [*folder.glob(".*"), *folder.glob("claims/.*")]:
+        with contextlib.suppress(OSError):
             if _clock(folder) - path.stat().st_mtime > LEASE:
                 path.unlink()
 
@@ -141,16 +143,16 @@ def _claimed(path: Path) -> Iterator[bool]:
 
 
 def _claim(path: Path) -> bool:
-    if path.exists():
-        if not _stale(path):
-            return False
-        path.unlink(missing_ok=True)  # another may do so too: then a unit is done twice, and the first result stays
-    me = {"host": socket.gethostname(), "process": os.getpid(), "started": _started(os.getpid())}
-    temporary = path.with_name(f".{path.name}.{me['host']}-{me['process']}")
+    me = json.dumps({"host": socket.gethostname(), "process": os.getpid(), "started": _started(os.getpid())})
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
+        if path.exists():
+            if not _stale(path):
+                return False
+            path.unlink(missing_ok=True)  # another may do so too: then a unit is done twice, and the first result stays
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(me), "utf-8")
-        os.link(temporary, path)  # with its content, or not at all
+        temporary.write_text(me, "utf-8")
+        _create(path, temporary, me)
     except FileExistsError:
         return False
     except OSError as error:
@@ -158,6 +160,16 @@ def _claim(path: Path) -> bool:
     finally:
         temporary.unlink(missing_ok=True)
     return True
+
+
+def _create(path: Path, temporary: Path, content: str) -> None:
+    try:
+        os.link(temporary, path)  # with its content, or not at all
+    except FileExistsError:
+        raise
+    except OSError:  # no links on this file system, or it is full: then this fails too
+        with path.open("x", encoding="utf-8") as file:
+            file.write(content)
 
 
 def _stale(path: Path) -> bool:
@@ -195,7 +207,7 @@ def _alive(process: int) -> str | None:
 
 def _clock(folder: Path) -> float:
     """The time as the folder's file system has it, which all hosts share."""
-    probe = folder / f".clock-{socket.gethostname()}-{os.getpid()}"
+    probe = folder / f".clock-{uuid.uuid4().hex}"
     probe.touch()
     now = probe.stat().st_mtime
     probe.unlink(missing_ok=True)

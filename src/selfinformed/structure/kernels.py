@@ -147,3 +147,35 @@ def transpose_into(
             out_columns[at] = first + r
             out_data[at] = data[i]
             place[column] += 1
+
+
+@njit(nogil=True, cache=True)
+def sparse_times(starts: Array, columns: Array, data: Array, block: Array, first: int, out: Array) -> None:  # pragma: no cover - compiled
+    """Rows first, first + 1, ... of a sparse matrix times `block` [C, m], into `out` [R, m]."""
+    for r in range(out.shape[0]):
+        row = out[r]
+        row[:] = 0
+        for i in range(starts[first + r], starts[first + r + 1]):
+            vector = block[columns[i]]
+            weight = data[i]
+            for k in range(len(row)):
+                row[k] += weight * vector[k]
+
+
+@njit(nogil=True, cache=True)
+def components(starts: Array, columns: Array, n_labels: int) -> Array:  # pragma: no cover - compiled
+    """For each label one label of its component, where labels that share a row are joined."""
+    parent = np.arange(n_labels)
+    for r in range(len(starts) - 1):
+        for i in range(starts[r] + 1, starts[r + 1]):
+            one, other = columns[starts[r]], columns[i]
+            while parent[one] != one:
+                parent[one] = parent[parent[one]]
+                one = parent[one]
+            while parent[other] != other:
+                parent[other] = parent[parent[other]]
+                other = parent[other]
+            parent[max(one, other)] = min(one, other)
+    for label in range(n_labels):
+        parent[label] = parent[parent[label]]
+    return parent

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +99,7 @@ def detect(net: WrappedClassifier, holdout: Examples, folder: str | Path, top_k:
         return arrays, {"format": FORMAT, **origin, **{k: str(v) for k, v in about.items()}, "skipped": json.dumps(skipped)}
 
     results = do_units(folder, manifest, -(-len(holdout) // size), work, "measuring")
-    _check_units(results, origin, holdout, size)
+    _check_units(folder, results, origin, holdout, size)
     return open_predictions(folder, net.n_labels)
 
 
@@ -118,8 +117,10 @@ def _unit_size(n_examples: int, batch_size: int) -> int:
     return batch_size * max(1, min(16_384, -(-n_examples // 32)) // batch_size)
 
 
-def _check_units(results: Iterable[Path], origin: dict[str, str], holdout: Examples, size: int) -> None:
+def _check_units(folder: Path, results: list[Path], origin: dict[str, str], holdout: Examples, size: int) -> None:
     """Stops unless every unit is there once, whole, of this model and data, with no more left out than allowed."""
+    for path in sorted(set(folder.glob("*.safetensors")) - set(results)):
+        raise SelfInformedError(f"{path} is none of the {len(results)} units of this run; delete it, or what it holds would be counted too")
     for unit, path in enumerate(results):
         arrays, metadata = read_tensors(path, FORMAT)
         found = {key: metadata.get(key) for key in (*origin, "unit")}
