@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import warnings
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import scipy.linalg
 import scipy.sparse as sp
-from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from threadpoolctl import threadpool_limits
 
 from selfinformed.data.labels import LabelSpace
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.counts import ConfusionCounts
+from selfinformed.structure.eigenpairs import FloatArray, leading_eigenpairs
 from selfinformed.structure.groups import LabelGroups
 
-FloatArray = npt.NDArray[np.float64]
-_DENSE = 400  # up to this many labels a dense eigensolver is exact and faster
+IntArray = npt.NDArray[np.int64]
 _MOST_GROUPS = 32  # how far `auto` looks for the eigengap
+_SAMPLED = 50_000  # rows among which k-means looks for its starts
 
 
 def cluster(
@@ -26,6 +28,7 @@ def cluster(
     n_groups: int | Literal["auto"] = "auto",
     seed: int = 0,
     labels: LabelSpace | None = None,
+    cover_share: float | None = None,
 ) -> LabelGroups:
     """Groups the labels a network mixes up.
 
@@ -37,83 +40,114 @@ def cluster(
     Args:
         counts: confusion or co-detection counts.
         n_groups: how many, from 1 to the number of labels with a degree; or `auto`, the largest eigengap in 2..32.
-        seed: of the k-means; the same seed gives the same groups.
+        seed: of the k-means; the same seed gives the same groups, on any number of threads.
         labels: names groups by their most confused labels.
+        cover_share: from 0 to 1; makes a cover: a label joins each group in which it has more than this share of its confusions too.
 
     Raises:
         SelfInformedError: no two labels share a detection, or n_groups is more than the labels that do.
     """
-    matrix = counts.to_scipy().astype(np.float64)
-    degree = similarity_degrees(matrix)
-    connected = np.flatnonzero(degree > 0)
-    if len(connected) == 0:
-        raise SelfInformedError("cluster: no two labels are ever detected together; measure more hold-out data, or a larger top_k")
-    if n_groups != "auto" and not (isinstance(n_groups, int | np.integer) and 1 <= n_groups <= len(connected)):
-        raise SelfInformedError(
-            f"n_groups: expected 'auto' or 1 to {len(connected)}, the labels (of {counts.n_labels}) confused with another; got {n_groups!r}"
-        )
-    wanted = min(_MOST_GROUPS, len(connected) - 1) + 1 if n_groups == "auto" else int(n_groups)
-    shown = min(max(wanted + 4, 16), len(connected))
-    with threadpool_limits(1):  # sums taken in one order: eigenvectors of repeated eigenvalues would depend on the number of threads
-        eigenvalues, vectors = leading_eigenpairs(matrix[:, connected], degree[connected], shown)
-        if n_groups == "auto":
-            wanted = largest_gap(eigenvalues[:wanted])
-        place = kmeans(unit_rows(vectors[:, :wanted]), wanted, seed)
-    by_degree = np.argsort(-degree[connected], kind="stable")
-    members = [connected[by_degree[place[by_degree] == group]] for group in range(wanted)]
-    members = sorted((m for m in members if len(m)), key=lambda m: (-len(m), m[0]))
-    groups = LabelGroups(counts.n_labels, tuple(members), (), "spectral", tuple(eigenvalues.tolist()))
+    spectrum = Spectrum(counts, n_groups)
+    groups = spectrum.groups(spectrum.n_groups, seed)
+    if cover_share is not None:
+        groups = covering(groups, counts, cover_share)
     return groups.renamed(labels) if labels is not None else groups
+
+
+class Spectrum:
+    """The leading eigenpairs of the labels' similarity, from which groups of any number up to theirs are made.
+
+    Attributes:
+        n_groups: as asked for, or as the eigengap says.
+        values: the leading eigenvalues, falling: the n_groups and some after them.
+    """
+
+    def __init__(self, counts: ConfusionCounts, n_groups: int | Literal["auto"]) -> None:
+        self.n_labels = counts.n_labels
+        matrix = counts.to_scipy()
+        degree = similarity_degrees(matrix)
+        self.connected = np.flatnonzero(degree > 0)
+        n = len(self.connected)
+        if n == 0:
+            raise SelfInformedError("cluster: no two labels are ever detected together; measure more hold-out data, or a larger top_k")
+        if n_groups != "auto" and not (isinstance(n_groups, int | np.integer) and 1 <= n_groups <= n):
+            raise SelfInformedError(
+                f"n_groups: expected 'auto' or 1 to {n}, the labels (of {counts.n_labels}) confused with another; got {n_groups!r}"
+            )
+        wanted = min(_MOST_GROUPS, n - 1) + 1 if n_groups == "auto" else int(n_groups)
+        if n < counts.n_labels:
+            matrix = matrix[:, self.connected]
+
+        def needed(values: FloatArray) -> int:
+            return largest_gap(values[:wanted]) if n_groups == "auto" else wanted
+
+        self.degree = degree[self.connected]
+        with threadpool_limits(1, "blas"):  # sums taken in one order
+            found = leading_eigenpairs(matrix, self.degree, min(max(wanted + 4, 16), n), needed)
+        self.values, self.vectors, self.n_groups = found.values, found.vectors, needed(found.values)
+
+    def groups(self, n_groups: int, seed: int) -> LabelGroups:
+        """The labels in n_groups, at most those asked for, by k-means on the unit rows of as many eigenvectors."""
+        place = kmeans(unit_rows(self.vectors[:, :n_groups]), n_groups, seed)
+        by_degree = np.argsort(-self.degree, kind="stable")
+        members = [self.connected[by_degree[place[by_degree] == group]] for group in range(n_groups)]
+        members = sorted((m for m in members if len(m)), key=lambda m: (-len(m), m[0]))
+        return LabelGroups(self.n_labels, tuple(members), (), "spectral", tuple(self.values.tolist()))
+
+
+def covering(groups: LabelGroups, counts: ConfusionCounts, share: float) -> LabelGroups:
+    """A cover: each group with, after its own labels, those that have more than a share (0 to 1) of their confusions with its labels.
+
+    A label's confusions are its counts with other labels, both as detected and as annotated.
+    """
+    if not 0 <= share <= 1:
+        raise SelfInformedError(f"cover_share: expected 0 to 1, got {share}")
+    matrix = counts.to_scipy()
+    mass = confusion_mass(matrix, groups)
+    total = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * matrix.diagonal()
+    members = []
+    for group, own in enumerate(groups.members):
+        joins = mass[:, group] > share * total
+        joins[own] = False
+        others = np.flatnonzero(joins)
+        members.append(np.concatenate([own, others[np.argsort(-mass[others, group], kind="stable")]]))
+    return LabelGroups(groups.n_labels, tuple(members), groups.names, f"{groups.method} cover", groups.eigenvalues)
+
+
+def confusion_mass(matrix: sp.csr_array, groups: LabelGroups) -> IntArray:
+    """int64 [C, groups]: each label's counts with the other labels of each group, both as detected and as annotated."""
+    rows = np.concatenate(groups.members) if len(groups) else np.empty(0, np.int64)
+    inside = sp.csr_array((np.ones(len(rows), np.int64), (rows, np.repeat(np.arange(len(groups)), groups.sizes))), shape=(groups.n_labels, len(groups)))
+    mass: IntArray = (matrix @ inside + matrix.T @ inside).toarray()
+    mass -= inside.multiply(2 * matrix.diagonal()[:, None]).toarray()
+    return mass
+
+
+def within_share(counts: ConfusionCounts, groups: LabelGroups) -> float:
+    """The share of all confusions, counts off the diagonal, whose two labels are in one group (of a cover: in one first group)."""
+    matrix = counts.to_scipy().tocoo()
+    rows, columns = matrix.coords
+    off, assignment = rows != columns, groups.assignment
+    inside = off & (assignment[rows] == assignment[columns]) & (assignment[rows] >= 0)
+    return float(matrix.data[inside].sum() / max(matrix.data[off].sum(), 1))
+
+
+def sweep(counts: ConfusionCounts, numbers: Sequence[int], seed: int = 0) -> list[dict[str, Any]]:
+    """What each number of groups would give: rows of `n_groups`, `gap` (to the next eigenvalue), `sizes`, `within_share`."""
+    spectrum = Spectrum(counts, max(numbers))
+    rows = []
+    for n in sorted(set(numbers)):
+        groups = spectrum.groups(n, seed)
+        gap = float(spectrum.values[n - 1] - spectrum.values[n]) if n < len(spectrum.values) else float("nan")
+        rows.append({"n_groups": n, "gap": gap, "sizes": groups.sizes, "within_share": within_share(counts, groups), "eigenvalues": spectrum.values})
+    return rows
 
 
 def similarity_degrees(matrix: sp.csr_array) -> FloatArray:
     """Row sums [C] of W = A^T A with a zero diagonal."""
-    ones = np.ones(matrix.shape[1])
-    degree: FloatArray = matrix.T @ (matrix @ ones) - _diagonal(matrix)
+    squares = np.bincount(matrix.indices, np.square(matrix.data, dtype=np.float64), matrix.shape[1])
+    degree: FloatArray = matrix.T @ np.asarray(matrix.sum(axis=1), np.float64) - squares
     return degree  # exact: the sums are integers below 2^53 wherever A's squared entries are
-
-
-def leading_eigenpairs(matrix: sp.csr_array, degree: FloatArray, n: int) -> tuple[FloatArray, FloatArray]:
-    """The n largest eigenvalues, falling, and eigenvectors [C, n] of D^-1/2 W D^-1/2, all degrees above zero.
-
-    One multiplication by W is two by A. Lanczos (ARPACK) can leave out a member of a tight cluster of eigenvalues while reporting
-    convergence (scipy #26112), and good groups give just that: so what it found is moved out of the way and the search repeated until
-    the largest eigenvalue left is no larger than the smallest one kept.
-    """
-    size = matrix.shape[1]
-    scale = 1 / np.sqrt(degree)
-    if size <= max(_DENSE, 2 * n):
-        similarity = (matrix.T @ matrix).toarray()
-        np.fill_diagonal(similarity, 0)
-        values, vectors = np.linalg.eigh(similarity * scale[:, None] * scale)
-        return values[::-1][:n].copy(), _signed(vectors[:, ::-1][:, :n])
-    diagonal, transposed = _diagonal(matrix), matrix.T.tocsr()
-
-    def multiply(x: FloatArray) -> FloatArray:
-        y = scale * x.ravel()
-        product: FloatArray = scale * (transposed @ (matrix @ y) - diagonal * y)
-        return product
-
-    rng = np.random.default_rng(0)
-    values, vectors = _lanczos(multiply, size, n, rng)
-    while True:
-        found = vectors
-
-        def deflated(x: FloatArray, found: FloatArray = found) -> FloatArray:
-            inside = found @ (found.T @ x.ravel())
-            outside = x.ravel() - inside
-            product = multiply(outside)
-            return product - found @ (found.T @ product) - 2 * inside  # W's eigenvalues are at least -1, so -2 is last
-
-        extra, extra_vectors = _lanczos(deflated, size, 1, rng, tol=1e-6)
-        order = np.argsort(-values, kind="stable")
-        values, vectors = values[order], vectors[:, order]
-        if extra[0] <= values[n - 1] + 1e-8:
-            return values[:n], _signed(vectors[:, :n])
-        vectors, _ = np.linalg.qr(np.column_stack([vectors, extra_vectors]))
-        projected = vectors.T @ np.column_stack([multiply(v) for v in vectors.T])
-        values, rotation = np.linalg.eigh((projected + projected.T) / 2)
-        vectors = vectors @ rotation
 
 
 def largest_gap(eigenvalues: FloatArray) -> int:
@@ -124,20 +158,31 @@ def largest_gap(eigenvalues: FloatArray) -> int:
     return int(np.argmax(np.round(drops, 9))) + 2
 
 
-def unit_rows(vectors: FloatArray) -> FloatArray:
+def unit_rows(vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Rows scaled to unit length; a row of zeros stays, and one of nothing but rounding (a component the vectors leave out) becomes zeros."""
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.where(length > 1e-9, vectors, 0) / np.where(length > 1e-9, length, 1)
+    rounding = 1e-9 if vectors.dtype == np.float64 else 1e-6 / np.sqrt(len(vectors))
+    return np.where(length > rounding, vectors, 0) / np.where(length > rounding, length, 1)
 
 
-def kmeans(points: FloatArray, n: int, seed: int) -> npt.NDArray[np.int64]:
-    """Group of each row, by scikit-learn's k-means with 10 starts, on one thread so that sums are always taken in one order."""
+def kmeans(points: npt.NDArray[Any], n: int, seed: int) -> IntArray:
+    """Group of each row: scikit-learn's k-means, on one thread so that sums are always taken in one order.
+
+    The best of eleven starts among at most 50,000 of the rows, then all rows: ten of k-means++ and one from rows that stand at right angles
+    to each other, found by a pivoted QR decomposition, as Ng, Jordan and Weiss suggest.
+    """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
+    sample = points if len(points) <= _SAMPLED else points[np.random.default_rng(seed).choice(len(points), _SAMPLED, replace=False)]
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than groups: fewer groups come back
-        return np.asarray(KMeans(n, n_init=10, random_state=seed).fit_predict(points), dtype=np.int64)
+        upright = scipy.linalg.qr(sample.T, mode="r", pivoting=True)[1][:n]
+        starts = [KMeans(n, n_init=10, random_state=seed), KMeans(n, init=sample[upright], n_init=1)]
+        best = min((start.fit(sample) for start in starts), key=lambda fitted: fitted.inertia_)
+        if sample is not points:
+            best = KMeans(n, init=best.cluster_centers_, n_init=1, max_iter=30).fit(points)
+    return np.asarray(best.labels_, dtype=np.int64)
 
 
 def top_confusions(counts: ConfusionCounts, n: int) -> list[tuple[int, int, int]]:
@@ -151,22 +196,3 @@ def top_confusions(counts: ConfusionCounts, n: int) -> list[tuple[int, int, int]
         rows, columns, data = rows[upper], columns[upper], data[upper]
     order = np.lexsort([columns, rows, -data])[:n]
     return [(int(rows[i]), int(columns[i]), int(data[i])) for i in order]
-
-
-def _lanczos(multiply: object, size: int, n: int, rng: np.random.Generator, tol: float = 1e-10) -> tuple[FloatArray, FloatArray]:
-    operator = LinearOperator((size, size), matvec=multiply, dtype=np.float64)  # type: ignore[call-overload]
-    try:
-        return eigsh(operator, n, which="LA", v0=rng.standard_normal(size), tol=tol, ncv=min(size, max(2 * n + 1, 40)), maxiter=200 * n + 2000)
-    except ArpackError as error:
-        raise SelfInformedError(f"cluster: the eigenvalues did not converge ({error}); ask for another number of groups") from None
-
-
-def _diagonal(matrix: sp.csr_array) -> FloatArray:
-    squares: FloatArray = np.asarray(matrix.multiply(matrix).sum(axis=0)).ravel()
-    return squares
-
-
-def _signed(vectors: FloatArray) -> FloatArray:
-    """Each column's largest entry positive, so that the result does not depend on the solver's signs."""
-    largest = vectors[np.abs(vectors).argmax(axis=0), np.arange(vectors.shape[1])]
-    return vectors * np.where(largest < 0, -1, 1)

@@ -74,6 +74,8 @@ def detect(net: WrappedClassifier, holdout: Examples, folder: str | Path, top_k:
             read; more examples are unreadable than `skip_bad` allows.
     """
     check_labels(net, holdout)
+    if not len(holdout):
+        raise SelfInformedError("data: there are no examples to measure; give at least one")
     folder, top_k = Path(folder), default_top_k(net.n_labels) if top_k is None else top_k
     size = _unit_size(len(holdout), batch_size)
     origin = {"model": net.fingerprint, "data": holdout.fingerprint}
@@ -137,5 +139,5 @@ def _check_units(folder: Path, results: list[Path], origin: dict[str, str], hold
             raise SelfInformedError(f"{path} is not a whole unit ({error}); delete it to have it made again") from None
         holdout.skipped.update(skipped)
     if len(holdout.skipped) > holdout.skip_bad:
-        row, reason = min(holdout.skipped.items())
+        _, reason = min(holdout.skipped.items())
         raise SelfInformedError(f"{reason}; {len(holdout.skipped)} examples cannot be read, raise skip_bad (--skip-bad N)")

@@ -13,8 +13,8 @@ from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.clustering import cluster
 from selfinformed.structure.counts import ConfusionCounts
-from selfinformed.structure.measuring import measure
 from selfinformed.structure.groups import LabelGroups
+from selfinformed.structure.measuring import measure
 from selfinformed.structure.plans import HeadPlan, plan
 from selfinformed.training.features import FeatureStore, rank
 from selfinformed.training.fitting import fit
