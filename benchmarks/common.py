@@ -27,13 +27,16 @@ def spread_detections(n: int, n_labels: int, top_k: int, seed: int = 0) -> np.nd
     return rng.permutation(n_labels)[(start + step * np.arange(top_k)) % n_labels]
 
 
-def planted(n: int, n_labels: int, n_groups: int, top_k: int, n_true: int, inside: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def planted(
+    n: int, n_labels: int, n_groups: int, top_k: int, n_true: int, inside: float, seed: int = 0, part: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Examples of planted groups plus noise: detections [n, top_k], annotated labels [n, n_true], and each label's group [n_labels].
 
-    An example has a group; its annotated labels and a share `inside` of its detections come from there, the others from all labels.
+    An example has a group; its annotated labels and a share `inside` of its detections come from there, the others from all labels. Other
+    examples of the same groups come with another `part`.
     """
-    rng = np.random.default_rng(seed)
-    group = rng.permutation(np.arange(n_labels) % n_groups)
+    group = np.random.default_rng(seed).permutation(np.arange(n_labels) % n_groups)
+    rng = np.random.default_rng([seed, part])
     order = np.argsort(group, kind="stable")
     first, size = np.searchsorted(group[order], np.arange(n_groups)), np.bincount(group)
 

@@ -33,7 +33,7 @@ _INPUTS = [
     "fonts", "views", "forward_batch_size", "device",
 ]  # fmt: skip
 _COUNTS = ["top_k", "predictions", "n_labels"]
-_CLUSTER = ["n_groups", "seed"]
+_CLUSTER = ["n_groups", "cover_share", "seed"]
 _PLAN = ["budget", "hidden", "depth", "capacity", "dense_share"]
 _FIT = ["keep_classifier", "head_input", "epochs", "batch_size", "learning_rate", "classifier_learning_rate", "finetune"]
 
@@ -111,7 +111,7 @@ def _literal(name: str) -> Any:
 
 
 def _parsed(name: str, value: str) -> Any:
-    if name in ("hidden", "arms"):
+    if name in ("hidden", "arms", "sweep"):
         return [part.strip() for part in value.split(",") if part.strip()]
     return None if value == "none" else value
 
@@ -154,11 +154,23 @@ def measure(run: Run, json: bool) -> None:
     _show(json, {**about, "pairs": pairs}, pairs, f"most confused pairs in {counts.n_examples:,} examples, top {counts.top_k} of {counts.n_labels:,} labels")
 
 
-@_verb(_INPUTS + _COUNTS + _CLUSTER, "selfinformed cluster config.yaml --n-groups auto")
+@_verb(_INPUTS + _COUNTS + _CLUSTER + ["bootstraps", "sweep"], "selfinformed cluster config.yaml --n-groups auto --sweep 2,4,8,16,32")
 def cluster(run: Run, json: bool) -> None:
-    """Groups the labels by spectral clustering of the counts."""
-    groups = run.groups()
-    _show(json, groups.to_dict(), _group_rows(run), f"{len(groups)} groups; {len(groups.ungrouped)} labels in none")
+    """Groups the labels by spectral clustering of the counts, and says how stable the groups are."""
+    groups, stable = run.groups(), run.stability()
+    sweep = run.sweep() if run.config.sweep else []
+    title = f"{len(groups)} groups; {len(groups.ungrouped)} labels in none"
+    _show(json, {**groups.to_dict(), "stability": stable, "sweep": sweep}, _group_rows(run), title)
+    if json:
+        return
+    print(stable["text"])  # noqa: T201
+    if sweep:
+        rows = [
+            {"groups": row["n_groups"], "gap to next": f"{row['gap']:.4f}" if row["gap"] is not None else "-", "largest": max(row["sizes"]),
+             "smallest": min(row["sizes"]), "confusions within": f"{_percent(row['within_share'], digits=1)}%"}
+            for row in sweep
+        ]  # fmt: skip
+        _table(rows, f"other numbers of groups; see {run.folder / 'figures' / 'sweep.png'}")
 
 
 @_verb(_INPUTS + _COUNTS + _CLUSTER + _PLAN, "selfinformed plan config.yaml --budget 0.03 --capacity labels")
@@ -270,6 +282,8 @@ def _run_all(run: Run, json: bool) -> None:
     import time
 
     start = time.perf_counter()
+    stable = run.stability()
+    run.say(f"           {stable['text']}")
     run.plan()
     run.say(f"           {_price(run)}")
     headroom = run.headroom()

@@ -94,6 +94,27 @@ def eigenvalue_figure(groups: LabelGroups) -> Figure:
     return figure
 
 
+def sweep_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """For several numbers of groups: the eigenvalues and the gap after each, the share of confusions within groups, and the groups' sizes."""
+    figure, (gaps, within, sizes) = _figure(6.4, 7.2, 3)
+    numbers = [row["n_groups"] for row in rows]
+    values = np.array(rows[0]["eigenvalues"])
+    gaps.plot(np.arange(1, len(values) + 1), values, ".-", color=QUIET, markersize=4)
+    gaps.plot(numbers, values[np.array(numbers) - 1], "o", color=ACCENT, markersize=6)
+    gaps.set_ylabel("eigenvalue")
+    within.plot(numbers, [100 * row["within_share"] for row in rows], "o-", color=ACCENT)
+    within.set_ylim(bottom=0)
+    within.set_ylabel("confusions\nwithin groups (%)")
+    for row in rows:
+        sizes.plot([row["n_groups"]] * len(row["sizes"]), row["sizes"], "_", color=INK, markersize=9)
+    sizes.set_yscale("log")
+    sizes.set_ylabel("labels in each group")
+    for axes in (gaps, within, sizes):
+        axes.set_xlim(0, max(*numbers, len(values)) + 1)
+    sizes.set_xlabel("number of groups")
+    return figure
+
+
 def recall_figure(curves: Mapping[str, Mapping[int, float]]) -> Figure:
     """Recall at k on the mapped labels, as in the paper's Figure 2."""
     figure, axes = _figure(6.4, 3.8)
@@ -131,7 +152,7 @@ def first_groups(groups: LabelGroups) -> list[npt.NDArray[np.int64]]:
     return [np.flatnonzero(assignment == g) for g in range(len(groups))]
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Any]:
+def _figure(width: float, height: float, rows: int = 1) -> tuple[Figure, Any]:
     import matplotlib.style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -143,7 +164,7 @@ def _figure(width: float, height: float) -> tuple[Figure, Any]:
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
-        return figure, figure.add_subplot()
+        return figure, figure.subplots(rows)
 
 
 def _spread(heights: Sequence[float]) -> list[float]:

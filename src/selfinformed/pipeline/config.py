@@ -38,6 +38,9 @@ class RunConfig:
     top_k: int | None = _option(None, "detections per example (default: min(100, max(5, labels // 150)))")
     map_k: int = _option(50, "K of mAP@K, labels kept of each example")
     n_groups: int | Literal["auto"] = _option(6, "label groups, or auto for the largest eigengap")
+    cover_share: float | None = _option(None, "a label joins each group in which it has more than this share of its confusions (default: a partition)")
+    bootstraps: int = _option(3, "samples with replacement on which the groups are found again, to see how stable they are")
+    sweep: tuple[int, ...] | None = _option(None, "numbers of groups to compare, e.g. 2,4,8,16: sweep.json and figures/sweep.png")
     budget: float = _option(0.03, "extra multiply-adds as a share of the base's")
     hidden: tuple[int, ...] | None = _option(None, "widths of every head's ReLU layers, e.g. 512,512, instead of a budget")
     depth: int = _option(1, "ReLU layers per head when a budget sets the widths")
@@ -138,7 +141,8 @@ def _checked(content: dict[str, Any], where: str) -> RunConfig:
 
 
 _LEAST = {
-    "n_groups": 1, "n_labels": 1, "hidden": 1, "top_k": 1, "map_k": 1, "views": 1, "skip_bad": 0, "depth": 1, "epochs": 0, "batch_size": 1,
+    "n_groups": 1, "bootstraps": 0, "cover_share": 0.0, "sweep": 1,
+    "n_labels": 1, "hidden": 1, "top_k": 1, "map_k": 1, "views": 1, "skip_bad": 0, "depth": 1, "epochs": 0, "batch_size": 1,
     "forward_batch_size": 1, "probe_width": 1, "seeds": 1, "seed": 0, "budget": 0.0, "dense_share": 0.0, "learning_rate": 0.0,
     "classifier_learning_rate": 0.0, "image_size": 1,
 }  # fmt: skip

@@ -17,17 +17,19 @@ from selfinformed.data.labels import LabelSpace
 from selfinformed.data.predictions import Predictions, open_predictions
 from selfinformed.evidence.comparison import Comparison, compare
 from selfinformed.evidence.evaluation import evaluate, mistaken_pairs
+from selfinformed.evidence.figures import save_figure, sweep_figure
 from selfinformed.evidence.reporting import Findings, report
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.pipeline.config import RunConfig, read_config
 from selfinformed.pipeline.inputs import Inputs
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_json, write_json, write_text
-from selfinformed.structure.clustering import cluster
+from selfinformed.structure.clustering import cluster, sweep
 from selfinformed.structure.counts import ConfusionCounts, Kind
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.measuring import count, detect
 from selfinformed.structure.plans import HeadPlan, plan
+from selfinformed.structure.stability import stability
 from selfinformed.training.features import FeatureStore
 from selfinformed.training.fitting import fit
 from selfinformed.training.headroom import probe
@@ -105,9 +107,30 @@ class Run:
 
         def make() -> LabelGroups:
             wanted = self.config.n_groups if kind == "confusions" else len(self.groups())
-            return cluster(self.counts(kind), wanted, self.config.seed, self.labels)
+            return cluster(self.counts(kind), wanted, self.config.seed, self.labels, self.config.cover_share)
 
         return self._stage("cluster", _named("groups", kind), LabelGroups.load, make, lambda g, path: g.save(path))
+
+    def stability(self) -> dict[str, Any]:
+        """stability.json: how well groups found on halves and bootstrap samples of the hold-out examples agree."""
+
+        def make() -> dict[str, Any]:
+            found = stability(self.predictions, self.groups(), bootstraps=self.config.bootstraps, seed=self.config.seed)
+            return {**vars(found), "text": str(found)}
+
+        return self._stage("stability", "stability.json", lambda path: read_json(path, "stability"), make, lambda s, path: write_json(path, s))
+
+    def sweep(self) -> list[dict[str, Any]]:
+        """sweep.json and figures/sweep.png: what other numbers of groups would give."""
+
+        def save(rows: list[dict[str, Any]], path: Path) -> None:
+            save_figure(sweep_figure(rows), self.folder / "figures" / "sweep.png")
+            write_json(path, rows)
+
+        def make() -> list[dict[str, Any]]:
+            return sweep(self.counts(), self.config.sweep or (), self.config.seed)
+
+        return self._stage("sweep", "sweep.json", lambda path: read_json(path, "sweep"), make, save, also="figures/sweep.png")
 
     def plan(self, kind: Kind = "confusions") -> HeadPlan:
         """plan.json, or plan-codetections.json."""
@@ -273,7 +296,8 @@ class Run:
 
 _ARTEFACTS = frozenset(
     {
-        "detections", "counts.safetensors", "codetections.safetensors", "groups.json", "plan.json", "features", "probe.json", "heads.safetensors",
+        "detections", "counts.safetensors", "codetections.safetensors", "groups.json", "stability.json", "sweep.json",
+        "plan.json", "features", "probe.json", "heads.safetensors",
         "evaluation.json", "comparison.json", "comparison.jsonl", "search.json",
     }
 )  # fmt: skip

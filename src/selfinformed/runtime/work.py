@@ -177,7 +177,7 @@ def _stale(path: Path) -> bool:
     try:
         owner = json.loads(path.read_text("utf-8"))
         gone = owner["host"] == socket.gethostname() and _started(owner["process"]) != owner["started"]
-        return bool(gone or _clock(path.parent) - path.stat().st_mtime > LEASE)
+        return bool(gone or abs(_clock(path.parent) - path.stat().st_mtime) > LEASE)  # from the future: of a clock set back
     except FileNotFoundError:
         return False
     except (ValueError, KeyError, TypeError):  # no claim of ours

@@ -1,0 +1,82 @@
+"""Whether the groups are there in the labels, or only in this sample of examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from selfinformed.data.predictions import Predictions
+from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.progress import progress
+from selfinformed.structure.clustering import cluster
+from selfinformed.structure.counts import ConfusionCounts, Kind
+from selfinformed.structure.groups import LabelGroups
+
+Weights = Callable[[np.random.Generator, int], npt.NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class Stability:
+    """Adjusted Rand indices (Hubert and Arabie 1985): 1 is the same groups, 0 what chance gives; NaN where a sample has no groups.
+
+    Attributes:
+        n_groups: how many were asked of each sample.
+        halves: between the groups found on two halves of the examples, drawn at random.
+        bootstraps: between the groups and those found on samples of as many examples, drawn with replacement.
+    """
+
+    n_groups: int
+    halves: float
+    bootstraps: tuple[float, ...]
+
+    def __str__(self) -> str:
+        bootstraps = f"; {len(self.bootstraps)} bootstraps agree with them {min(self.bootstraps):.2f} to {max(self.bootstraps):.2f}" if self.bootstraps else ""
+        return f"groups from two halves of the examples agree {self.halves:.2f}{bootstraps} (adjusted Rand index: 1 the same, 0 chance)"
+
+
+def stability(predictions: Predictions, groups: LabelGroups, kind: Kind = "confusions", bootstraps: int = 3, seed: int = 0) -> Stability:
+    """Finds as many groups again on two halves of the examples and on bootstrap samples.
+
+    A bootstrap takes each example a number of times drawn from a Poisson distribution of mean 1, so that predictions are read as a stream.
+    """
+
+    def again(number: int, weights: Weights) -> LabelGroups | None:
+        counts = _weighted(predictions, kind, lambda first, n: weights(np.random.default_rng([seed, number, first]), n))
+        try:
+            return cluster(counts, len(groups), seed)
+        except SelfInformedError:  # too few examples to have that many groups
+            return None
+
+    def half(which: int) -> LabelGroups | None:
+        return again(0, lambda rng, n: (rng.integers(0, 2, n) == which).astype(np.int64))
+
+    steps: list[Callable[[], float]] = [lambda: agreement(half(0), half(1))]
+    steps += [lambda number=number: agreement(groups, again(number, lambda rng, n: rng.poisson(1.0, n))) for number in range(1, bootstraps + 1)]  # type: ignore[misc]
+    halves, *others = [step() for step in progress(steps, len(steps), "stability")]
+    return Stability(len(groups), halves, tuple(others))
+
+
+def agreement(one: LabelGroups | None, other: LabelGroups | None) -> float:
+    """Adjusted Rand index of two groupings over the labels that both have put in a group."""
+    from sklearn.metrics import adjusted_rand_score
+
+    if one is None or other is None:
+        return float("nan")
+    a, b = one.assignment, other.assignment
+    both = (a >= 0) & (b >= 0)
+    return float(adjusted_rand_score(a[both], b[both])) if both.any() else float("nan")
+
+
+def _weighted(predictions: Predictions, kind: Kind, weights: Callable[[int, int], npt.NDArray[Any]]) -> ConfusionCounts:
+    """Counts in which each example stands as often as `weights` of (first example, number) says."""
+    counts, first = ConfusionCounts(predictions.n_labels, predictions.top_k, kind), 0
+    for ids, targets in predictions.batches():
+        rows = np.repeat(np.arange(len(ids)), weights(first, len(ids)))
+        first += len(ids)
+        if len(rows):
+            counts.update_detections(ids[rows], targets.take(rows))
+    return counts
