@@ -20,9 +20,13 @@ test: lint
 	$(BIN)/python -m pytest
 
 lint: setup
-	$(BIN)/ruff check src tests scripts
+	$(BIN)/ruff check src tests scripts benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+bench-%: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,onnx,bench]'
+	$(BIN)/python benchmarks/$*.py
 
 clean:
 	rm -rf $(VENV) runs

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 import torch
-from common import median_seconds, peak_bytes, resident_bytes, save, spread_detections
 
+from common import median_seconds, peak_bytes, resident_bytes, save, spread_detections
 from selfinformed.structure.counts import ConfusionCounts
 
 C, K, TRUE, SEED = 17_000, 100, 3, 0

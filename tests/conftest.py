@@ -17,8 +17,8 @@ from selfinformed.data.examples import Examples, open_dataset
 from selfinformed.data.labels import LabelSpace
 from selfinformed.network.wrap import WrappedClassifier, wrap
 from selfinformed.structure.counts import ConfusionCounts
-from selfinformed.structure.measuring import measure
 from selfinformed.structure.groups import LabelGroups
+from selfinformed.structure.measuring import measure
 from selfinformed.structure.plans import HeadPlan, plan
 from selfinformed.training.features import FeatureStore
 

@@ -14,7 +14,8 @@ from threadpoolctl import threadpool_limits
 
 from selfinformed.data.labels import LabelSpace
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.structure.clustering import cluster, largest_gap, similarity_degrees, top_confusions, unit_rows
+from selfinformed.structure import clustering
+from selfinformed.structure.clustering import cluster, largest_gap, similarity_degrees, sweep, top_confusions, unit_rows
 from selfinformed.structure.counts import ConfusionCounts
 from selfinformed.structure.eigenpairs import leading_eigenpairs
 
@@ -244,3 +245,38 @@ def test_top_confusions() -> None:
     counts = ConfusionCounts(3, 2, "codetections")
     counts.update_detections([[0, 1], [1, 0], [2, 1]], [0, 0, 0])
     assert top_confusions(counts, 9) == [(0, 1, 2), (1, 2, 1)]
+
+
+def test_a_cover_adds_labels_to_groups_where_they_have_more_than_a_share_of_their_confusions() -> None:
+    rng = np.random.default_rng(0)
+    matrix = block_diagonal([12, 12, 12]) * 5 + rng.integers(0, 4, (36, 36))
+    counts = counts_of(matrix)
+    groups = cluster(counts, 3)
+    off = matrix - np.diag(np.diag(matrix))
+    for share in (0.0, 0.1, 0.2, 0.5, 1.0):
+        cover = cluster(counts, 3, cover_share=share)
+        for own, members in zip(groups.members, cover.members, strict=True):
+            expected = {label for label in range(36) if (off[own, label] + off[label, own]).sum() > share * (off[:, label] + off[label]).sum()}
+            assert set(members.tolist()) == set(own.tolist()) | expected
+            assert members[: len(own)].tolist() == own.tolist()
+        assert cover.method == "spectral cover"
+    with pytest.raises(SelfInformedError, match="cover_share: expected 0 to 1, got 1.5"):
+        cluster(counts, 3, cover_share=1.5)
+
+
+def test_a_sweep_gives_what_each_number_of_groups_gives_by_itself() -> None:
+    counts = counts_of(block_diagonal([30, 20, 10]) + np.random.default_rng(1).integers(0, 2, (60, 60)))
+    matrix = counts.to_scipy().toarray()
+    for row in sweep(counts, [4, 2, 3, 3]):
+        groups = cluster(counts, row["n_groups"])
+        assert row["sizes"] == groups.sizes
+        same = groups.assignment[:, None] == groups.assignment
+        off = ~np.eye(60, dtype=bool)
+        assert row["within_share"] == pytest.approx(matrix[same & off].sum() / matrix[off].sum())
+        assert row["gap"] == pytest.approx(groups.eigenvalues[row["n_groups"] - 1] - groups.eigenvalues[row["n_groups"]], abs=1e-7)
+
+
+def test_groups_of_many_points_are_found_from_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clustering, "_SAMPLED", 40)
+    groups = cluster(counts_of(block_diagonal([50, 40, 30])), 3)
+    assert groups.sizes == [50, 40, 30]

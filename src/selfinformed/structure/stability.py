@@ -16,6 +16,7 @@ from selfinformed.structure.clustering import cluster
 from selfinformed.structure.counts import ConfusionCounts, Kind
 from selfinformed.structure.groups import LabelGroups
 
+_STREAM = 0x5AB1  # numpy's seeds [0, 0, 0] and 0 are one: without a number of our own, halves could follow the order of the user's random data
 Weights = Callable[[np.random.Generator, int], npt.NDArray[np.int64]]
 
 
@@ -45,7 +46,7 @@ def stability(predictions: Predictions, groups: LabelGroups, kind: Kind = "confu
     """
 
     def again(number: int, weights: Weights) -> LabelGroups | None:
-        counts = _weighted(predictions, kind, lambda first, n: weights(np.random.default_rng([seed, number, first]), n))
+        counts = _weighted(predictions, kind, lambda first, n: weights(np.random.default_rng([seed, number, first, _STREAM]), n))
         try:
             return cluster(counts, len(groups), seed)
         except SelfInformedError:  # too few examples to have that many groups
