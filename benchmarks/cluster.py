@@ -10,9 +10,9 @@ import time
 from typing import Any
 
 import numpy as np
+from common import RESULTS, median_seconds, peak_bytes, planted, resident_bytes, save
 from sklearn.metrics import adjusted_rand_score
 
-from common import RESULTS, median_seconds, peak_bytes, planted, resident_bytes, save
 from selfinformed.data.targets import Targets
 from selfinformed.structure.clustering import cluster
 from selfinformed.structure.counts import ConfusionCounts

@@ -11,23 +11,23 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 import torch
-
 from common import median_seconds, peak_bytes, resident_bytes, save, spread_detections
+
 from selfinformed.structure.counts import ConfusionCounts
 
 C, K, TRUE, SEED = 17_000, 100, 3, 0
 BATCH = 4096
-N = {"confusions": 100_000, "codetections": 20_000}
+RUNS = [("confusions", 20_000), ("confusions", 100_000), ("confusions", 1_000_000), ("codetections", 20_000)]
 N_TORCH = {"confusions": 20_000, "codetections": 2_000}
 
 
 def main() -> None:
-    rows = [compared(kind) for kind in N]
+    rows = [compared(kind, n) for kind, n in RUNS]
     save("counts", {"seed": SEED, "n_labels": C, "top_k": K, "true_labels": TRUE, "copy_bandwidth": bandwidth(), "rows": rows})
 
 
-def compared(kind: Any) -> dict[str, Any]:
-    n, n_torch = N[kind], N_TORCH[kind]
+def compared(kind: Any, n: int) -> dict[str, Any]:
+    n_torch = N_TORCH[kind]
     ids, true = data(n)
     multi_hot = sparse_rows(true)
     detected = sparse_rows(ids)
@@ -49,7 +49,8 @@ def compared(kind: Any) -> dict[str, Any]:
         "kind": kind, "examples": n, "examples_per_second": rates,
         "ratio_to": {name: rates["selfinformed"] / rate for name, rate in rates.items() if name != "selfinformed"},
         "increments_per_second": increments / seconds["selfinformed"],
-        "bytes_per_second": (increments * 2 + nbytes) / seconds["selfinformed"],  # each detection read as two bytes, each count written once
+        # each detection read as two bytes for each increment, each count written once
+        "share_of_copy_bandwidth": (increments * 2 + nbytes) / seconds["selfinformed"] / bandwidth(),
         "matrix_bytes": nbytes, "peak_over_matrix": peak / nbytes,
     }  # fmt: skip
 

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 import yaml
-
 from common import save
+
 from selfinformed.runtime.files import read_json, read_tensors
 from selfinformed.structure.counts import ConfusionCounts
 from selfinformed.structure.measuring import FORMAT
