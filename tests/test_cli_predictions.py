@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from selfinformed import cli
 from selfinformed.structure.counts import ConfusionCounts
 
 C = 60
 
 
-def selfinformed(*arguments: object) -> tuple[int, str, str]:
-    done = subprocess.run([sys.executable, "-m", "selfinformed", *map(str, arguments)], capture_output=True, text=True, timeout=120)
-    return done.returncode, done.stdout, done.stderr
+@pytest.fixture
+def selfinformed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command line in this process: its exit code, output and errors."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["selfinformed", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(stopped.value.code or 0), out, err
+
+    return run
 
 
 def arrays() -> tuple[np.ndarray, np.ndarray]:
@@ -26,7 +37,7 @@ def arrays() -> tuple[np.ndarray, np.ndarray]:
     return ids, 4 * rng.integers(0, C // 4, 2000) + own
 
 
-def test_saved_predictions_are_counted_and_clustered(tmp_path: Path) -> None:
+def test_saved_predictions_are_counted_and_clustered(selfinformed: Any, tmp_path: Path) -> None:
     ids, labels = arrays()
     np.savez(tmp_path / "p.npz", ids=ids, labels=labels)
     (tmp_path / "names.txt").write_text("".join(f"label {i}\n" for i in range(C)))
@@ -47,7 +58,7 @@ def test_saved_predictions_are_counted_and_clustered(tmp_path: Path) -> None:
     assert "Traceback" not in err
 
 
-def test_bad_predictions_are_one_line_that_names_file_and_row(tmp_path: Path) -> None:
+def test_bad_predictions_are_one_line_that_names_file_and_row(selfinformed: Any, tmp_path: Path) -> None:
     ids, labels = arrays()
     scores = np.ones(ids.shape)
     scores[17, 2] = np.nan
@@ -76,7 +87,7 @@ def test_bad_predictions_are_one_line_that_names_file_and_row(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("verb", ["measure", "cluster"])
-def test_neither_configuration_nor_predictions(verb: str) -> None:
+def test_neither_configuration_nor_predictions(selfinformed: Any, verb: str) -> None:
     code, _, err = selfinformed(verb)
     assert code == 2
     assert "name a config.yaml or a run folder, or --predictions FILE" in err
