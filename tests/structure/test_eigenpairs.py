@@ -61,8 +61,8 @@ def test_float32_finds_the_same_eigenpairs(monkeypatch: pytest.MonkeyPatch) -> N
     matrix = planted(480, 24, 0.02, 0)
     found = leading_eigenpairs(matrix, similarity_degrees(matrix), 24)
     assert found.vectors.dtype == np.float32
-    np.testing.assert_allclose(found.values, np.linalg.eigvalsh(dense(matrix))[::-1][:24], atol=1e-5)
-    assert found.residuals.max() <= 1e-5
+    np.testing.assert_allclose(found.values, np.linalg.eigvalsh(dense(matrix))[::-1][:24], atol=2e-5)
+    assert found.residuals.max() <= 2e-5
 
 
 def test_of_many_components_the_largest_come_first() -> None:

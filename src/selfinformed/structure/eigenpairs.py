@@ -117,7 +117,7 @@ def _leading(similarity: Similarity, n: int, needed: Callable[[FloatArray], int]
     if trivial.shape[1] == n:
         return np.ones(n), trivial
     ones = np.ones(trivial.shape[1])
-    tolerance = 1e-8 if similarity.dtype == np.float64 else 3e-6
+    tolerance = 1e-8 if similarity.dtype == np.float64 else 1e-5
     rng = np.random.default_rng(0)
     wanted = n - len(ones)
     width = min(wanted + max(12, wanted // 4), similarity.size - len(ones))
