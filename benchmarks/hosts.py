@@ -1,55 +1,58 @@
-"""Two network namespaces as two hosts under torchrun: the same counts as one process, also when one host is killed midway.
+"""Two network namespaces as two hosts under torchrun: the same counts as one process, also when one host dies midway.
 
     sudo python benchmarks/hosts.py
 
-Needs root and iproute2 (Debian: apt-get install iproute2).
+Needs root and iproute2 (Debian: apt-get install iproute2). The hosts share the run folder and a virtual cable, and have names of their own.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from common import save
-from kills import BATCH, LABELS, N, prepare
+from kills import FINDINGS, LABELS, MARK, N, compared, end, hit, launched, prepare, processes, say, units
 
 HOSTS = {"si-one": "10.213.7.1", "si-two": "10.213.7.2"}
+SEED, EACH = 0, 2  # processes per host
 
 
 def main() -> int:
     if os.geteuid() != 0 or shutil.which("ip") is None:
         print("hosts: needs root and iproute2 (apt-get install iproute2)", file=sys.stderr)
         return 2
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(prefix="hosts-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        config = prepare(folder, 0)
-        subprocess.run([sys.executable, "-m", "selfinformed", "measure", str(config), "--output", str(folder / "alone")], check=True, capture_output=True)
-        connect()
+        reference = folder / "alone"
         try:
-            start = time.perf_counter()
-            finish([launch(host, config, folder / "two", 29511) for host in HOSTS])
-            seconds = time.perf_counter() - start
-            processes = [launch(host, config, folder / "killed", 29512) for host in HOSTS]
-            while len(list((folder / "killed" / "detections").glob("unit-*.safetensors"))) < 5:
-                time.sleep(0.05)
-            for process in processes:  # the second host dies; torchrun on the first cannot go on alone and is stopped
-                os.killpg(process.pid, signal.SIGKILL)
-            done = len(list((folder / "killed" / "detections").glob("unit-*.safetensors")))
-            finish([launch(host, config, folder / "killed", 29513) for host in HOSTS])
+            config = prepare(folder, SEED)
+            rows = {"alone": launched(config, reference, 0, reference)}
+            connect()
+            rows["two hosts"] = {**finished(config, folder / "two", 29511), **compared(folder / "two", reference)}
+            killed, run = folder / "killed", {"units_when_killed": 0}
+            both = [launch(host, config, killed, 29512) for host in HOSTS]
+            while len(units(killed)) < 8:
+                assert all(process.poll() is None for process in both), log(killed)
+                time.sleep(0.02)
+            run["processes_killed"] = sum(hit(pid) for pid, (host, _) in processes(killed).items() if host == 1)
+            run["units_when_killed"] = len(units(killed))
+            say(f"si-two died after {run['units_when_killed']} units; both are launched again, si-one's first processes go on")
+            run |= finished(config, killed, 29513)
+            rows["one host killed"] = {**run, **compared(killed, reference)}
         finally:
+            left = end(folder)
             disconnect()
-        reference = (folder / "alone" / "counts.safetensors").read_bytes()
-        differ = {run: (folder / run / "counts.safetensors").read_bytes() != reference for run in ("two", "killed")}
-        units = len(list((folder / "two" / "detections").glob("unit-*.safetensors")))
+        differ = {name: sum(row[name] for row in rows.values()) for name in FINDINGS}
         save("hosts", {
-            "hosts": list(HOSTS), "processes_per_host": 2, "examples": N, "labels": LABELS, "batch_size": BATCH, "units": units, "seconds": seconds,
-            "units_done_when_killed": done, "files_that_differ": sum(differ.values()),
+            "command": "sudo python benchmarks/hosts.py", "seed": SEED, "hosts": len(HOSTS), "processes_per_host": EACH, "n_examples": N,
+            "n_labels": LABELS, **differ, "processes_left": left, "runs": rows,
         })  # fmt: skip
         return int(any(differ.values()))
 
@@ -70,23 +73,36 @@ def disconnect() -> None:
         subprocess.run(["ip", "netns", "del", host], check=False, capture_output=True)
 
 
-def launch(host: str, config: Path, output: Path, port: int) -> subprocess.Popen[bytes]:
-    """torchrun on one host, under that host's name."""
-    first = next(iter(HOSTS.values()))
+def launch(host: str, config: Path, run: Path, port: int) -> subprocess.Popen[bytes]:
+    """torchrun on one host, under that host's name; its processes can be told from the other host's by their mark."""
+    rank = list(HOSTS).index(host)
     torchrun = [
-        sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "2", "--node-rank", str(list(HOSTS).index(host)),
-        "--master-addr", first, "--master-port", str(port), "-m", "selfinformed", "measure", str(config), "--output", str(output),
+        sys.executable, "-m", "torch.distributed.run", "--nnodes", str(len(HOSTS)), "--nproc-per-node", str(EACH), "--node-rank", str(rank),
+        "--master-addr", HOSTS["si-one"], "--master-port", str(port), "-m", "selfinformed", "measure", str(config), "--output", str(run),
     ]  # fmt: skip
     command = ["ip", "netns", "exec", host, "unshare", "--uts", "sh", "-c", f'hostname {host} && exec "$@"', "sh", *torchrun]
-    with (output.parent / f"{output.name}-{host}.log").open("ab") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    with run.with_suffix(".log").open("ab") as file:
+        return subprocess.Popen(command, env=os.environ | {MARK: f"{run}:{rank}"}, stdout=file, stderr=file, start_new_session=True)
 
 
-def finish(processes: list[subprocess.Popen[bytes]]) -> None:
-    for process in processes:
-        code = process.wait(timeout=300)
-        if code:
-            raise SystemExit(f"torchrun ended with {code}: {process.args}")
+def finished(config: Path, run: Path, port: int) -> dict[str, Any]:
+    """A run on both hosts: its seconds, and the names of the hosts that claimed units."""
+    start, both, names = time.perf_counter(), [launch(host, config, run, port) for host in HOSTS], set()
+    while any(process.poll() is None for process in both):
+        for claim in (run / "detections" / "claims").glob("0*.json"):
+            try:
+                names.add(json.loads(claim.read_text())["host"])
+            except OSError:  # done meanwhile
+                continue
+        time.sleep(0.02)
+    assert [process.returncode for process in both] == [0, 0], log(run)
+    row = {"processes": EACH * len(HOSTS), "seconds": time.perf_counter() - start, "hosts_that_claimed": sorted(names)}
+    say(f"{run.name}: {row}")
+    return row
+
+
+def log(run: Path) -> str:
+    return run.with_suffix(".log").read_text()[-3000:]
 
 
 if __name__ == "__main__":
