@@ -58,7 +58,6 @@ def fill_noting(folder: Path, n: int, rank: int = 0) -> None:
     def work(unit: int):
         with (folder / "done.txt").open("a") as file:
             file.write(f"{unit} {os.getpid()}\n")
-        time.sleep(0.02)
         while (folder / f"stop-{unit}").exists():
             time.sleep(0.01)
         return tripled(unit)

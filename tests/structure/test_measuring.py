@@ -1,130 +1,226 @@
+"""Measuring in units that are kept gives the counts of measuring at once, and what is kept is checked before it is counted."""
+
 from __future__ import annotations
 
-import json
-import shutil
-from pathlib import Path
-from typing import Any
+import copy
+from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file, save_file
-from torch import nn
 
+from conftest import Problem
 from selfinformed.data.examples import Examples, open_dataset
 from selfinformed.data.predictions import open_predictions
 from selfinformed.network.wrap import WrappedClassifier, wrap
+from selfinformed.runtime import work
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.files import read_tensors, write_tensors
 from selfinformed.structure.counts import ConfusionCounts
-from selfinformed.structure.measuring import count, detect, measure
+from selfinformed.structure.detections import detections
+from selfinformed.structure.measuring import FORMAT, count, detect, measure
 
-N, C = 203, 12
-
-
-def network(seed: int = 0) -> WrappedClassifier:
-    torch.manual_seed(seed)
-    return wrap(nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, C)), torch.randn(2, 5))
+UNITS, SIZE = 10, 64  # of 600 examples in batches of 64
 
 
-def holdout(seed: int = 0, **changes: Any) -> Examples:
-    rng = np.random.default_rng(seed)
-    inputs = torch.from_numpy(rng.standard_normal((N, 5), np.float32))
-    for row, value in changes.get("inputs", {}).items():
-        inputs[row] = value
-    return open_dataset((inputs, [[int(a), int(a + b) % C] for a, b in np.random.default_rng(1).integers(0, C, (N, 2))]), [str(i) for i in range(C)])
+@pytest.fixture
+def run(problem: Problem, tmp_path, monkeypatch):
+    """Measures the problem's hold-out set in a folder; `run.forwards` counts the batches its network has seen."""
+    logits = problem.net.logits
+
+    def run(net: WrappedClassifier = problem.net, holdout: Examples = problem.holdout, **options) -> ConfusionCounts:
+        return measure(net, holdout, folder=tmp_path, **options)
+
+    def counted(inputs):
+        run.forwards += 1
+        return logits(inputs)
+
+    run.forwards = 0
+    monkeypatch.setattr(problem.net, "logits", counted)
+    return run
 
 
-def unreadable(bad: set[int], skip_bad: int) -> Examples:
-    good = holdout()
+@pytest.fixture
+def fast_failure(monkeypatch):
+    monkeypatch.setattr(work, "ATTEMPTS", 1)
 
-    def read(rows: Any) -> Any:
+
+def same(one: ConfusionCounts, other: ConfusionCounts, tmp_path) -> bool:
+    """Whether two counts are equal, file by file too."""
+    for name, counts in {"one": one, "other": other}.items():
+        counts.save(tmp_path / f"{name}.counts")
+    files = [(tmp_path / f"{name}.counts").read_bytes() for name in ("one", "other")]
+    return one.n_examples == other.n_examples and (one.to_scipy() != other.to_scipy()).nnz == 0 and files[0] == files[1]
+
+
+def damaged(examples: Examples, bad: Iterable[int], skip_bad: int) -> Examples:
+    """The examples, of which some cannot be read."""
+    unreadable = set(bad)
+
+    def read(rows):
         for row in rows:
-            if row in bad:
-                raise SelfInformedError(f"example {row} cannot be read")
-        return good.read(rows)
+            if row in unreadable:
+                raise SelfInformedError(f"data: picture {row} cannot be read")
+        return examples.read(rows)
 
-    return Examples(read, good.targets, good.labels, skip_bad=skip_bad)
+    return replace(examples, read=read, skip_bad=skip_bad, skipped={})
+
+
+def unit(folder, number: int):
+    return folder / f"unit-{number:06d}.safetensors"
+
+
+def refused(*parts: str):
+    """One line with these parts."""
+    return pytest.raises(SelfInformedError, match="^[^\n]*".join(["", *parts]) + "[^\n]*$")
 
 
 @pytest.mark.parametrize("kind", ["confusions", "codetections"])
-def test_with_a_folder_the_counts_are_the_same(kind: Any, tmp_path: Path) -> None:
-    expected = measure(network(), holdout(), 3, kind).to_scipy()
-    found = measure(network(), holdout(), 3, kind, batch_size=4, folder=tmp_path)
-    assert found.n_examples == N
-    assert (found.to_scipy() != expected).nnz == 0
-    assert len(list(tmp_path.glob("unit-*.safetensors"))) > 20
+@pytest.mark.parametrize(("top_k", "batch_size"), [(None, 64), (7, 11)])
+def test_counts_are_those_of_measuring_at_once(either, tmp_path, kind, top_k, batch_size):
+    kept = measure(either.net, either.holdout, top_k, kind, batch_size, tmp_path / "kept")
+    assert same(kept, measure(either.net, either.holdout, top_k, kind, batch_size), tmp_path)
+    assert kept.n_examples == 600
+    assert kept.kind == kind
 
 
-def test_measured_again_the_network_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = measure(network(), holdout(), 3, batch_size=8, folder=tmp_path)
-    net = network()
-    monkeypatch.setattr(net, "logits", lambda inputs: pytest.fail("the network was run again"))
-    assert (measure(net, holdout(), 3, batch_size=8, folder=tmp_path).to_scipy() != first.to_scipy()).nnz == 0
+def test_one_folder_serves_both_kinds_and_the_network_runs_once(run, problem, tmp_path):
+    first = run()
+    assert run.forwards == UNITS
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["claims", "manifest.json", *(unit(tmp_path, n).name for n in range(UNITS))]
+    assert same(run(), first, tmp_path)
+    assert same(run(kind="codetections"), measure(problem.net, problem.holdout, kind="codetections"), tmp_path)
+    assert run.forwards == 2 * UNITS  # the last line's comparison ran it once more, without a folder
+
+
+def test_units_hold_what_is_detected_in_the_order_of_the_examples(problem, tmp_path):
+    found = detect(problem.net, problem.holdout, tmp_path)
+    expected = detections(problem.net.logits(problem.holdout.read(range(600))), found.top_k)
+    assert (found.n_examples, found.n_labels, found.top_k) == (600, 36, 5)
+    ids, targets = zip(*found.batches())
+    assert [len(rows) for rows in ids] == [SIZE] * (UNITS - 1) + [600 - SIZE * (UNITS - 1)]
+    np.testing.assert_array_equal(np.concatenate(ids), expected)
+    np.testing.assert_array_equal(np.concatenate([rows.labels for rows in targets]), problem.holdout.targets.labels)
+
+
+def changed_network(problem: Problem) -> dict[str, object]:
+    model = copy.deepcopy(problem.net.model)
+    with torch.no_grad():
+        model.classifier.bias[3] += 1e-6
+    return {"net": wrap(model, problem.holdout.example_inputs(), labels=problem.net.labels)}
+
+
+def changed_inputs(problem: Problem) -> dict[str, object]:
+    inputs = problem.holdout.read(range(600)).clone()
+    inputs[599, 0, 5, 5] += 1e-6
+    return {"holdout": open_dataset((inputs, problem.holdout.targets), problem.holdout.labels)}
 
 
 @pytest.mark.parametrize(
-    ("net", "data", "top_k", "batch_size", "named"),
-    [(1, 0, 3, 8, "model"), (0, 5, 3, 8, "data"), (0, 0, 4, 8, "top_k 3, now 4"), (0, 0, 3, 16, "batch_size 8, now 16")],
-)
-def test_a_folder_of_other_work_is_refused(net: int, data: int, top_k: int, batch_size: int, named: str, tmp_path: Path) -> None:
-    detect(network(), holdout(), tmp_path, 3, 8)
-    with pytest.raises(SelfInformedError, match=f"holds work of another run .*{named}.*; choose another --output"):
-        detect(network(net), holdout(data), tmp_path, top_k, batch_size)
+    ("changes", "said"),
+    [
+        (changed_network, ["model '", "', now '"]), (changed_inputs, ["data '", "', now '"]), (lambda _: {"batch_size": 32}, ["batch_size 64, now 32"]),
+        (lambda _: {"top_k": 6}, ["top_k 5, now 6"]), (lambda p: {"holdout": p.holdout.take(range(512))}, ["n_examples 600, now 512"]),
+    ],
+    ids=["network", "inputs", "batch size", "top_k", "fewer examples"],
+)  # fmt: skip
+def test_what_was_measured_otherwise_is_refused_by_what_differs(run, problem, tmp_path, changes, said):
+    first = run()
+    with refused(r"holds work of another run \(", *said, "choose another --output, or delete"):
+        run(**changes(problem))
+    assert same(run(), first, tmp_path)
+    assert run.forwards == UNITS + ("net" in changes(problem)) * 0
 
 
-def test_a_damaged_or_foreign_unit_is_named_and_made_again_when_deleted(tmp_path: Path) -> None:
-    expected = count(detect(network(), holdout(), tmp_path, 3, 8)).to_scipy()
-    unit = tmp_path / "unit-000002.safetensors"
-    whole = unit.read_bytes()
-
-    def refused(message: str) -> None:
-        with pytest.raises(SelfInformedError, match=f"unit-000002.safetensors {message}"):
-            detect(network(), holdout(), tmp_path, 3, 8)
-
-    unit.write_bytes(whole[:-30])
-    refused("is not a whole safetensors file")
-    shutil.copy(tmp_path / "unit-000001.safetensors", unit)
-    refused(r"is of another unit \(1\); delete it")
-    unit.write_bytes(whole)
-    metadata = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])["__metadata__"]
-    save_file(load_file(unit), unit, {**metadata, "model": "f00d"})
-    refused(r"is of another model \(f00d\); delete it")
-    arrays = load_file(unit)
-    save_file({**arrays, "rows": arrays["rows"] + 1}, unit, metadata)
-    refused("is not a whole unit")
-    unit.unlink()
-    assert (count(detect(network(), holdout(), tmp_path, 3, 8)).to_scipy() != expected).nnz == 0
+def rewritten(path, *, metadata: dict[str, str] | None = None, **arrays) -> None:
+    held, about = read_tensors(path, FORMAT)
+    path.unlink()
+    write_tensors(path, held | arrays, about | (metadata or {}))
 
 
-def test_an_example_with_scores_that_are_not_finite_is_named_and_the_others_are_kept(tmp_path: Path) -> None:
-    with pytest.raises(SelfInformedError, match=r"measuring: unit \d+ of \d+ failed 3 times: scores: example 77 has the score nan.*run again to resume"):
-        detect(network(), holdout(inputs={77: float("nan")}), tmp_path, 3, 8)
-    units = len(list(tmp_path.glob("unit-*.safetensors")))
-    assert units == json.loads((tmp_path / "manifest.json").read_text())["n_units"] - 1
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda f: unit(f, 3).write_bytes(unit(f, 3).read_bytes()[:-9]), ["is not a whole safetensors file"]),
+        (lambda f: unit(f, 3).write_bytes(b""), ["is not a whole safetensors file"]),
+        (lambda f: rewritten(unit(f, 3), metadata={"model": "abc"}), [r"is of another model \(abc\)"]),
+        (lambda f: rewritten(unit(f, 3), metadata={"data": "abc"}), [r"is of another data \(abc\)"]),
+        (lambda f: unit(f, 3).write_bytes(unit(f, 4).read_bytes()), [r"is of another unit \(4\)"]),
+        (lambda f: rewritten(unit(f, 3), rows=np.arange(64)), ["is not a whole unit", "its examples are not 192 to 255"]),
+        (lambda f: rewritten(unit(f, 3), ids=np.zeros((63, 5), np.uint8)), ["is not a whole unit"]),
+        (lambda f: rewritten(unit(f, 3), metadata={"skipped": "[]"}), ["is not a whole unit"]),
+        (lambda f: rewritten(unit(f, 3), metadata={"format": "other"}), ["expected a file of format"]),
+    ],
+    ids=["truncated", "empty", "another model", "other data", "copied", "other rows", "too few ids", "no list of skipped", "another format"],
+)  # fmt: skip
+def test_a_damaged_unit_is_named_and_made_again_once_deleted(run, tmp_path, damage, said):
+    first = run()
+    damage(tmp_path)
+    with refused(r"unit-000003\.safetensors", *said):
+        run()
+    unit(tmp_path, 3).unlink()
+    assert same(run(), first, tmp_path)
+    assert run.forwards == UNITS + 1
 
 
-def test_unreadable_examples_are_left_out_up_to_the_number_allowed(tmp_path: Path) -> None:
-    bad = {3, 90, 91, 202}
-    data = unreadable(bad, 4)
-    predictions = detect(network(), data, tmp_path / "a", 3, 8)
-    assert predictions.n_examples == N - 4
-    assert set(data.skipped) == bad
-    left = np.delete(np.arange(N), list(bad))
-    assert (count(predictions).to_scipy() != measure(network(), holdout().take(left), 3).to_scipy()).nnz == 0
-    with pytest.raises(SelfInformedError, match="4 examples cannot be read, raise skip_bad"):
-        detect(network(), unreadable(bad, 3), tmp_path / "b", 3, 8)
+def test_a_file_that_is_no_unit_is_not_counted(run, tmp_path):
+    first = run()
+    stray = unit(tmp_path, UNITS)
+    stray.write_bytes(unit(tmp_path, 0).read_bytes())
+    with refused(r"unit-000010\.safetensors is none of the 10 units of this run; delete it"):
+        run()
+    stray.unlink()
+    assert same(run(), first, tmp_path)
 
 
-def test_saved_predictions_count_like_the_arrays_they_hold(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    ids, labels = np.argsort(rng.random((500, C)), axis=1)[:, :4], rng.integers(0, C, 500)
-    np.savez(tmp_path / "p.npz", ids=ids, labels=labels)
-    for kind in ("confusions", "codetections"):
-        expected = ConfusionCounts(C, 4, kind)
-        expected.update_detections(ids, labels)
-        found = count(open_predictions(tmp_path / "p.npz", C), kind)
-        assert (found.to_scipy() != expected.to_scipy()).nnz == 0
-    ids[321, 2] = ids[321, 0]
-    np.savez(tmp_path / "p.npz", ids=ids, labels=labels)
-    with pytest.raises(SelfInformedError, match=r"p\.npz: row 321 names label \d+ twice"):
-        count(open_predictions(tmp_path / "p.npz", C))
+def test_an_example_whose_scores_are_nan_is_named(run, problem, fast_failure):
+    inputs = problem.holdout.read(range(600)).clone()
+    inputs[200] = np.nan
+    with refused("measuring: unit 3 of 10 failed", "example 200 has the score nan for label 0", "the 9 others are kept"):
+        run(holdout=open_dataset((inputs, problem.holdout.targets), problem.holdout.labels))
+    assert run.forwards == UNITS
+
+
+def test_unreadable_examples_are_set_aside_and_counted_once(run, problem, tmp_path):
+    bad = [0, 70, 71, 128, 599]
+    holdout = damaged(problem.holdout, bad, 5)
+    rest = measure(problem.net, problem.holdout.take(np.delete(np.arange(600), bad)))
+    for _ in range(2):
+        assert same(run(holdout=holdout), rest, tmp_path)
+        assert holdout.skipped == {row: f"data: picture {row} cannot be read" for row in bad}
+    again = damaged(problem.holdout, bad, 5)
+    assert same(run(holdout=again), rest, tmp_path)
+    assert again.skipped == holdout.skipped
+
+
+def test_more_unreadable_examples_than_allowed_are_refused(run, problem, tmp_path, fast_failure):
+    bad = [130, 70, 599]
+    with refused("data: picture 70 cannot be read; 3 examples cannot be read", r"--skip-bad N\)"):  # one in each unit, which alone is allowed
+        run(holdout=damaged(problem.holdout, bad, 2))
+    assert run(holdout=damaged(problem.holdout, bad, 3)).n_examples == 597
+    forwards = run.forwards
+    with refused("data: picture 70 cannot be read; 3 examples"):
+        run(holdout=damaged(problem.holdout, bad, 0))
+    assert run.forwards == forwards
+    with refused("unit 1 of 10 failed", "picture 64 cannot be read", r"--skip-bad N\)"):
+        measure(problem.net, damaged(problem.holdout, range(64, 67), 2), folder=tmp_path / "in one unit")
+
+
+def test_a_unit_of_which_nothing_can_be_read_is_empty(run, problem, tmp_path):
+    rest = measure(problem.net, problem.holdout.take(np.delete(np.arange(600), range(64, 128))))
+    assert same(run(holdout=damaged(problem.holdout, range(64, 128), 64)), rest, tmp_path)
+
+
+def test_of_no_examples_there_is_nothing_to_measure(run, problem):
+    with refused("data: there are no examples to measure"):
+        run(holdout=problem.holdout.take([]))
+
+
+@pytest.mark.parametrize("kind", ["confusions", "codetections"])
+def test_saved_predictions_count_like_the_arrays_in_memory(either, tmp_path, kind):
+    ids, targets = detections(either.net.logits(either.holdout.read(range(600))), 6).numpy(), either.holdout.targets
+    np.savez(tmp_path / "saved.npz", ids=ids, labels=targets.labels, offsets=targets.offsets)
+    expected = ConfusionCounts(36, 6, kind)
+    expected.update_detections(ids, targets)
+    assert same(count(open_predictions(tmp_path / "saved.npz", 36), kind), expected, tmp_path)

@@ -14,7 +14,7 @@ import torch
 from selfinformed.data.targets import Targets, as_targets
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_tensors, write_tensors
-from selfinformed.structure import kernels
+from selfinformed.structure import accelerated, kernels
 from selfinformed.structure.detections import detections
 from selfinformed.structure.tables import CountTable, in_threads, narrowest
 
@@ -49,6 +49,7 @@ class ConfusionCounts:
         self._waiting: npt.NDArray[Any] | None = None  # detections not in the table yet [capacity, K], of which the first _n_waiting count
         self._owners: list[Targets] = []
         self._n_waiting = 0
+        self._there: accelerated.DeviceCounts | None = None  # counts on the accelerator that the detections came from
 
     def update(self, scores: torch.Tensor, targets: Any, name: Callable[[int], str] | None = None) -> None:
         """Counts a batch from logits [B, C] and targets in any form; `name` says how errors call row b."""
@@ -62,6 +63,8 @@ class ConfusionCounts:
 
         A batch with anything wrong in it is not counted at all.
         """
+        if isinstance(ids, torch.Tensor) and accelerated.fits(self.n_labels, ids.device) and self._add_there(ids, targets):
+            return
         ids = np.asarray(ids.cpu() if isinstance(ids, torch.Tensor) else ids)
         if ids.ndim != 2 or ids.shape[1] != self.top_k or ids.dtype.kind not in "iu":
             raise SelfInformedError(f"detections: expected integers [batch, {self.top_k}], got {ids.dtype} {list(ids.shape)}")
@@ -135,6 +138,21 @@ class ConfusionCounts:
                 owners = np.concatenate([targets.labels.astype(ids.dtype) for targets in self._owners])
                 self._table.add(owners, np.concatenate([[0], np.cumsum(sizes)]), ids)
             self._waiting, self._owners, self._n_waiting = None, [], 0
+        if self._there is not None:
+            self._table.merge(self._there.to_table())
+            self._there = None
+
+    def _add_there(self, ids: torch.Tensor, targets: Any) -> bool:
+        """Counts a batch on its accelerator; False where something is wrong with it, which is then named on the CPU."""
+        annotated = as_targets(targets, self.n_labels, self.n_examples)
+        shaped = ids.ndim == 2 and ids.shape[1] == self.top_k and not ids.is_floating_point() and ids.dtype != torch.bool
+        if not shaped or len(annotated) != len(ids) or not accelerated.sound(ids, self.n_labels):
+            return False
+        if self._there is None:
+            self._there = accelerated.DeviceCounts(self.n_labels, ids.device)
+        self._there.add(ids, annotated if self.kind == "confusions" else None)
+        self.n_examples += len(ids)
+        return True
 
     def _free(self) -> npt.NDArray[Any]:
         """Room for detections that wait."""

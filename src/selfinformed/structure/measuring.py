@@ -49,7 +49,7 @@ def measure(
     if folder is not None:
         return count(detect(net, holdout, folder, top_k, batch_size), kind)
     for rows, inputs in holdout.batches(batch_size, "measuring"):
-        counts.update(net.logits(inputs).cpu(), holdout.targets.take(rows), lambda b, rows=rows: holdout.name(int(rows[b])))  # type: ignore[misc]
+        counts.update(net.logits(inputs), holdout.targets.take(rows), lambda b, rows=rows: holdout.name(int(rows[b])))  # type: ignore[misc]
     return counts
 
 
@@ -88,8 +88,8 @@ def detect(net: WrappedClassifier, holdout: Examples, folder: str | Path, top_k:
         examples = holdout.take(np.arange(first, min(first + size, len(holdout))))
         ids, rows = [np.empty((0, top_k), np.int64)], [np.empty(0, np.int64)]
         for batch, inputs in examples.batches(batch_size):
-            found = detections(net.logits(inputs).cpu(), top_k, lambda b, batch=batch: holdout.name(first + int(batch[b])))  # type: ignore[misc]
-            ids.append(found.numpy())
+            found = detections(net.logits(inputs), top_k, lambda b, batch=batch: holdout.name(first + int(batch[b])))  # type: ignore[misc]
+            ids.append(found.cpu().numpy())
             rows.append(batch)
         targets = examples.targets.take(np.concatenate(rows))
         arrays = {
