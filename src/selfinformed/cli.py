@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 import typer
 
 from selfinformed.pipeline.config import RunConfig, demo_config, read_config
+from selfinformed.runtime.device import rank
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.work import rank
 
 if TYPE_CHECKING:
     from selfinformed.pipeline.run import Run

@@ -278,5 +278,6 @@ def test_a_sweep_gives_what_each_number_of_groups_gives_by_itself() -> None:
 
 def test_groups_of_many_points_are_found_from_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clustering, "_SAMPLED", 40)
+    monkeypatch.setattr(clustering, "_FEW", 30)
     groups = cluster(counts_of(block_diagonal([50, 40, 30])), 3)
     assert groups.sizes == [50, 40, 30]

@@ -1,7 +1,8 @@
-"""Which device to compute on."""
+"""Which device to compute on, and which of several processes this is."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from selfinformed.runtime.errors import SelfInformedError
@@ -23,3 +24,8 @@ def choose_device(device: str = "auto") -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise SelfInformedError(f"device: {device!r} cannot be used here ({str(error).splitlines()[0]}); try device='auto'") from None
     return chosen
+
+
+def rank() -> int:
+    """This process's number under torchrun, 0 without it."""
+    return int(os.environ.get("RANK", "0"))

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from selfinformed.runtime.device import rank
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import Chunks, read_json, write_json, write_tensors
 from selfinformed.runtime.progress import progress
@@ -68,11 +69,6 @@ def do_units(folder: Path, manifest: Mapping[str, Any], n_units: int, work: Call
             f"{what}: unit {unit} of {n_units}{others} failed {ATTEMPTS} times: {text}; the {n_units - len(failed)} others are kept, run again to resume"
         )
     return results
-
-
-def rank() -> int:
-    """This process's number under torchrun, 0 without it."""
-    return int(os.environ.get("RANK", "0"))
 
 
 def _turns(claims: Path, results: list[Path], failed: Mapping[int, Exception]) -> Iterator[int]:

@@ -20,6 +20,7 @@ from selfinformed.structure.groups import LabelGroups
 
 IntArray = npt.NDArray[np.int64]
 _MOST_GROUPS = 32  # how far `auto` looks for the eigengap
+_FEW = 5_000  # rows up to which k-means simply starts ten times
 _SAMPLED = 50_000  # rows among which k-means looks for its starts
 
 
@@ -168,8 +169,9 @@ def unit_rows(vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def kmeans(points: npt.NDArray[Any], n: int, seed: int) -> IntArray:
     """Group of each row: scikit-learn's k-means, on one thread so that sums are always taken in one order.
 
-    Of two starts the better: the best of twenty k-means++ among a hundred rows a group, and rows that stand at right angles to each other,
-    as Ng, Jordan and Weiss suggest, found by a pivoted QR decomposition among at most 50,000 rows.
+    Up to 5,000 rows the best of ten starts of k-means++. Of more rows the better of two starts: the best of twenty k-means++ among 5,000 rows or
+    a hundred a group, and rows that stand at right angles to each other, as Ng, Jordan and Weiss suggest, found by a pivoted QR decomposition
+    among at most 50,000 rows.
     """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
@@ -178,8 +180,10 @@ def kmeans(points: npt.NDArray[Any], n: int, seed: int) -> IntArray:
     sample = points[order[:_SAMPLED]].astype(np.float64)
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than groups: fewer groups come back
+        if len(points) <= _FEW:
+            return np.asarray(KMeans(n, n_init=10, random_state=seed).fit_predict(points.astype(np.float64)), np.int64)
         upright = scipy.linalg.qr(sample.T, mode="r", pivoting=True)[1][:n]
-        few = KMeans(n, n_init=20, random_state=seed).fit(sample[: max(1000, 100 * n)])
+        few = KMeans(n, n_init=20, random_state=seed).fit(sample[: max(_FEW, 100 * n)])
         best = min((KMeans(n, init=start, n_init=1).fit(sample) for start in (few.cluster_centers_, sample[upright])), key=lambda fit: fit.inertia_)
         if len(points) > len(sample):
             best = KMeans(n, init=best.cluster_centers_.astype(points.dtype), n_init=1, max_iter=30).fit(points)
