@@ -11,8 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfinformed.augmented.heads import Heads
+from selfinformed.augmented.readers import InputTransform
+from selfinformed.network.wrap import FeatureShape
+from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.groups import LabelGroups
-from selfinformed.structure.plans import HeadPlan
+from selfinformed.structure.plans import HeadPlan, Source
 
 PARTITION = LabelGroups(9, (np.array([7, 0, 3]), np.array([1, 2]), np.array([8, 4, 5])))  # label 6 is in no group
 COVER = LabelGroups(9, (np.array([7, 0, 3]), np.array([3, 2, 0]), np.arange(9)))
@@ -20,25 +23,103 @@ COVER = LabelGroups(9, (np.array([7, 0, 3]), np.array([3, 2, 0]), np.arange(9)))
 
 def heads(groups: LabelGroups, hidden: tuple[int, ...] = (4,)) -> Heads:
     torch.manual_seed(0)
-    made = Heads(HeadPlan(groups, (hidden,) * len(groups), 5, 1000, 1000))
-    for weight in made.outputs.parameters():
-        torch.nn.init.normal_(weight)
+    return with_outputs(Heads(HeadPlan(groups, (hidden,) * len(groups), 5, 1000, 1000)))
+
+
+def with_outputs(made: Heads) -> Heads:
+    weights = made.to_weights()
+    made.set_weights({n: torch.randn_like(w) if n.startswith("outputs") else w for n, w in weights.items()})
     return made
+
+
+def looped(made: Heads, features: torch.Tensor, only: int | None = None) -> torch.Tensor:
+    """The obvious way: one head after the other, from the weights as they are saved."""
+    plan, weights, taken = made.plan, made.to_weights(), {}
+    total = torch.zeros(len(features), plan.groups.n_labels)
+    several = len(set(plan.sources)) > 1
+    for head, (source, widths, members) in enumerate(zip(plan.sources, plan.hidden, plan.groups.members, strict=True)):
+        place = f"{made.reader_of[head]}." if several else ""
+        x = features[:, source.start : source.stop]
+        if source.shared:
+            r = made.reader_of[head]
+            x = (x @ weights[f"shared.{r}.weight"].T + weights[f"shared.{r}.bias"]).relu()
+        start = taken.get(source, 0)
+        taken[source] = start + widths[0]
+        weight, bias = weights[f"first.{place}weight"][start : start + widths[0]], weights[f"first.{place}bias"][start : start + widths[0]]
+        if source.map:
+            maps = x.reshape(len(x), *source.map).unfold(2, source.kernel, 1).unfold(3, source.kernel, 1)
+            x = (torch.einsum("bchwij,fcij->bfhw", maps, weight) + bias[:, None, None]).relu().mean((2, 3))
+        else:
+            x = (x @ weight.T + bias).relu()
+        for depth in range(len(widths) - 1):
+            x = (x @ weights[f"hidden.{head}.{2 * depth}.weight"].T + weights[f"hidden.{head}.{2 * depth}.bias"]).relu()
+        if only in (None, head):
+            total[:, members] += x @ weights[f"outputs.{head}.weight"].T
+    return total
 
 
 @pytest.mark.parametrize("groups", [PARTITION, COVER, LabelGroups.everything(9)], ids=["partition", "cover", "dense"])
 @pytest.mark.parametrize("hidden", [(4,), (4, 3), (2, 6, 3)])
 def test_heads_equal_a_loop_over_groups(groups, hidden):
     made, features = heads(groups, hidden), torch.randn(6, 5)
-    expected, start = torch.zeros(6, 9), 0
-    for head, members in enumerate(groups.members):
-        width = hidden[0]
-        x = (features @ made.first.weight[start : start + width].T + made.first.bias[start : start + width]).relu()
-        start += width
-        for layer in made.hidden[head]:
-            x = layer(x)
-        expected[:, members] += x @ made.outputs[head].weight.T
-    torch.testing.assert_close(made(features), expected)
+    torch.testing.assert_close(made(features), looped(made, features))
+
+
+ANY = (Source(0, 20), Source(0, 8), Source(8, 20), Source(8, 20, (3, 2, 2)), Source(8, 20, (3, 2, 2), 2), Source(0, 8, shared=3), Source(2, 5))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_any_plan_equals_a_loop_over_groups(data):
+    n_labels = data.draw(st.integers(1, 300))
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    n = data.draw(st.integers(1, 8))
+    members = tuple(rng.permutation(n_labels)[: rng.integers(1, n_labels + 1)] for _ in range(n))
+    if data.draw(st.booleans()):  # a partition
+        members = tuple(m for m in np.array_split(rng.permutation(n_labels), n) if len(m))
+    hidden = tuple(tuple(rng.integers(1, 40, rng.integers(1, 4)).tolist()) for _ in members)
+    plan = HeadPlan(LabelGroups(n_labels, members), hidden, 20, 1000, 1000, tuple(data.draw(st.sampled_from(ANY)) for _ in members))
+    torch.manual_seed(0)
+    made, features = with_outputs(Heads(plan)), torch.randn(5, 20)
+    expected = looped(made, features)
+    close = {"rtol": 1e-4, "atol": 1e-4 * float(expected.abs().max() + 1)}
+    torch.testing.assert_close(made(features), expected, **close)
+    torch.testing.assert_close(made.by_group(features), torch.cat([looped(made, features, h)[:, m] for h, m in enumerate(members)], 1), **close)
+    for head, group in enumerate(members):
+        alone = made.head(head, made.readers[made.reader_of[head]].inputs(features))
+        torch.testing.assert_close(alone, looped(made, features, head)[:, group], **close)
+    again = Heads(plan)
+    again.set_weights(made.to_weights())
+    assert torch.equal(again(features), made(features))
+    own = sum(w.numel() for w in made.to_weights().values())
+    assert own == plan.parameters - plan.base_parameters
+
+
+def test_padding_never_moves():
+    """AdamW with decay on heads of unequal widths: the numbers between the heads' own weights stay zero."""
+    hidden = ((3, 2), (70, 40), (9, 65))
+    groups = LabelGroups(400, (np.arange(3), np.arange(3, 200), np.arange(200, 400)))
+    made = with_outputs(Heads(HeadPlan(groups, hidden, 5, 1000, 1000)))
+    padded = sum(w.numel() for w in made.parameters())
+    assert padded > sum(w.numel() for w in made.to_weights().values())
+    optimizer = torch.optim.AdamW(made.parameters(), lr=0.1, weight_decay=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        made(torch.randn(6, 5)).square().sum().backward()
+        optimizer.step()
+    used = sum(int((w != 0).sum()) for w in made.to_weights().values())
+    assert sum(int((w != 0).sum()) for w in made.parameters()) == used
+
+
+def test_the_number_of_operators_does_not_depend_on_the_number_of_groups():
+    def operators(n: int) -> int:
+        groups = LabelGroups(640, tuple(np.array_split(np.random.default_rng(0).permutation(640), n)))
+        made = Heads(HeadPlan(groups, ((6, 4),) * n, 5, 1000, 1000))
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+            made(torch.randn(3, 5))
+        return sum(event.count for event in seen.key_averages() if event.key.startswith("aten::"))
+
+    assert operators(64) <= operators(4) + 2
 
 
 @pytest.mark.parametrize("groups", [PARTITION, COVER], ids=["partition", "cover"])
@@ -47,7 +128,7 @@ def test_each_head_moves_only_its_groups_outputs(groups):
     before = made(features)
     for head, members in enumerate(groups.members):
         changed = copy.deepcopy(made)
-        torch.nn.init.normal_(changed.outputs[head].weight)
+        changed.outputs.set_block(head, torch.randn(len(members), 4))
         moved = (changed(features) != before).any(0)
         others = np.setdiff1d(np.arange(9), members)
         assert not moved[others].any()
@@ -58,25 +139,37 @@ def test_labels_in_no_head_get_nothing():
     assert torch.equal(heads(PARTITION)(torch.randn(6, 5))[:, 6], torch.zeros(6))
 
 
+SOURCES = [Source(0, 5), Source(0, 17), Source(5, 17), Source(5, 17, (3, 2, 2), 2), Source(0, 5, shared=4)]
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=str)
 @pytest.mark.parametrize("hidden", [(4,), (4, 3)])
-def test_fold_keeps_the_function(hidden):
-    made, features = heads(PARTITION, hidden), 3 + 2 * torch.randn(50, 5)
-    shift, transform = features.mean(0), torch.randn(5, 5)
-    expected = made((features - shift) @ transform)
-    made.fold(shift, transform)
+def test_fold_keeps_the_function(source, hidden):
+    made, features, transform = made_for(source, hidden)
+    expected = made(transform(features))
+    made.fold(transform)
     torch.testing.assert_close(made(features), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_unfold_keeps_the_function_of_trained_heads_and_the_weights_of_new_ones():
-    made, features = heads(PARTITION), 3 + 2 * torch.randn(50, 5)
-    shift, transform = features.mean(0), torch.randn(5, 5)
-    weight = made.first.weight.clone()
-    made.unfold(shift, transform)
-    assert torch.equal(made.first.weight, weight)
-    made.fold(torch.zeros(5), torch.eye(5))
+@pytest.mark.parametrize("source", SOURCES, ids=str)
+def test_unfold_keeps_the_function_of_trained_heads_and_the_weights_of_new_ones(source):
+    made, features, transform = made_for(source)
+    before = made.to_weights()
+    made.unfold(transform)
+    assert all(torch.equal(w, before[n]) for n, w in made.to_weights().items())
+    made.trained = len(made.plan.groups)
     expected = made(features)
-    made.unfold(shift, transform)
-    torch.testing.assert_close(made((features - shift) @ transform), expected, rtol=1e-3, atol=1e-3)
+    made.unfold(transform)
+    torch.testing.assert_close(made(transform(features)), expected, rtol=1e-3, atol=1e-3)
+
+
+def made_for(source: Source, hidden: tuple[int, ...] = (4,)) -> tuple[Heads, torch.Tensor, InputTransform]:
+    torch.manual_seed(0)
+    shapes = (FeatureShape(5), FeatureShape(12, (3, 2, 2)) if source.map else FeatureShape(12))
+    sizes = [5, 3 if source.map else 12]
+    transform = InputTransform(shapes, tuple(torch.randn(n) for n in sizes), tuple(torch.randn(n, n) for n in sizes))
+    made = with_outputs(Heads(HeadPlan(PARTITION, (hidden,) * 3, 17, 1000, 1000, (source,) * 3)))
+    return made, 3 + 2 * torch.randn(50, 17), transform
 
 
 @settings(max_examples=40, deadline=None)
@@ -85,29 +178,19 @@ def test_in_any_cover_a_head_moves_its_own_labels_only(members, data):
     made, features = heads(LabelGroups(9, tuple(members))), torch.randn(20, 5)
     head = data.draw(st.integers(0, len(members) - 1))
     before = made(features)
-    with torch.no_grad():
-        made.outputs[head].weight.add_(1.0)
+    made.outputs.set_block(head, made.outputs.weight_of(head) + 1)
     moved = (made(features) != before).any(dim=0)
     assert torch.nonzero(moved).flatten().tolist() == sorted(members[head])
-
-
-def test_heads_may_differ_in_width_and_depth():
-    torch.manual_seed(0)
-    hidden, features = ((5, 3), (2,), (1, 4, 2)), torch.randn(7, 5)
-    together = Heads(HeadPlan(PARTITION, hidden, 5, 1000, 1000), zero_outputs=False)
-    assert together(features).abs().sum() > 0
-    start = 0
-    for head, (widths, members) in enumerate(zip(hidden, PARTITION.members, strict=True)):
-        alone = Heads(HeadPlan(LabelGroups(9, (members,)), (widths,), 5, 1000, 1000))
-        alone.hidden[0], alone.outputs[0] = together.hidden[head], together.outputs[head]
-        with torch.no_grad():
-            alone.first.weight.copy_(together.first.weight[start : start + widths[0]])
-            alone.first.bias.copy_(together.first.bias[start : start + widths[0]])
-        start += widths[0]
-        torch.testing.assert_close(alone(features)[:, members], together(features)[:, members])
 
 
 def test_new_heads_add_exactly_nothing_and_only_weights_are_state():
     made = Heads(HeadPlan(COVER, ((4, 2),) * 3, 5, 1000, 1000))
     assert torch.equal(made(torch.randn(6, 5)), torch.zeros(6, 9))
     assert set(made.state_dict()) == {name for name, _ in made.named_parameters()}
+
+
+def test_weights_of_another_plan_are_refused():
+    with pytest.raises(SelfInformedError, match="the first that does not fit is 'first.weight'"):
+        heads(PARTITION).set_weights(heads(PARTITION, (5,)).to_weights())
+    with pytest.raises(SelfInformedError, match="'hidden.0.0.bias'"):
+        heads(PARTITION).set_weights(heads(PARTITION, (4, 4)).to_weights())

@@ -12,6 +12,7 @@ from torch import nn
 
 from conftest import Problem
 from selfinformed.augmented.network import augment
+from selfinformed.augmented.readers import InputTransform
 from selfinformed.network.wrap import AttachPoint, WrappedClassifier, wrap
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.groups import LabelGroups
@@ -220,8 +221,7 @@ def test_a_head_moves_only_its_groups_outputs(name, groups):
     for head, members in enumerate(groups.members):
         aug = augment(net, plan(net, groups, hidden=(16,)))
         assert aug.heads is not None
-        with torch.no_grad():
-            aug.heads.outputs[head].weight.fill_(1.0)
+        aug.heads.outputs.set_block(head, torch.ones(len(members), 16))
         changed = (aug.logits(inputs) != net.logits(inputs)).any(dim=0)
         assert set(np.flatnonzero(changed)) == set(members.tolist())
 
@@ -299,10 +299,10 @@ def test_folding_the_input_transform_keeps_the_logits(name):
     aug = moved(augment(net, plan(net, COVER, hidden=(6,))))
     assert aug.heads is not None
     size = net.feature_size
-    shift, transform = torch.randn(size), torch.randn(size, size) / size**0.5 + torch.eye(size)
+    transform = InputTransform(net.shapes, (torch.randn(size),), (torch.randn(size, size) / size**0.5 + torch.eye(size),))
     features = net.features(inputs)
-    expected = aug.from_features((features.attached - shift) @ transform, features.penultimate)
-    aug.heads.fold(shift, transform)
+    expected = aug.from_features(transform(features.attached), features.penultimate)
+    aug.heads.fold(transform)
     torch.testing.assert_close(aug.logits(inputs), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -346,7 +346,7 @@ def test_the_papers_classifier_starts_anew_and_the_base_is_still_there():
     aug = augment(net, plan(net, PARTITION, hidden=(6,)), classifier="reinitialise")
     assert not torch.allclose(aug.classifier.weight, net.classifier.weight)
     assert aug.heads is not None
-    assert all(output.abs().sum() > 0 for output in aug.heads.outputs.parameters())
+    assert all(w.abs().sum() > 0 for n, w in aug.heads.to_weights().items() if n.startswith("outputs"))
     with aug.heads_disabled():
         assert torch.equal(aug.logits(inputs), net.logits(inputs))
 

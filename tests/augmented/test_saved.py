@@ -10,6 +10,7 @@ import torch
 
 from conftest import Problem
 from selfinformed.augmented.network import augment
+from selfinformed.augmented.readers import InputTransform
 from selfinformed.augmented.saved import load
 from selfinformed.network.wrap import AttachPoint, wrap
 from selfinformed.runtime.errors import SelfInformedError
@@ -95,9 +96,10 @@ def test_loading_leaves_the_wrapped_model_alone_and_the_output_comes_back(proble
 def test_loaded_heads_can_be_trained_on_in_another_input_transform(problem: Problem, trained, saved):
     loaded, attached = load(saved, problem.net), problem.store("test").attached[:32]
     expected, size = trained.heads(attached), attached.shape[1]
-    shift, transform = torch.randn(size), torch.randn(size, size) / size**0.5 + torch.eye(size)
-    loaded.heads.unfold(shift, transform)
-    torch.testing.assert_close(loaded.heads((attached - shift) @ transform), expected, rtol=1e-3, atol=1e-3)
+    matrix = torch.randn(size, size) / size**0.5 + torch.eye(size)
+    transform = InputTransform(problem.net.shapes, (torch.randn(size),), (matrix,))
+    loaded.heads.unfold(transform)
+    torch.testing.assert_close(loaded.heads(transform(attached)), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_heads_of_a_cover_attached_elsewhere(problem: Problem, tmp_path):

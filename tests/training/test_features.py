@@ -87,7 +87,8 @@ def with_constants(problem: Problem) -> FeatureStore:
 
 def test_whitened_input_has_a_covariance_near_identity(problem: Problem) -> None:
     store = with_constants(problem)
-    shift, transform = store.input_transform("whitened")
+    made = store.input_transform("whitened")
+    shift, transform = made.shifts[0], made.matrices[0]
     white = (store.attached.double() - shift.double()) @ transform.double()
     values = torch.linalg.eigvalsh(white.T @ white / len(store))
     assert white.mean(0).abs().max() < 1e-2
@@ -104,7 +105,8 @@ def test_whitening_equals_its_formula(problem: Problem) -> None:
     values, vectors = np.linalg.eigh(np.cov(z.T, bias=True))
     mean_variance = values.sum() / store.attached.shape[1]
     expected = z @ vectors @ np.diag(1 / np.sqrt(values.clip(0) + 0.01 * mean_variance)) @ vectors.T
-    shift, transform = store.input_transform("whitened")
+    made = store.input_transform("whitened")
+    shift, transform = made.shifts[0], made.matrices[0]
     got = ((store.attached.double() - shift.double()) @ transform.double()).numpy()
     varying = np.flatnonzero(store.attached.double().numpy().std(0) > 1e-6 * store.attached.double().numpy().std(0).max())
     np.testing.assert_allclose(got[:, varying], expected, atol=2e-3)
@@ -112,7 +114,8 @@ def test_whitening_equals_its_formula(problem: Problem) -> None:
 
 def test_standardised_input_has_unit_deviations(problem: Problem) -> None:
     store = with_constants(problem)
-    shift, transform = store.input_transform("standardised")
+    made = store.input_transform("standardised")
+    shift, transform = made.shifts[0], made.matrices[0]
     scaled = (store.attached.double() - shift.double()) @ transform.double()
     deviation = scaled.std(0, correction=0)
     assert torch.equal(transform, torch.diag(transform.diagonal()))
@@ -123,7 +126,8 @@ def test_standardised_input_has_unit_deviations(problem: Problem) -> None:
 
 
 def test_raw_input_is_left_alone_and_other_kinds_are_refused(problem: Problem) -> None:
-    shift, transform = problem.store("test").input_transform("raw")
+    made = problem.store("test").input_transform("raw")
+    shift, transform = made.shifts[0], made.matrices[0]
     assert torch.equal(shift, torch.zeros(144))
     assert torch.equal(transform, torch.eye(144))
     with pytest.raises(SelfInformedError, match="head_input: expected whitened"):
@@ -133,7 +137,7 @@ def test_raw_input_is_left_alone_and_other_kinds_are_refused(problem: Problem) -
 @pytest.mark.parametrize("kind", ["whitened", "standardised"])
 def test_features_that_are_all_constant_give_a_finite_transform(problem: Problem, kind) -> None:
     store = replace(problem.store("test"), attached=torch.full((600, 144), 3.0))
-    assert all(tensor.isfinite().all() for tensor in store.input_transform(kind))
+    assert all(tensor.isfinite().all() for tensor in store.input_transform(kind)(store.attached))
 
 
 def faulty(problem: Problem, bad: set[int], allowed: int) -> Examples:

@@ -1,20 +1,27 @@
-"""The heads: stacks of ReLU layers read from the attach point, each wired only to its group's output units."""
+"""The heads: stacks of ReLU layers read from the attach points, each wired only to its group's output units."""
 
 from __future__ import annotations
 
 import itertools
+from typing import cast
 
+import numpy as np
 import torch
 from torch import nn
 
+from selfinformed.augmented.blocks import BlockLinear
+from selfinformed.augmented.readers import InputTransform, Reader
+from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.plans import HeadPlan
 
 
 class Heads(nn.Module):
     """All heads of a plan as one module: features [B, D] to what they add to the logits [B, C].
 
-    The first layers are one matrix product. `fit` trains them on linearly transformed features (standardised or whitened);
-    `fold` then moves the transform into the first layer, where it costs nothing.
+    First layers that read the same source are one matrix product, each deeper layer of all heads and all output units a few
+    batched ones, and one gather restores the order of the labels: the number of operators does not depend on the number of groups.
+    `fit` trains the heads on linearly transformed features (standardised or whitened); `fold` then moves the transform into the
+    first layers, where it costs nothing.
 
     Args:
         plan: what to build.
@@ -22,67 +29,183 @@ class Heads(nn.Module):
     """
 
     order: torch.Tensor
+    side_by_side: torch.Tensor
 
     def __init__(self, plan: HeadPlan, zero_outputs: bool = True) -> None:
         super().__init__()
-        self.trained = False
-        self.widths = [widths[0] for widths in plan.hidden]
-        self.first = nn.Linear(plan.feature_size, sum(self.widths))
-        self.hidden = nn.ModuleList(
-            nn.Sequential(*(m for a, b in itertools.pairwise(w) for m in (nn.Linear(a, b), nn.ReLU()))) for w in plan.hidden
-        )
-        self.outputs = nn.ModuleList(
-            nn.Linear(w[-1], n, bias=False) for w, n in zip(plan.hidden, plan.groups.sizes, strict=True)
-        )
-        for layer in [self.first, *(m for m in self.hidden.modules() if isinstance(m, nn.Linear))]:
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
-        for weight in self.outputs.parameters():
-            nn.init.zeros_(weight) if zero_outputs else nn.init.normal_(weight, std=0.01)
-        # Column order[p] holds the p-th label's contribution in the concatenated outputs; the last column is zero, for labels in no head.
-        self.register_buffer("order", _places(plan), persistent=False)
+        self.plan = plan
+        self.trained = 0  # how many of the first heads
+        n = len(plan.groups)
+        sources = list(dict.fromkeys(plan.sources))
+        self.reader_of = [sources.index(source) for source in plan.sources]
+        # The pool: columns of hidden units, those of each layer of all heads side by side; a head's next layer begins reading at `at`.
+        at, self.rows = [0] * n, [slice(0)] * n
+        self.readers: list[Reader] = []
+        width = 0
+        for number, source in enumerate(sources):
+            first = 0
+            for head in self.heads_of(number):
+                size = plan.hidden[head][0]
+                at[head], self.rows[head] = width + first, slice(first, first + size)
+                first += size
+            self.readers.append(Reader(source, [plan.hidden[head][0] for head in self.heads_of(number)]))
+            width += first
+        self.readers = cast("list[Reader]", nn.ModuleList(self.readers))
+        self.layers = cast("list[BlockLinear]", nn.ModuleList())
+        self.deep: list[list[int]] = []
+        stage, ends = 0, [(0, a) for a in at]  # of each head: the layer that ends it, and where in that layer's columns
+        widths = [width]
+        while deep := [head for head in range(n) if len(plan.hidden[head]) > stage + 1]:
+            blocks = [(plan.hidden[head][stage], plan.hidden[head][stage + 1]) for head in deep]
+            layer = BlockLinear(blocks, [ends[head][1] for head in deep], widths[-1], bias=True)
+            stage += 1
+            for block, head in enumerate(deep):
+                ends[head] = stage, int(layer.places[block][0])
+            self.layers.append(layer)
+            self.deep.append(deep)
+            widths.append(layer.outputs)
+        self.ending = sorted({end for end, _ in ends})
+        begins = dict(zip(self.ending, itertools.accumulate((widths[end] for end in self.ending), initial=0), strict=False))
+        blocks = [(plan.hidden[head][-1], size) for head, size in enumerate(plan.groups.sizes)]
+        self.outputs = BlockLinear(blocks, [begins[end] + a for end, a in ends], sum(widths[end] for end in self.ending), bias=False)
+        self._initialise(zero_outputs)
+        places = np.concatenate(self.outputs.places)
+        self.register_buffer("side_by_side", torch.from_numpy(places), persistent=False)
+        self.is_side_by_side = np.array_equal(places, np.arange(self.outputs.outputs))
+        # order[r, c] is where the r-th contribution to label c stands in the output units; the column after the last is zero.
+        self.register_buffer("order", _order(plan, places, self.outputs.outputs), persistent=False)
+        self.has_zero = bool((self.order == self.outputs.outputs).any())
+
+    def heads_of(self, reader: int) -> list[int]:
+        """The heads that a reader serves."""
+        return [head for head, r in enumerate(self.reader_of) if r == reader]
+
+    @property
+    def padding(self) -> int:
+        """Numbers in `parameters()` that are no weights but fill blocks of unequal size up."""
+        return sum(p.numel() for p in self.parameters()) - sum(w.numel() for w in self.to_weights().values())
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(B, D) -> (B, C)"""
-        padded = nn.functional.pad(self.by_group(features), (0, 1))  # (B, sum n + 1)
-        total = padded[:, self.order[0]]
+        units = self._output_units(features)  # (B, P)
+        if self.has_zero:
+            units = nn.functional.pad(units, (0, 1))
+        total = units.index_select(1, self.order[0])
         for places in self.order[1:]:  # a cover: the second and further heads of each label
-            total = total + padded[:, places]
+            total = total + units.index_select(1, places)
         return total
 
     def by_group(self, features: torch.Tensor) -> torch.Tensor:
         """(B, D) -> (B, sum n): the heads' outputs side by side, before they are put in the order of the labels"""
-        hidden = self.first(features).relu().split(self.widths, dim=1)  # (B, D) @ (D, sum w) -> K of (B, w)
-        return torch.cat([output(stack(h)) for h, stack, output in zip(hidden, self.hidden, self.outputs, strict=True)], dim=1)
+        units = self._output_units(features)
+        return units if self.is_side_by_side else units.index_select(1, self.side_by_side)
 
-    def unfold(self, shift: torch.Tensor, transform: torch.Tensor) -> None:
-        """Turns heads of the raw features into heads of (features - shift) @ transform; shift [D], transform [D, D].
+    def _output_units(self, features: torch.Tensor) -> torch.Tensor:
+        hidden = [reader(features) for reader in self.readers]
+        stages: list[torch.Tensor] = [hidden[0] if len(hidden) == 1 else torch.cat(hidden, 1)]  # (B, sum w)
+        for layer in self.layers:
+            stages.append(layer(stages[-1]).relu())
+        read = [stages[end] for end in self.ending]
+        return self.outputs(read[0] if len(read) == 1 else torch.cat(read, 1))  # type: ignore[no-any-return]
+
+    def head(self, number: int, inputs: torch.Tensor) -> torch.Tensor:
+        """One head alone, from what its reader's `inputs` gives: (m, size) -> (m, n)"""
+        hidden = self.readers[self.reader_of[number]].rows(inputs, self.rows[number])
+        for layer, deep in zip(self.layers, self.deep, strict=True):
+            if number in deep:
+                hidden = layer.block(deep.index(number), hidden).relu()
+        return self.outputs.block(number, hidden)
+
+    def unfold(self, transform: InputTransform) -> None:
+        """Turns heads of the raw features into heads of the transformed ones.
 
         Heads already trained keep their function; new ones keep their weights, so that they start in the transformed space.
         """
-        if self.trained:
-            with torch.no_grad():
-                weight = self.first.weight.double()
-                self.first.bias.copy_(self.first.bias.double() + weight @ shift.to(weight))
-                self.first.weight.copy_(weight @ torch.linalg.pinv(transform.to(weight)).T)
+        for number, reader in enumerate(self.readers):
+            reader.unfold(transform, sum(self.plan.hidden[head][0] for head in self.heads_of(number) if head < self.trained))
 
-    def fold(self, shift: torch.Tensor, transform: torch.Tensor) -> None:
-        """Turns heads of (features - shift) @ transform into heads of the raw features: the same function, at no cost."""
+    def fold(self, transform: InputTransform) -> None:
+        """Turns heads of the transformed features into heads of the raw ones: the same function, at no cost."""
+        for reader in self.readers:
+            reader.fold(transform)
+        self.trained = len(self.plan.groups)
+
+    def to_weights(self) -> dict[str, torch.Tensor]:
+        """The heads' weights by name, without padding: what is saved. `hidden.k.i` and `outputs.k` are head k's own layers."""
+        several = len(self.readers) > 1
+        weights: dict[str, torch.Tensor] = {}
+        for r, reader in enumerate(self.readers):
+            for name, tensor in reader.layer.named_parameters():
+                weights[f"first.{r}.{name}" if several else f"first.{name}"] = tensor.detach()
+            if reader.shared is not None:
+                weights |= {f"shared.{r}.{name}": tensor.detach() for name, tensor in reader.shared.named_parameters()}
+        for depth, (layer, deep) in enumerate(zip(self.layers, self.deep, strict=True)):
+            for block, head in enumerate(deep):
+                weights[f"hidden.{head}.{2 * depth}.weight"] = layer.weight_of(block)
+                weights[f"hidden.{head}.{2 * depth}.bias"] = layer.bias_of(block)
+        return weights | {f"outputs.{head}.weight": self.outputs.weight_of(head) for head in range(len(self.plan.groups))}
+
+    def set_weights(self, weights: dict[str, torch.Tensor]) -> None:
+        """Takes what `to_weights` gave.
+
+        Raises:
+            SelfInformedError: names or shapes differ from this plan's.
+        """
+        own = self.to_weights()
+        wrong = sorted(own.keys() ^ weights.keys()) or [name for name in own if own[name].shape != weights[name].shape]
+        if wrong:
+            raise SelfInformedError(f"heads: the weights are of another plan; the first that does not fit is {wrong[0]!r}")
+        several = len(self.readers) > 1
         with torch.no_grad():
-            weight = self.first.weight.double() @ transform.to(self.first.weight).double().T
-            self.first.bias.copy_(self.first.bias.double() - weight @ shift.to(weight))
-            self.first.weight.copy_(weight)
-        self.trained = True
+            for r, reader in enumerate(self.readers):
+                for name, tensor in reader.layer.named_parameters():
+                    tensor.copy_(weights[f"first.{r}.{name}" if several else f"first.{name}"])
+                if reader.shared is not None:
+                    for name, tensor in reader.shared.named_parameters():
+                        tensor.copy_(weights[f"shared.{r}.{name}"])
+        for depth, (layer, deep) in enumerate(zip(self.layers, self.deep, strict=True)):
+            for block, head in enumerate(deep):
+                layer.set_block(block, weights[f"hidden.{head}.{2 * depth}.weight"], weights[f"hidden.{head}.{2 * depth}.bias"])
+        for head in range(len(self.plan.groups)):
+            self.outputs.set_block(head, weights[f"outputs.{head}.weight"])
+
+    @torch.no_grad()
+    def take(self, other: Heads) -> None:
+        """Copies the heads of another plan, with which this one begins."""
+        for head in range(len(other.plan.groups)):
+            mine, theirs = self.readers[self.reader_of[head]], other.readers[other.reader_of[head]]
+            mine.layer.weight[self.rows[head]] = theirs.layer.weight[other.rows[head]]
+            assert mine.layer.bias is not None
+            assert theirs.layer.bias is not None
+            mine.layer.bias[self.rows[head]] = theirs.layer.bias[other.rows[head]]
+            if mine.shared is not None:
+                assert theirs.shared is not None
+                mine.shared.load_state_dict(theirs.shared.state_dict())
+            for to, of, deep, its in zip(self.layers, other.layers, self.deep, other.deep, strict=False):
+                if head in its:
+                    block = its.index(head)
+                    to.set_block(deep.index(head), of.weight_of(block), of.bias_of(block))
+            self.outputs.set_block(head, other.outputs.weight_of(head))
+        self.trained = other.trained
+
+    @torch.no_grad()
+    def _initialise(self, zero_outputs: bool) -> None:
+        """He et al. (2015) for ReLU layers, biases zero."""
+        weights = self.to_weights()
+        for name, tensor in weights.items():
+            if name.startswith("outputs."):
+                nn.init.zeros_(tensor) if zero_outputs else nn.init.normal_(tensor, std=0.01)
+            elif name.endswith("weight"):
+                nn.init.kaiming_normal_(tensor, nonlinearity="relu")
+            else:
+                nn.init.zeros_(tensor)
+        self.set_weights(weights)
 
 
-def _places(plan: HeadPlan) -> torch.Tensor:
-    """int64 [R, C]: where each label's first to R-th contributions stand in the concatenated outputs."""
-    zero = sum(plan.groups.sizes)
-    places: list[list[int]] = [[] for _ in range(plan.groups.n_labels)]
-    position = 0
-    for members in plan.groups.members:
-        for label in members.tolist():
-            places[label].append(position)
-            position += 1
-    deepest = max(1, *(len(p) for p in places))
-    return torch.tensor([p + [zero] * (deepest - len(p)) for p in places], dtype=torch.int64).T.contiguous()
+def _order(plan: HeadPlan, places: np.ndarray, zero: int) -> torch.Tensor:
+    """int64 [R, C]: where each label's first to R-th contributions stand in the output units; `zero` where it has fewer."""
+    contributions: list[list[int]] = [[] for _ in range(plan.groups.n_labels)]
+    for label, place in zip(np.concatenate(plan.groups.members).tolist(), places.tolist(), strict=True):
+        contributions[label].append(place)
+    deepest = max(1, *(len(p) for p in contributions))
+    return torch.tensor([p + [zero] * (deepest - len(p)) for p in contributions], dtype=torch.int64).T.contiguous()

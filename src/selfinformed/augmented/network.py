@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,10 +14,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from selfinformed.augmented.dispatch import Dispatch
 from selfinformed.augmented.heads import Heads
 from selfinformed.data.examples import Inputs
+from selfinformed.data.labels import LabelSpace
+from selfinformed.network.averaged import AveragedClassifier
 from selfinformed.network.calls import call, evaluating, logits_of
-from selfinformed.network.wrap import AttachPoint, Output, WrappedClassifier
+from selfinformed.network.wrap import AttachPoint, Output, WrappedClassifier, fingerprint_of
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.plans import HeadPlan
 
@@ -39,14 +44,15 @@ class AugmentedClassifier(nn.Module):
         self.net, self.plan = net, plan
         self.output: Output | None = net.output
         self.base = copy.deepcopy(net.model).requires_grad_(False)
-        slot = _ClassifierSlot(net.classifier, plan, reinitialise=classifier == "reinitialise")
-        parent, _, child = net.classifier_name.rpartition(".")
-        setattr(self.base.get_submodule(parent), child, slot)
+        slot = _ClassifierSlot(net, plan, reinitialise=classifier == "reinitialise")
+        for number, name in enumerate(net.classifier_names):
+            parent, _, child = name.rpartition(".")
+            setattr(self.base.get_submodule(parent), child, slot if number == 0 else _AveragedWith(slot, number))
         self._slot_name = net.classifier_name
         self.base_was_tuned = False  # set by a second stage that trains the whole network
-        reader = self.base.get_submodule(net.attach.module)
-        keep = _Keep(slot, net.attach)
-        reader.register_forward_pre_hook(keep) if net.attach.side == "input" else reader.register_forward_hook(keep)
+        for number, point in enumerate(net.attach_points):
+            reader, keep = self.base.get_submodule(point.module), _Keep(slot, point, number)
+            reader.register_forward_pre_hook(keep) if point.side == "input" else reader.register_forward_hook(keep)
         self.eval()
 
     @property
@@ -61,7 +67,7 @@ class AugmentedClassifier(nn.Module):
         return self._slot.heads
 
     @property
-    def classifier(self) -> nn.Linear:
+    def classifier(self) -> nn.Linear | AveragedClassifier:
         """The augmented network's own classifier."""
         return self._slot.classifier
 
@@ -69,6 +75,21 @@ class AugmentedClassifier(nn.Module):
     def n_labels(self) -> int:
         """C."""
         return self.net.n_labels
+
+    @property
+    def labels(self) -> LabelSpace:
+        """The label names."""
+        return self.net.labels
+
+    @property
+    def dispatch(self) -> Dispatch | None:
+        """What chooses heads and counts their multiply-adds, within `conditional`."""
+        return self._slot.dispatch
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over everything that the logits depend on."""
+        return hashlib.sha256(f"{fingerprint_of(self)} {self.plan.to_dict()}".encode()).hexdigest()
 
     def forward(self, inputs: Inputs) -> torch.Tensor:
         """Inputs as the base takes them (keyword arguments as a dictionary) to logits [B, C]."""
@@ -88,7 +109,8 @@ class AugmentedClassifier(nn.Module):
 
         Permuting the classifier's rows costs much less than permuting the columns of a batch of logits, forward and backward.
         """
-        logits = torch.nn.functional.linear(penultimate, self.classifier.weight[order], self.classifier.bias[order])
+        bias = self.classifier.bias
+        logits = torch.nn.functional.linear(penultimate, self.classifier.weight[order], None if bias is None else bias[order])
         if self.heads is None:
             return logits
         added = self.heads.by_group(attached)
@@ -100,7 +122,7 @@ class AugmentedClassifier(nn.Module):
         groups = self.plan.groups
         order = torch.from_numpy(np.concatenate([*groups.members, groups.ungrouped]))
         is_cover = len(order) != self.n_labels
-        return None if is_cover or self.classifier.bias is None or bool((order.diff() == 1).all()) else order
+        return None if is_cover or self.dispatch is not None or bool((order.diff() == 1).all()) else order
 
     def new_parameters(self) -> list[nn.Parameter]:
         """What `fit` trains: the heads and the classifier."""
@@ -121,6 +143,20 @@ class AugmentedClassifier(nn.Module):
         finally:
             slot.disabled = before
 
+    @contextmanager
+    def conditional(self, top_groups: int) -> Iterator[Dispatch]:
+        """Within this context each example runs only the `top_groups` heads that its scores point to; see `Dispatch`.
+
+        With all groups chosen the logits are those of full evaluation. `fit` within the context trains the heads on the examples
+        they will see. What the context gives counts the multiply-adds that were executed.
+        """
+        slot = self._slot
+        before, slot.dispatch = slot.dispatch, Dispatch(self.plan, top_groups)
+        try:
+            yield slot.dispatch
+        finally:
+            slot.dispatch = before
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes heads.safetensors (new weights and classifier) and config.json (plan, versions, the base's fingerprint)."""
         from selfinformed.augmented.saved import save
@@ -128,7 +164,14 @@ class AugmentedClassifier(nn.Module):
         save(self, folder)
 
 
-def augment(net: WrappedClassifier, plan: HeadPlan, *, classifier: Literal["keep", "reinitialise"] = "keep", seed: int = 0) -> AugmentedClassifier:
+def augment(
+    net: WrappedClassifier,
+    plan: HeadPlan,
+    *,
+    classifier: Literal["keep", "reinitialise"] = "keep",
+    seed: int = 0,
+    onto: AugmentedClassifier | None = None,
+) -> AugmentedClassifier:
     """Builds the augmented network; the model itself is left alone.
 
     With `classifier="keep"` and before training it equals the base bit for bit, since the heads' output weights start at zero.
@@ -138,44 +181,87 @@ def augment(net: WrappedClassifier, plan: HeadPlan, *, classifier: Literal["keep
         plan: groups and widths.
         classifier: `keep` starts from the trained classifier's weights, `reinitialise` from random ones (the paper's choice).
         seed: of the new weights.
+        onto: an augmented network of the same model, whose heads and classifier are taken over: the method applied again, with groups
+            from its own mistakes (`measure(onto, ...)`). `net` is the model wrapped with its attach points first and then further ones.
     """
     if classifier not in ("keep", "reinitialise"):
         raise SelfInformedError(f"classifier: expected 'keep' or 'reinitialise', got {classifier!r}")
+    if onto is not None:
+        first = onto.net.attach_points
+        if net.attach_points[: len(first)] != first or onto.net.fingerprint != net.fingerprint or onto.base_was_tuned:
+            raise SelfInformedError(
+                f"onto: expected an augmented network of the same model, its base as it was, and net wrapped with attach points that begin with "
+                f"{', '.join(map(str, first))}"
+            )
+        plan = replace(onto.plan, feature_size=net.feature_size) + plan
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AugmentedClassifier(net, plan, classifier)
+        aug = AugmentedClassifier(net, plan, classifier)
+    if onto is not None:
+        aug.classifier.load_state_dict(onto.classifier.state_dict())
+        if onto.heads is not None and aug.heads is not None:
+            aug.heads.take(onto.heads)
+    return aug
 
 
 class _ClassifierSlot(nn.Module):
-    """Stands where the base's classifier stood."""
+    """Stands where the base's classifier stood, or the first of several whose average is the logits."""
 
-    def __init__(self, original: nn.Linear, plan: HeadPlan, reinitialise: bool) -> None:
+    def __init__(self, net: WrappedClassifier, plan: HeadPlan, reinitialise: bool) -> None:
         super().__init__()
-        self.original = copy.deepcopy(original).requires_grad_(False)
-        self.classifier = copy.deepcopy(original).requires_grad_(True)
+        self.original: nn.Linear | AveragedClassifier = copy.deepcopy(net.classifier).requires_grad_(False)
+        self.classifier: nn.Linear | AveragedClassifier = copy.deepcopy(net.classifier).requires_grad_(True)
         if reinitialise:
             self.classifier.reset_parameters()
-        self.heads = Heads(plan, zero_outputs=not reinitialise).to(original.weight) if len(plan.groups) else None
+        weight = next(self.classifier.parameters())
+        self.heads = Heads(plan, zero_outputs=not reinitialise).to(weight) if len(plan.groups) else None
         self.disabled = False
-        self._attached: torch.Tensor | None = None
+        self.dispatch: Dispatch | None = None
+        self._attached: list[torch.Tensor | None] = [None] * len(net.attach_points)
 
     def forward(self, penultimate: torch.Tensor) -> torch.Tensor:
-        attached, self._attached = self._attached, None
-        if self.disabled:
-            return self.original(penultimate)  # type: ignore[no-any-return]
-        assert attached is not None
-        return self.combine(attached, penultimate)
+        parts, self._attached = self._attached, [None] * len(self._attached)
+        classifier = self.original if self.disabled else self.classifier
+        if not isinstance(classifier, nn.Linear):  # the others of the average are called later; what is added here counts one part of it
+            logits, parts_of_average = classifier.parts[0](penultimate), len(classifier.parts)
+            return logits if self.disabled else logits + parts_of_average * self.added(_side_by_side(parts), logits)  # type: ignore[no-any-return]
+        return classifier(penultimate) if self.disabled else self.combine(_side_by_side(parts), penultimate)
 
     def combine(self, attached: torch.Tensor, penultimate: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.classifier(penultimate)
-        return logits if self.heads is None else logits + self.heads(attached)
+        return logits + self.added(attached, logits) if self.heads is not None else logits
+
+    def added(self, attached: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """What the heads add to the logits [B, C]."""
+        if self.heads is None:
+            return torch.zeros_like(logits)
+        return self.heads(attached) if self.dispatch is None else self.dispatch(self.heads, attached, logits)
+
+
+class _AveragedWith(nn.Module):
+    """Stands where another classifier of an average stood."""
+
+    def __init__(self, slot: _ClassifierSlot, number: int) -> None:
+        super().__init__()
+        self.number = number
+        self.__dict__["slot"] = slot  # no child: its parameters are the slot's
+
+    def forward(self, penultimate: torch.Tensor) -> torch.Tensor:
+        slot = self.__dict__["slot"]
+        return (slot.original if slot.disabled else slot.classifier).parts[self.number](penultimate)  # type: ignore[no-any-return]
 
 
 class _Keep:
-    """A hook on the attach point that hands its tensor to the slot; copied along with the network."""
+    """A hook on an attach point that hands its tensor to the slot; copied along with the network."""
 
-    def __init__(self, slot: _ClassifierSlot, attach: AttachPoint) -> None:
-        self.slot, self.attach = slot, attach
+    def __init__(self, slot: _ClassifierSlot, attach: AttachPoint, number: int) -> None:
+        self.slot, self.attach, self.number = slot, attach, number
 
     def __call__(self, _: nn.Module, args: tuple[Any, ...], output: Any = None) -> None:
-        self.slot._attached = self.attach.read(args[0] if self.attach.side == "input" else output)
+        self.slot._attached[self.number] = self.attach.read(args[0] if self.attach.side == "input" else output)
+
+
+def _side_by_side(parts: list[torch.Tensor | None]) -> torch.Tensor:
+    kept = [part for part in parts if part is not None]
+    assert len(kept) == len(parts)
+    return kept[0] if len(kept) == 1 else torch.cat(kept, 1)

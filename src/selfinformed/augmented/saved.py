@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from selfinformed.augmented.heads import Heads
 from selfinformed.augmented.network import AugmentedClassifier, augment
 from selfinformed.data.examples import Inputs
 from selfinformed.data.labels import LabelSpace
@@ -29,7 +30,7 @@ def save(aug: AugmentedClassifier, folder: str | Path) -> None:
     folder, net = Path(folder), aug.net
     weights = {f"classifier.{k}": v for k, v in aug.classifier.state_dict().items()}
     if aug.heads is not None:
-        weights |= {f"heads.{k}": v for k, v in aug.heads.state_dict().items()}
+        weights |= {f"heads.{k}": v for k, v in aug.heads.to_weights().items()}
     if aug.base_was_tuned:
         weights |= {f"base.{k}": v for k, v in aug.base.state_dict().items()}
     # numpy has no bfloat16: float32 holds it exactly, and loading casts it back
@@ -37,7 +38,8 @@ def save(aug: AugmentedClassifier, folder: str | Path) -> None:
     write_tensors(folder / "heads.safetensors", arrays, {"format": WEIGHTS_FORMAT, "base": net.fingerprint})
     config = {
         "format": CONFIG_FORMAT, "base_fingerprint": net.fingerprint, "base_class": type(net.model).__name__,
-        "classifier": net.classifier_name, "attach": vars(net.attach), "output": aug.output, "base_was_tuned": aug.base_was_tuned,
+        "classifier": list(net.classifier_names), "attach": [vars(point) for point in net.attach_points], "output": aug.output,
+        "base_was_tuned": aug.base_was_tuned,
         "labels": list(net.labels.names), "plan": aug.plan.to_dict(), "versions": versions(),
     }  # fmt: skip
     write_json(folder / "config.json", config)
@@ -60,8 +62,11 @@ def load(folder: str | Path, model: nn.Module | WrappedClassifier, example_input
         if config["format"] != CONFIG_FORMAT:
             raise SelfInformedError(f"{folder / 'config.json'}: expected {CONFIG_FORMAT}, found {config['format']!r}")
         labels = LabelSpace(config["labels"])
-        attach, plan = AttachPoint(**config["attach"]), HeadPlan.from_dict(config["plan"], str(folder / "config.json"))
-        net = _wrapped(model, example_inputs, labels, config["classifier"], attach)
+        given = config["attach"]  # one, where written before there could be several
+        attach = tuple(AttachPoint(**point) for point in ([given] if isinstance(given, dict) else given))
+        classifier = (config["classifier"],) if isinstance(config["classifier"], str) else tuple(config["classifier"])
+        plan = HeadPlan.from_dict(config["plan"], str(folder / "config.json"))
+        net = _wrapped(model, example_inputs, labels, classifier, attach)
         output, tuned, expected = config["output"], bool(config["base_was_tuned"]), config["base_fingerprint"]
     except (KeyError, TypeError) as error:
         raise SelfInformedError(f"{folder / 'config.json'}: not a valid heads config ({error!r})") from None
@@ -73,7 +78,7 @@ def load(folder: str | Path, model: nn.Module | WrappedClassifier, example_input
     aug = augment(net, plan)
     aug.output, aug.base_was_tuned = output, tuned
     if aug.heads is not None:
-        aug.heads.trained = True  # so that training them on, in another input transform, starts from what was saved
+        aug.heads.trained = len(plan.groups)  # so that training them on, in another input transform, starts from what was saved
     arrays, metadata = read_tensors(folder / "heads.safetensors", WEIGHTS_FORMAT)
     if metadata.get("base") != expected:
         raise SelfInformedError(f"{folder}: heads.safetensors and config.json are of different runs; copy both from one run folder")
@@ -84,19 +89,20 @@ def load(folder: str | Path, model: nn.Module | WrappedClassifier, example_input
         if module is not None:
             state = {k.removeprefix(prefix): torch.from_numpy(v) for k, v in arrays.items() if k.startswith(prefix)}
             try:
-                module.load_state_dict(state)
-            except RuntimeError as error:
+                module.set_weights(state) if isinstance(module, Heads) else module.load_state_dict(state)
+            except (RuntimeError, SelfInformedError) as error:
                 raise SelfInformedError(f"{folder / 'heads.safetensors'} does not fit its config ({str(error).splitlines()[-1].strip()})") from None
     return aug
 
 
 def _wrapped(
-    model: nn.Module | WrappedClassifier, inputs: Inputs | None, labels: LabelSpace, classifier: str, attach: AttachPoint
+    model: nn.Module | WrappedClassifier, inputs: Inputs | None, labels: LabelSpace, classifier: tuple[str, ...], attach: tuple[AttachPoint, ...]
 ) -> WrappedClassifier:
     if isinstance(model, WrappedClassifier):
-        if (model.classifier_name, model.attach) != (classifier, attach):
-            raise SelfInformedError(f"load: the heads attach at {attach}, with the classifier {classifier!r}; the model is wrapped otherwise")
+        if (model.classifier_names, model.attach_points) != (classifier, attach):
+            points = ", ".join(map(str, attach))
+            raise SelfInformedError(f"load: the heads attach at {points}, with the classifier {', '.join(classifier)}; the model is wrapped otherwise")
         return model
     if inputs is None:
         raise SelfInformedError("load: give example_inputs=, a small batch as the model takes it, or a wrapped model")
-    return wrap(model, inputs, labels=labels, classifier=classifier, attach=attach)
+    return wrap(model, inputs, labels=labels, classifier=classifier if len(classifier) > 1 else classifier[0], attach=attach)  # type: ignore[arg-type, unused-ignore]

@@ -1,6 +1,6 @@
 """A trained classifier seen as trunk, stack and classifier; what it costs."""
 
 from selfinformed.network.cost import Cost, cost
-from selfinformed.network.wrap import AttachPoint, Features, WrappedClassifier, wrap
+from selfinformed.network.wrap import AttachPoint, Features, FeatureShape, WrappedClassifier, wrap
 
-__all__ = ["AttachPoint", "Cost", "Features", "WrappedClassifier", "cost", "wrap"]
+__all__ = ["AttachPoint", "Cost", "FeatureShape", "Features", "WrappedClassifier", "cost", "wrap"]

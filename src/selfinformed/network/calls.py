@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from selfinformed.data.examples import Inputs
 from selfinformed.runtime.errors import SelfInformedError
+
+
+class Classifies(Protocol):
+    """What gives logits for labels: a wrapped network, or an augmented one."""
+
+    @property
+    def n_labels(self) -> int: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def logits(self, inputs: Inputs) -> torch.Tensor: ...
 
 
 def call(model: nn.Module, inputs: Inputs) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,17 +20,22 @@ from selfinformed.network.cost import Cost, cost
 from selfinformed.runtime.errors import SelfInformedError
 
 Output = Literal["softmax", "logistic"]
-Reduce = Literal["flatten", "mean"]
+Reduce = Literal["flatten", "mean", "channels_last_mean", "first", "map"]
 
 
 @dataclass(frozen=True)
 class AttachPoint:
-    """The tensor the heads read.
+    """A tensor that heads read.
 
     Attributes:
         module: a module's dotted name.
         side: whether it is that module's input or output.
-        reduce: how a tensor with more than two dimensions becomes [B, D]: `flatten`, or the `mean` over all but the first two.
+        reduce: how a tensor with more than two dimensions becomes [B, D]:
+            - `flatten`: everything side by side; its size must not change from batch to batch.
+            - `mean`: over the positions of a map [B, channels, ...], or over the tokens of a sequence [B, tokens, D].
+            - `channels_last_mean`: over all but the first and last dimension, for maps [B, ..., channels].
+            - `first`: the first token of a sequence [B, tokens, D].
+            - `map`: flattened, but remembered as a map [B, channels, height, width] on which heads may convolve.
     """
 
     module: str
@@ -38,13 +45,29 @@ class AttachPoint:
     def read(self, tensor: torch.Tensor) -> torch.Tensor:
         """(B, ...) -> (B, D)"""
         if tensor.ndim > 2 and self.reduce == "mean":
-            tensor = tensor.flatten(2).mean(2)
+            tensor = tensor.mean(1) if tensor.ndim == 3 else tensor.flatten(2).mean(2)
+        elif tensor.ndim > 2 and self.reduce == "channels_last_mean":
+            tensor = tensor.flatten(1, -2).mean(1)
+        elif tensor.ndim > 2 and self.reduce == "first":
+            tensor = tensor[:, 0]
         return tensor.flatten(1)
+
+    def __str__(self) -> str:
+        return f"the {self.side} of {self.module!r}"
+
+
+@dataclass(frozen=True)
+class FeatureShape:
+    """What heads read from one attach point: `size` columns; `map` is (channels, height, width) where its `reduce` is `map`."""
+
+    size: int
+    map: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True)
 class Features:
-    """What a network computes for a batch: `attached` [B, D], the classifier's input `penultimate` [B, P], `logits` [B, C]."""
+    """What a network computes for a batch: `attached` [B, D] (all attach points side by side), the classifier's input
+    `penultimate` [B, P], `logits` [B, C]."""
 
     attached: torch.Tensor
     penultimate: torch.Tensor
@@ -59,7 +82,8 @@ class WrappedClassifier:
         model: nn.Module,
         classifier: str,
         stack: tuple[str, ...],
-        attach: AttachPoint,
+        attach_points: Sequence[AttachPoint],
+        shapes: Sequence[FeatureShape],
         labels: LabelSpace,
         output: Output | None,
         example_inputs: Inputs,
@@ -67,11 +91,21 @@ class WrappedClassifier:
         self.model = model
         self.classifier_name = classifier
         self.stack_names = stack
-        self.attach = attach
+        self.attach_points = tuple(attach_points)
+        self.shapes = tuple(shapes)
         self.labels = labels
         self.output = output
         self.example_inputs = example_inputs
-        self.feature_size = self.features(example_inputs).attached.shape[1]
+
+    @property
+    def attach(self) -> AttachPoint:
+        """The first attach point, for the many networks that have one."""
+        return self.attach_points[0]
+
+    @property
+    def feature_size(self) -> int:
+        """D, over all attach points."""
+        return sum(shape.size for shape in self.shapes)
 
     @property
     def classifier(self) -> nn.Linear:
@@ -79,6 +113,11 @@ class WrappedClassifier:
         module = self.model.get_submodule(self.classifier_name)
         assert isinstance(module, nn.Linear)
         return module
+
+    @property
+    def classifier_names(self) -> tuple[str, ...]:
+        """Dotted names of the classifier, or of several whose average is the logits."""
+        return (self.classifier_name,)
 
     @property
     def n_labels(self) -> int:
@@ -92,37 +131,36 @@ class WrappedClassifier:
 
     def features(self, inputs: Inputs) -> Features:
         """Runs the model once in eval mode and keeps what heads and classifier read."""
-        kept: dict[str, torch.Tensor] = {}
+        kept: dict[int, torch.Tensor] = {}
 
-        def keep_input(_: nn.Module, args: tuple[Any, ...]) -> None:
-            kept["penultimate"] = args[0]
+        def keeper(place: int, point: AttachPoint | None) -> Any:
+            def keep(_: nn.Module, args: tuple[Any, ...], output: Any = None) -> None:
+                kept[place] = args[0] if point is None else point.read(args[0] if point.side == "input" else output)
 
-        def keep_attached(_: nn.Module, args: tuple[Any, ...], output: Any = None) -> None:
-            kept["attached"] = self.attach.read(args[0] if self.attach.side == "input" else output)
+            return keep
 
-        attach = self.model.get_submodule(self.attach.module)
-        hooks = [
-            self.classifier.register_forward_pre_hook(keep_input),
-            attach.register_forward_pre_hook(keep_attached)
-            if self.attach.side == "input"
-            else attach.register_forward_hook(keep_attached),
-        ]
+        hooks = [self.classifier.register_forward_pre_hook(keeper(-1, None))]
+        for place, point in enumerate(self.attach_points):
+            module, hook = self.model.get_submodule(point.module), keeper(place, point)
+            hooks.append(module.register_forward_pre_hook(hook) if point.side == "input" else module.register_forward_hook(hook))
         try:
             logits = self.logits(inputs)
         finally:
-            for hook in hooks:
-                hook.remove()
-        return Features(kept["attached"], kept["penultimate"], logits)
+            for handle in hooks:
+                handle.remove()
+        parts = [kept[place] for place in range(len(self.attach_points))]
+        for point, shape, part in zip(self.attach_points, self.shapes, parts, strict=True):
+            if part.shape[1] != shape.size:
+                raise SelfInformedError(
+                    f"attach: {point} has {part.shape[1]} values per example here and had {shape.size} on the example inputs; choose "
+                    "reduce='mean' (or 'first' for tokens) where its size depends on the input"
+                )
+        return Features(torch.cat(parts, 1) if len(parts) > 1 else parts[0], kept[-1], logits)
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the names, types, shapes and bytes of the model's parameters and buffers."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-            flat = tensor.detach().cpu().contiguous().flatten()
-            digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
-        return digest.hexdigest()
+        return fingerprint_of(self.model)
 
     @cached_property
     def cost(self) -> Cost:
@@ -132,8 +170,8 @@ class WrappedClassifier:
 
     def __repr__(self) -> str:
         return (
-            f"WrappedClassifier({type(self.model).__name__}: trunk of {self.feature_size} features read at the {self.attach.side} of "
-            f"{self.attach.module!r}, stack of {len(self.stack_names)} linear layers, classifier {self.classifier_name!r} "
+            f"WrappedClassifier({type(self.model).__name__}: trunk of {self.feature_size} features read at {', '.join(map(str, self.attach_points))}, "
+            f"stack of {len(self.stack_names)} linear layers, classifier {self.classifier_name!r} "
             f"with {self.n_labels} labels, {self.cost.multiply_adds / 1e6:.4g} M multiply-adds)"
         )
 
@@ -144,7 +182,7 @@ def wrap(
     *,
     labels: LabelSpace | Sequence[str] | None = None,
     classifier: str | None = None,
-    attach: str | AttachPoint | None = None,
+    attach: str | AttachPoint | Sequence[str | AttachPoint] | None = None,
     reduce: Reduce = "flatten",
     output: Output | None = None,
 ) -> WrappedClassifier:
@@ -155,9 +193,9 @@ def wrap(
         example_inputs: a small batch, as a tensor or a dictionary of keyword arguments.
         labels: names of the C labels (default: numbers).
         classifier: dotted name of the last linear layer. By default the last `nn.Linear` whose output is the logits.
-        attach: dotted name of the module whose output the heads read. By default the trunk's output: what the first of the
+        attach: dotted name of the module whose output the heads read, or several. By default the trunk's output: what the first of the
             fully connected layers before the classifier reads.
-        reduce: how a spatial map or token sequence at `attach` becomes a vector: `flatten` or `mean`.
+        reduce: how a spatial map or token sequence at `attach` becomes a vector; see `AttachPoint`.
         output: `softmax` (one label per example) or `logistic` (several). By default taken from the training targets.
 
     Raises:
@@ -174,16 +212,28 @@ def wrap(
     if len(space) != logits.shape[1]:
         raise SelfInformedError(f"labels: {len(space)} label names for a network with {logits.shape[1]} outputs; give one per output unit")
     stack = _find_stack(calls, found)
-    if isinstance(attach, str):
-        attach = AttachPoint(attach, "output", reduce)
     if attach is None:
         attach = AttachPoint(stack[0].name if stack else found.name, "input", reduce)
-    _check_attach(model, calls, attach)
+    given = [attach] if isinstance(attach, str | AttachPoint) else list(attach)
+    points = [AttachPoint(point, "output", reduce) if isinstance(point, str) else point for point in given]
+    if not points or len(set(points)) < len(points):
+        raise SelfInformedError(f"attach: expected one or several different attach points, got {given}")
+    shapes = [_shape_at(model, calls, point, found) for point in points]
     names = tuple(c.name for c in stack if isinstance(c.module, nn.Linear))
-    return WrappedClassifier(model, found.name, names, attach, space, output, example_inputs)
+    return WrappedClassifier(model, found.name, names, points, shapes, space, output, example_inputs)
 
 
-@dataclass(frozen=True)
+def fingerprint_of(model: nn.Module) -> str:
+    """SHA-256 over the names, types, shapes and bytes of a module's parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        flat = tensor.detach().cpu().contiguous().flatten()
+        digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
 class _Call:
     """One call of one module, in the order of execution; `given` is a copy of its first input."""
 
@@ -281,15 +331,29 @@ _STACK_MODULES = (
 )  # fmt: skip
 
 
-def _check_attach(model: nn.Module, calls: list[_Call], attach: AttachPoint) -> None:
-    if attach.module not in dict(model.named_modules()):
-        raise SelfInformedError(f"attach: the model has no module {attach.module!r}; see model.named_modules()")
+def _shape_at(model: nn.Module, calls: list[_Call], attach: AttachPoint, classifier: _Call) -> FeatureShape:
+    if attach.reduce not in get_args(Reduce):
+        raise SelfInformedError(f"reduce: expected one of {', '.join(get_args(Reduce))}; got {attach.reduce!r}")
+    names = dict(model.named_modules())
+    if attach.module not in names:
+        near = difflib.get_close_matches(attach.module, names, 3)
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "see model.named_modules()"
+        raise SelfInformedError(f"attach: the model has no module {attach.module!r}; {hint}")
     times = [c for c in calls if c.name == attach.module]
     if len(times) != 1:
-        raise SelfInformedError(f"attach: {attach.module!r} is called {len(times)} times in one forward pass; expected exactly once")
-    tensor = times[0].input if attach.side == "input" else times[0].output
+        hint = "it is in the model, but its forward pass does not use it" if not times else "choose a module around it, or one of those inside it"
+        raise SelfInformedError(f"attach: {attach.module!r} is called {len(times)} times in one forward pass; expected exactly once ({hint})")
+    tensor = times[0].given if attach.side == "input" else times[0].output
     if not isinstance(tensor, torch.Tensor) or tensor.ndim < 2:
         raise SelfInformedError(f"attach: the {attach.side} of {attach.module!r} is {type(tensor).__name__}; expected a tensor [batch, ...]")
+    behind = calls.index(times[0]) >= calls.index(classifier) and not (times[0] is classifier and attach.side == "input")
+    if behind:
+        raise SelfInformedError(f"attach: {attach} comes after the classifier {classifier.name!r}; heads add to its logits, so choose a point before it")
+    if attach.reduce == "map":
+        if tensor.ndim != 4:
+            raise SelfInformedError(f"attach: {attach} has the shape {list(tensor.shape)}; reduce='map' needs [batch, channels, height, width]")
+        return FeatureShape(math.prod(tensor.shape[1:]), (tensor.shape[1], tensor.shape[2], tensor.shape[3]))
+    return FeatureShape(attach.read(tensor).shape[1])
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -55,6 +55,12 @@ class LabelGroups:
     def __len__(self) -> int:
         return len(self.members)
 
+    def __add__(self, other: LabelGroups) -> LabelGroups:
+        """The groups of both, those of `self` first: in general a cover."""
+        if self.n_labels != other.n_labels:
+            raise SelfInformedError(f"groups: made for {self.n_labels} and for {other.n_labels} labels")
+        return LabelGroups(self.n_labels, self.members + other.members, self.names + other.names, self.method, self.eigenvalues)
+
     @property
     def assignment(self) -> IntArray:
         """int64 [C]: each label's group, the first one for a cover, -1 for none."""

@@ -12,7 +12,7 @@ import torch
 
 from selfinformed.data.examples import Examples
 from selfinformed.data.predictions import Predictions, open_predictions
-from selfinformed.network.wrap import WrappedClassifier
+from selfinformed.network.calls import Classifies
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_tensors
 from selfinformed.runtime.progress import progress
@@ -25,7 +25,7 @@ FORMAT = "selfinformed.detections/1"
 
 
 def measure(
-    net: WrappedClassifier,
+    net: Classifies,
     holdout: Examples,
     top_k: int | None = None,
     kind: Kind = "confusions",
@@ -35,7 +35,7 @@ def measure(
     """Runs a network over held-out examples and counts what it detects (eqs. 2 to 4).
 
     Args:
-        net: the wrapped network.
+        net: the wrapped network, or an augmented one.
         holdout: examples not used in training, with the network's labels.
         top_k: K; by default min(100, max(5, C // 150)), the paper's ratio.
         kind: `confusions` (eq. 3) or `codetections` (eq. 4).
@@ -63,7 +63,7 @@ def count(predictions: Predictions, kind: Kind = "confusions") -> ConfusionCount
     return counts
 
 
-def detect(net: WrappedClassifier, holdout: Examples, folder: str | Path, top_k: int | None = None, batch_size: int = 64) -> Predictions:
+def detect(net: Classifies, holdout: Examples, folder: str | Path, top_k: int | None = None, batch_size: int = 64) -> Predictions:
     """Runs a network over held-out examples and keeps what it detects on each, in units of fixed examples and fixed batches.
 
     Any number of processes may call this for one folder at once, as torchrun's do: each unit is done by one of them. Killed at any time
@@ -105,7 +105,7 @@ def detect(net: WrappedClassifier, holdout: Examples, folder: str | Path, top_k:
     return open_predictions(folder, net.n_labels)
 
 
-def check_labels(net: WrappedClassifier, examples: Examples) -> None:
+def check_labels(net: Classifies, examples: Examples) -> None:
     """Stops where examples are labelled for another number of labels than the network has."""
     if len(examples.labels) != net.n_labels:
         raise SelfInformedError(

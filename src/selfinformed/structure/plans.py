@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,16 +22,58 @@ Capacity = Literal["uniform", "labels", "examples", "confusions"]
 FORMAT = "selfinformed.plan/1"
 
 
+@dataclass(frozen=True)
+class Source:
+    """What a head reads: columns `start` to `stop` of the attached features (all attach points side by side).
+
+    Attributes:
+        start, stop: the columns.
+        map: where they are a map (channels, height, width), the head's first layer is a convolution without padding, ReLU, and the mean
+            over positions: feature maps of the group's own.
+        kernel: height and width of that convolution.
+        shared: units of a ReLU layer in between that all heads with this source share; 0 for none.
+    """
+
+    start: int
+    stop: int
+    map: tuple[int, int, int] | None = None
+    kernel: int = 1
+    shared: int = 0
+
+    def __post_init__(self) -> None:
+        wrong = not 0 <= self.start < self.stop or self.shared < 0 or (self.map is not None and math.prod(self.map) != self.stop - self.start)
+        if wrong or (self.map is not None and (self.shared or not 1 <= self.kernel <= min(self.map[1:]))):
+            raise SelfInformedError(
+                f"plan: {self} is no source; expected 0 <= start < stop, a map of just those columns, and with it a kernel no larger and no shared layer"
+            )
+
+    @property
+    def size(self) -> int:
+        """Inputs of each unit of a head's first layer."""
+        return self.shared or (self.stop - self.start if self.map is None else self.map[0] * self.kernel**2)
+
+    @property
+    def positions(self) -> int:
+        """How often each unit of a head's first layer is computed for one example: 1, or the positions of its feature map."""
+        return 1 if self.map is None else (self.map[1] - self.kernel + 1) * (self.map[2] - self.kernel + 1)
+
+    @property
+    def shared_multiply_adds(self) -> int:
+        """Of the shared layer, once for all heads that read it."""
+        return (self.stop - self.start) * self.shared
+
+
 @dataclass(frozen=True, eq=False)
 class HeadPlan:
-    """Heads to add, one per group, and their cost.
+    """Heads to add, one per group, and their cost. Two plans for one network add up to a plan with the heads of both.
 
     Attributes:
         groups: the labels of each head.
         hidden: for each head the widths of its ReLU layers; a head reads D features and ends in its group's output units.
-        feature_size: D, the width of the attach point.
+        feature_size: D, the width of the attach points together.
         base_multiply_adds: of the network without heads, per example.
         base_parameters: of the network without heads.
+        sources: for each head what it reads (default: all D features).
     """
 
     groups: LabelGroups
@@ -39,32 +81,49 @@ class HeadPlan:
     feature_size: int
     base_multiply_adds: int
     base_parameters: int
+    sources: tuple[Source, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("feature_size", "base_multiply_adds"):
+            if getattr(self, name) < 1:
+                raise SelfInformedError(f"plan: {name}: expected at least 1, got {getattr(self, name)}")
+        if not self.sources:
+            object.__setattr__(self, "sources", (Source(0, self.feature_size),) * len(self.groups))
+        if len(self.sources) != len(self.groups) or any(source.stop > self.feature_size for source in self.sources):
+            raise SelfInformedError(f"plan: expected {len(self.groups)} sources within {self.feature_size} features, got {list(self.sources)}")
         if len(self.hidden) != len(self.groups):
             raise SelfInformedError(f"plan: widths for {len(self.hidden)} heads, but {len(self.groups)} groups")
         if any(not widths or min(widths) < 1 for widths in self.hidden):
             raise SelfInformedError("plan: each head needs at least one ReLU layer, each at least 1 wide")
-        for name in ("feature_size", "base_multiply_adds"):
-            if getattr(self, name) < 1:
-                raise SelfInformedError(f"plan: {name}: expected at least 1, got {getattr(self, name)}")
 
     @property
     def head_multiply_adds(self) -> list[int]:
-        """Per example, of each head."""
-        return [
-            stack_cost(self.feature_size, widths, size) for widths, size in zip(self.hidden, self.groups.sizes, strict=True)
-        ]
+        """Per example, of each head; a layer that heads share is not in them."""
+        return [head_cost(*head) for head in zip(self.sources, self.hidden, self.groups.sizes, strict=True)]
+
+    @property
+    def shared_multiply_adds(self) -> int:
+        """Per example, of the first layers that heads share."""
+        return sum(source.shared_multiply_adds for source in set(self.sources))
 
     @property
     def multiply_adds(self) -> int:
         """Per example, of the augmented network."""
-        return self.base_multiply_adds + sum(self.head_multiply_adds)
+        return self.base_multiply_adds + sum(self.head_multiply_adds) + self.shared_multiply_adds
 
     @property
     def parameters(self) -> int:
         """Of the augmented network: weights and hidden biases (the output units' biases are the classifier's)."""
-        return self.base_parameters + sum(self.head_multiply_adds) + sum(map(sum, self.hidden))
+        shared = sum(source.shared_multiply_adds + source.shared for source in set(self.sources))
+        return self.base_parameters + sum(self.head_parameters) + shared
+
+    @property
+    def head_parameters(self) -> list[int]:
+        """Of each head: weights and hidden biases."""
+        return [
+            stack_cost(source.size, widths, size) + sum(widths)
+            for source, widths, size in zip(self.sources, self.hidden, self.groups.sizes, strict=True)
+        ]
 
     @property
     def extra_computation(self) -> float:
@@ -75,14 +134,25 @@ class HeadPlan:
         """The same widths for other groups of the same sizes, as the random control needs."""
         if groups.sizes != self.groups.sizes:
             raise SelfInformedError(f"plan: groups of sizes {groups.sizes}, expected {self.groups.sizes}")
-        return HeadPlan(groups, self.hidden, self.feature_size, self.base_multiply_adds, self.base_parameters)
+        return replace(self, groups=groups)
+
+    def __add__(self, other: HeadPlan) -> HeadPlan:
+        """The heads of both plans, which must be of one network."""
+        if not isinstance(other, HeadPlan):
+            return NotImplemented
+        for name in ("feature_size", "base_multiply_adds", "base_parameters"):
+            if getattr(self, name) != getattr(other, name):
+                raise SelfInformedError(f"plan: the plans are of two networks: {name} is {getattr(self, name)} and {getattr(other, name)}")
+        return replace(self, groups=self.groups + other.groups, hidden=self.hidden + other.hidden, sources=self.sources + other.sources)
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "format": FORMAT, "groups": self.groups.to_dict(), "hidden": [list(w) for w in self.hidden],
             "feature_size": self.feature_size, "base_multiply_adds": self.base_multiply_adds,
-            "base_parameters": self.base_parameters, "head_multiply_adds": self.head_multiply_adds,
-            "multiply_adds": self.multiply_adds, "parameters": self.parameters, "extra_computation": self.extra_computation,
+            "base_parameters": self.base_parameters, "sources": [asdict(source) for source in self.sources],
+            "head_multiply_adds": self.head_multiply_adds, "head_parameters": self.head_parameters,
+            "shared_multiply_adds": self.shared_multiply_adds, "multiply_adds": self.multiply_adds, "parameters": self.parameters,
+            "extra_computation": self.extra_computation,
         }  # fmt: skip
 
     @classmethod
@@ -93,7 +163,8 @@ class HeadPlan:
             return cls(
                 LabelGroups.from_dict(content["groups"], where),
                 tuple(tuple(map(int, widths)) for widths in content["hidden"]),
-                *(int(content[key]) for key in ("feature_size", "base_multiply_adds", "base_parameters")),
+                int(content["feature_size"]), int(content["base_multiply_adds"]), int(content["base_parameters"]),
+                tuple(Source(**{**source, "map": source["map"] and tuple(source["map"])}) for source in content.get("sources", ())),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise SelfInformedError(f"{where}: not a valid plan file ({error!r}); delete it to have it made again") from None
@@ -119,6 +190,9 @@ def plan(
     counts: ConfusionCounts | None = None,
     examples: npt.ArrayLike | None = None,
     dense_share: float = 0.0,
+    attach: str | None = None,
+    kernel: int = 1,
+    shared: int = 0,
 ) -> HeadPlan:
     """Turns groups into heads.
 
@@ -133,33 +207,59 @@ def plan(
         counts: needed for `capacity="confusions"`.
         examples: training examples per label [C], needed for `capacity="examples"`.
         dense_share: part of the budget, 0 to 1, spent on one more head over all labels.
+        attach: module name of the one of the network's attach points that these heads read (default: all of them side by side). Plans for
+            several attach points add up: `plan(net, groups, attach="layer3", ...) + plan(net, everything, attach="layer4", ...)`.
+        kernel: height and width of the heads' convolution, at an attach point wrapped with `reduce="map"`: the first of a head's widths is
+            then its number of feature maps, which are averaged over positions.
+        shared: units of one more ReLU layer between the attach point and all these heads.
 
     Raises:
         SelfInformedError: the budget does not reach for one unit per head, or what a capacity needs is missing.
     """
     if groups.n_labels != net.n_labels:
         raise SelfInformedError(f"groups: made for {groups.n_labels} labels, the network has {net.n_labels}")
-    base, parameters, size = net.cost.multiply_adds, net.cost.parameters, net.feature_size
+    base, parameters, source = net.cost.multiply_adds, net.cost.parameters, _source(net, attach, kernel, shared)
+
+    def made(groups: LabelGroups, widths: Sequence[tuple[int, ...]]) -> HeadPlan:
+        return HeadPlan(groups, tuple(widths), net.feature_size, base, parameters, (source,) * len(groups))
+
     if hidden is not None:
-        return HeadPlan(groups, (tuple(hidden),) * len(groups), size, base, parameters)
+        return made(groups, [tuple(hidden)] * len(groups))
     if not 0 < budget < math.inf or not 0 <= dense_share < 1 or depth < 1:
         raise SelfInformedError(f"plan: expected budget > 0, 0 <= dense_share < 1, depth >= 1; got {budget}, {dense_share}, {depth}")
+    allowed = budget * base - source.shared_multiply_adds
     shares = _shares(groups, capacity, counts, examples)
-    widths = _solve(groups.sizes, shares, size, depth, budget * (1 - dense_share) * base)
-    if dense_share:
-        everything = LabelGroups.everything(net.n_labels)
-        left = budget * base - sum(stack_cost(size, (w,) * depth, n) for w, n in zip(widths, groups.sizes, strict=True))
-        widths += _solve(everything.sizes, np.ones(1), size, depth, left)
-        groups = LabelGroups(
-            groups.n_labels, groups.members + everything.members, groups.names + everything.names, groups.method, groups.eigenvalues
-        )
-    return HeadPlan(groups, tuple((w,) * depth for w in widths), size, base, parameters)
+    specialists = made(groups, _solve(groups.sizes, shares, source, depth, allowed * (1 - dense_share)))
+    if not dense_share:
+        return specialists
+    everything = LabelGroups.everything(net.n_labels)
+    return specialists + made(everything, _solve(everything.sizes, np.ones(1), source, depth, allowed - sum(specialists.head_multiply_adds)))
+
+
+def head_cost(source: Source, widths: Sequence[int], outputs: int) -> int:
+    """Multiply-adds of one head, without a layer it shares with others."""
+    return stack_cost(source.size, widths, outputs) + (source.positions - 1) * source.size * widths[0]
 
 
 def stack_cost(feature_size: int, widths: Sequence[int], outputs: int) -> int:
     """Multiply-adds of a stack of fully connected layers from D features through `widths` to its outputs."""
     sizes = [feature_size, *widths, outputs]
     return sum(a * b for a, b in itertools.pairwise(sizes))
+
+
+def _source(net: WrappedClassifier, attach: str | None, kernel: int, shared: int) -> Source:
+    starts = list(itertools.accumulate((shape.size for shape in net.shapes), initial=0))
+    names = [point.module for point in net.attach_points]
+    if attach is not None and names.count(attach) != 1:
+        raise SelfInformedError(f"attach: {attach!r} names {names.count(attach)} of the network's attach points; they are {', '.join(names)}")
+    if attach is None and len(names) > 1 and any(shape.map for shape in net.shapes):
+        raise SelfInformedError(f"attach: heads read one attach point where one is a map; choose among {', '.join(names)}")
+    if attach is None and len(names) > 1:
+        return Source(0, net.feature_size, None, 1, shared)
+    place = 0 if attach is None else names.index(attach)
+    if kernel != 1 and net.shapes[place].map is None:
+        raise SelfInformedError(f"kernel: heads convolve only over a map; wrap the network with AttachPoint({names[place]!r}, reduce='map')")
+    return Source(starts[place], starts[place + 1], net.shapes[place].map, kernel, shared)
 
 
 def _shares(groups: LabelGroups, capacity: Capacity, counts: ConfusionCounts | None, examples: npt.ArrayLike | None) -> npt.NDArray[np.float64]:
@@ -190,14 +290,16 @@ def confusion_mass(counts: ConfusionCounts, groups: LabelGroups) -> npt.NDArray[
     return np.array([matrix[m][:, m].sum() - matrix.diagonal()[m].sum() for m in groups.members], dtype=float)
 
 
-def _solve(sizes: list[int], shares: npt.NDArray[np.float64], feature_size: int, depth: int, allowed: float) -> list[int]:
+def _solve(
+    sizes: list[int], shares: npt.NDArray[np.float64], source: Source, depth: int, allowed: float
+) -> list[tuple[int, ...]]:
     """The largest widths, at least 1 and otherwise in proportion to the shares, that cost no more than allowed."""
 
-    def widths(scale: float) -> list[int]:
-        return [max(1, int(scale * share)) for share in shares]
+    def widths(scale: float) -> list[tuple[int, ...]]:
+        return [(max(1, int(scale * share)),) * depth for share in shares]
 
     def spent(scale: float) -> int:
-        return sum(stack_cost(feature_size, (w,) * depth, n) for w, n in zip(widths(scale), sizes, strict=True))
+        return sum(head_cost(source, w, n) for w, n in zip(widths(scale), sizes, strict=True))
 
     if not sizes:
         return []  # no heads: nothing would ever spend the budget

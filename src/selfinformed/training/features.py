@@ -6,15 +6,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 
 from selfinformed.augmented.network import AugmentedClassifier
+from selfinformed.augmented.readers import InputTransform
 from selfinformed.data.examples import Examples
 from selfinformed.data.targets import Targets
-from selfinformed.network.wrap import WrappedClassifier
+from selfinformed.network.wrap import FeatureShape, WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_tensors, write_tensors
 from selfinformed.structure.average_precision import Ranking, RankingMetrics
@@ -36,6 +37,7 @@ class FeatureStore:
         fingerprint: of the network that computed them.
         seconds: how long that took.
         examples: what they were computed from, where that is at hand.
+        shapes: of the attach points, whose features stand side by side.
     """
 
     attached: torch.Tensor
@@ -44,8 +46,11 @@ class FeatureStore:
     fingerprint: str
     seconds: float
     examples: Examples | None = None
+    shapes: tuple[FeatureShape, ...] = ()
 
     def __post_init__(self) -> None:
+        if not self.shapes:
+            object.__setattr__(self, "shapes", (FeatureShape(self.attached.shape[1]),))
         bad = torch.nonzero(~(self.attached.sum(1) + self.penultimate.sum(1)).isfinite()).flatten()
         if len(bad):
             who = self.examples.name(int(bad[0])) if self.examples is not None else f"example {int(bad[0])}"
@@ -69,7 +74,7 @@ class FeatureStore:
             raise SelfInformedError("features: there is no example to read")
         source = examples.take(np.concatenate(kept)) if examples.skipped else examples
         seconds = time.perf_counter() - start
-        return cls(torch.cat(attached), torch.cat(penultimate), source.targets, net.fingerprint, seconds, source)
+        return cls(torch.cat(attached), torch.cat(penultimate), source.targets, net.fingerprint, seconds, source, net.shapes)
 
     def save(self, path: str | Path) -> None:
         """Writes safetensors, atomically."""
@@ -89,29 +94,40 @@ class FeatureStore:
         try:
             targets = Targets(arrays["offsets"], arrays["labels"], int(metadata["n_labels"]))
             attached, penultimate = torch.from_numpy(arrays["attached"]), torch.from_numpy(arrays["penultimate"])
-            return cls(attached, penultimate, targets, metadata["fingerprint"], float(metadata["seconds"]), examples)
+            return cls(attached, penultimate, targets, metadata["fingerprint"], float(metadata["seconds"]), examples, net.shapes)
         except (KeyError, ValueError) as error:
             raise SelfInformedError(f"{path} holds no valid features ({error!r}); delete it to have them computed again") from None
 
-    def input_transform(self, kind: HeadInput) -> tuple[torch.Tensor, torch.Tensor]:
-        """shift [D] and transform [D, D] such that (attached - shift) @ transform has zero mean and, over these examples,
-        unit deviations (`standardised`) or also no correlations (`whitened`, symmetric, shrunk by a hundredth of the mean variance).
+    def input_transform(self, kind: HeadInput) -> InputTransform:
+        """What gives each attach point, over these examples (and the positions of a map), zero mean and unit deviations (`standardised`)
+        or also no correlations (`whitened`, symmetric, shrunk by a hundredth of the mean variance).
         """
-        features = self.attached.double()
-        size = features.shape[1]
-        if kind == "raw":
-            return torch.zeros(size), torch.eye(size)
-        shift, deviation = features.mean(0), features.std(0, correction=0)
-        scale = torch.where(deviation > 1e-6 * deviation.max().clamp(min=1e-12), 1 / deviation, 0.0)  # constant features are left out
-        transform = torch.diag(scale)
-        if kind == "whitened":
-            standard = (features - shift) * scale
-            values, vectors = torch.linalg.eigh(standard.T @ standard / len(self))
-            shrunk = values.clamp(min=0) + 0.01 * values.mean().clamp(min=1e-12)
-            transform = transform @ (vectors / shrunk.sqrt()) @ vectors.T
-        elif kind != "standardised":
-            raise SelfInformedError(f"head_input: expected whitened, standardised or raw; got {kind!r}")
-        return shift.float(), transform.float()
+        if kind not in get_args(HeadInput):
+            raise SelfInformedError(f"head_input: expected {', '.join(get_args(HeadInput))}; got {kind!r}")
+        shifts, matrices = [], []
+        for part, shape in zip(torch.split(self.attached, [s.size for s in self.shapes], 1), self.shapes, strict=True):
+            seen = part if shape.map is None else part.unflatten(1, (shape.map[0], -1)).transpose(1, 2).flatten(0, 1)  # type: ignore[no-untyped-call]
+            shift, matrix = _transform(seen, kind)
+            shifts.append(shift)
+            matrices.append(matrix)
+        return InputTransform(self.shapes, tuple(shifts), tuple(matrices))
+
+
+def _transform(seen: torch.Tensor, kind: HeadInput) -> tuple[torch.Tensor, torch.Tensor]:
+    """Shift [D] and matrix [D, D] for features [N, D]."""
+    features = seen.double()
+    size = features.shape[1]
+    if kind == "raw":
+        return torch.zeros(size), torch.eye(size)
+    shift, deviation = features.mean(0), features.std(0, correction=0)
+    scale = torch.where(deviation > 1e-6 * deviation.max().clamp(min=1e-12), 1 / deviation, 0.0)  # constant features are left out
+    transform = torch.diag(scale)
+    if kind == "whitened":
+        standard = (features - shift) * scale
+        values, vectors = torch.linalg.eigh(standard.T @ standard / len(features))
+        shrunk = values.clamp(min=0) + 0.01 * values.mean().clamp(min=1e-12)
+        transform = transform @ (vectors / shrunk.sqrt()) @ vectors.T
+    return shift.float(), transform.float()
 
 
 Model = WrappedClassifier | AugmentedClassifier

@@ -96,15 +96,15 @@ def fit(
     aug.eval()
     if heads is not None:
         groups.append({"params": list(heads.parameters()), "lr": learning_rate})
-        shift, transform = statistics.input_transform(head_input)
-        attached = (attached - shift) @ transform
-        heads.unfold(shift, transform)
+        transform = statistics.input_transform(head_input)
+        attached = transform(attached)
+        heads.unfold(transform)
     try:
         if epochs:
             _train(groups, _Order(len(store), batch_size, seed), epochs, scores, targets, aug.output, history, "heads")
     finally:
         if heads is not None:
-            heads.fold(shift, transform)
+            heads.fold(transform)
     if finetune and store.examples is not None:  # without those that could not be read
         fit_whole(aug, store.examples, epochs=finetune_epochs, batch_size=batch_size, learning_rate=finetune_learning_rate, seed=seed, history=history)
     history.seconds = time.perf_counter() - start

@@ -145,6 +145,6 @@ def probe(
         fit(aug, train, holdout=holdout, epochs=epochs, seed=seed)
         retrained.append(rank(aug, holdout, top_k))
     classifier, dense = retrained
-    attach = f"the {net.attach.side} of '{net.attach.module}'"
+    attach = " and ".join(map(str, net.attach_points))
     return Headroom(rank(net, holdout, top_k), classifier, dense, width, attach, net.labels, groups)
 

@@ -1,0 +1,158 @@
+"""A block-diagonal linear layer in a few batched matrix products, whatever the number of blocks and however unequal they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+_TILES = (64, 128, 256, 512)
+_COPY = 32  # outputs of a tile that cost as much as handing it a copy of its inputs
+_PRODUCT = 200_000  # multiply-adds that cost as much as one more product
+_MOST_PRODUCTS = 6
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Bucket:
+    """Blocks evaluated in one product: each as tiles of `tile` outputs, its inputs padded to `width`."""
+
+    blocks: tuple[int, ...]
+    width: int
+    tile: int
+
+
+class BlockLinear(nn.Module):
+    """Block i maps a_i inputs to b_i outputs: x [B, columns] to [B, P], where P counts padding; `places` says where the outputs are.
+
+    Blocks of similar width share one batched product over tiles of equal size, so that the number of operators does not grow with
+    the number of blocks. Padding has weights of zero, reads zeros and is read by nothing: its gradient is zero, and it stays zero.
+
+    Args:
+        blocks: (a_i, b_i) of each block.
+        inputs: for each block the column at which its a_i inputs begin in x.
+        columns: the number of columns of x.
+        bias: whether outputs have a bias.
+    """
+
+    def __init__(self, blocks: Sequence[tuple[int, int]], inputs: Sequence[int], columns: int, bias: bool) -> None:
+        super().__init__()
+        self.blocks, self.inputs, self.columns = list(blocks), list(inputs), columns
+        self.buckets = _buckets(self.blocks)
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        self._gathers: list[str | None] = []
+        self._copies: list[str | None] = []
+        self._tiles: dict[int, tuple[int, slice]] = {}
+        self.places: list[IntArray] = [np.empty(0, np.int64)] * len(self.blocks)
+        self.outputs = 0
+        for number, bucket in enumerate(self.buckets):
+            owners: list[int] = []
+            gathered = np.full((len(bucket.blocks), bucket.width), columns)  # the column after the last holds zeros
+            for place, block in enumerate(bucket.blocks):
+                width, outputs = self.blocks[block]
+                tiles = -(-outputs // bucket.tile)
+                self._tiles[block] = number, slice(len(owners), len(owners) + tiles)
+                self.places[block] = self.outputs + len(owners) * bucket.tile + np.arange(outputs)
+                gathered[place, :width] = self.inputs[block] + np.arange(width)
+                owners += [place] * tiles
+            self.outputs += len(owners) * bucket.tile
+            self.weights.append(nn.Parameter(torch.zeros(len(owners), bucket.width, bucket.tile)))
+            if bias:
+                self.biases.append(nn.Parameter(torch.zeros(len(owners), 1, bucket.tile)))
+            as_it_is = np.array_equal(gathered.ravel(), np.arange(columns))
+            self._gathers.append(None if as_it_is else self._constant(f"gather_{number}", gathered.ravel()))
+            copied = owners != list(range(len(bucket.blocks)))
+            self._copies.append(self._constant(f"copy_{number}", np.array(owners)) if copied else None)
+        self._reads_padding = any(self.blocks[b][0] < bucket.width for bucket in self.buckets for b in bucket.blocks)
+
+    def _constant(self, name: str, values: IntArray) -> str:
+        self.register_buffer(name, torch.from_numpy(values.astype(np.int64)), persistent=False)
+        return name
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, columns) -> (B, P)"""
+        padded = nn.functional.pad(x, (0, 1)) if self._reads_padding else x
+        parts = []
+        for number, bucket in enumerate(self.buckets):
+            gather, copy = self._gathers[number], self._copies[number]
+            read = x if gather is None else padded.index_select(1, getattr(self, gather))  # (B, H * a)
+            read = torch.unflatten(read, 1, (len(bucket.blocks), bucket.width)).transpose(0, 1)  # (H, B, a)
+            if copy is not None:
+                read = read.index_select(0, getattr(self, copy))  # (tiles, B, a)
+            weight = self.weights[number]
+            out = torch.baddbmm(self.biases[number], read, weight) if len(self.biases) else torch.bmm(read, weight)
+            parts.append(out.transpose(0, 1).flatten(1))  # (tiles, B, tile) -> (B, tiles * tile)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+    def block(self, number: int, x: torch.Tensor) -> torch.Tensor:
+        """Block `number` alone: (m, a) -> (m, b)"""
+        width, outputs = self.blocks[number]
+        bucket, tiles = self._tiles[number]
+        weight = self.weights[bucket][tiles, :width]
+        out = torch.matmul(x, weight)  # (tiles, m, tile)
+        if len(self.biases):
+            out = out + self.biases[bucket][tiles]
+        return out[0, :, :outputs] if len(out) == 1 else out.transpose(0, 1).flatten(1)[:, :outputs]
+
+    def weight_of(self, number: int) -> torch.Tensor:
+        """A copy of block `number`'s weight [b, a]."""
+        width, outputs = self.blocks[number]
+        bucket, tiles = self._tiles[number]
+        return self.weights[bucket].detach()[tiles, :width].transpose(1, 2).flatten(0, 1)[:outputs].clone()  # type: ignore[no-any-return]
+
+    def bias_of(self, number: int) -> torch.Tensor:
+        """A copy of block `number`'s bias [b]."""
+        bucket, tiles = self._tiles[number]
+        return self.biases[bucket].detach()[tiles].flatten()[: self.blocks[number][1]].clone()  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def set_block(self, number: int, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+        """Copies weight [b, a] and bias [b] into block `number`."""
+        width, outputs = self.blocks[number]
+        bucket, tiles = self._tiles[number]
+        n, tile = tiles.stop - tiles.start, self.buckets[bucket].tile
+        rows = nn.functional.pad(weight.to(self.weights[bucket]), (0, 0, 0, n * tile - outputs))
+        self.weights[bucket][tiles, :width] = rows.unflatten(0, (n, tile)).transpose(1, 2)  # type: ignore[no-untyped-call]
+        if bias is not None:
+            self.biases[bucket][tiles] = nn.functional.pad(bias.to(self.biases[bucket]), (0, n * tile - outputs)).view(n, 1, tile)
+
+
+def _buckets(blocks: Sequence[tuple[int, int]]) -> list[_Bucket]:
+    """Splits the blocks, sorted by width, into the few buckets that cost least: dynamic programming over cuts between widths."""
+    order = sorted(range(len(blocks)), key=lambda i: -blocks[i][0])
+    widths, outputs = (np.array([blocks[i][side] for i in order], dtype=np.int64) for side in (0, 1))
+    cuts = [0, *(np.flatnonzero(np.diff(widths)) + 1).tolist(), len(blocks)]
+    if len(cuts) > 66:  # near enough, for a hundred different widths
+        cuts = sorted({cuts[i] for i in np.linspace(0, len(cuts) - 1, 66).astype(int)})
+    price: dict[tuple[int, int], tuple[float, int]] = {}
+    for i, start in enumerate(cuts):
+        for stop in cuts[i + 1 :]:
+            price[start, stop] = _price(int(widths[start]), outputs[start:stop])
+    best: dict[int, list[tuple[float, list[int]]]] = {0: [(0.0, [])]}  # cut -> by number of buckets: cost, the cuts taken
+    for i, stop in enumerate(cuts[1:], 1):
+        found: dict[int, tuple[float, list[int]]] = {}
+        for start in cuts[:i]:
+            for cost, taken in best[start]:
+                new = cost + price[start, stop][0], [*taken, stop]
+                if len(new[1]) <= _MOST_PRODUCTS and (len(new[1]) not in found or new[0] < found[len(new[1])][0]):
+                    found[len(new[1])] = new
+        best[stop] = list(found.values())
+    taken = min(best[len(blocks)])[1]
+    return [
+        _Bucket(tuple(sorted(order[start:stop])), int(widths[start]), price[start, stop][1])
+        for start, stop in zip([0, *taken[:-1]], taken, strict=True)
+    ]
+
+
+def _price(width: int, outputs: IntArray) -> tuple[float, int]:
+    """What the cheapest tile size costs for blocks of up to `width` inputs, in multiply-adds, and that size."""
+    largest = int(outputs.max())
+    prices = [(float(width) * len(outputs) * largest, largest)]  # one tile per block: nothing is copied
+    prices += [(float(width) * int((-(-outputs // tile)).sum()) * (tile + _COPY), tile) for tile in _TILES if tile < largest]
+    cost, tile = min(prices)
+    return cost + _PRODUCT, tile

@@ -1,0 +1,98 @@
+"""Conditional evaluation: each example runs only the heads its scores point to."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from selfinformed.augmented.heads import Heads
+from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.structure.plans import HeadPlan
+
+
+class Dispatch:
+    """Chooses heads for each example and runs each head once, on the examples that chose it.
+
+    A group's score is the best logit that the augmented network's own classifier gives one of its labels, so choosing costs no
+    multiply-adds. A head over all labels always comes first.
+
+    Attributes:
+        top_groups: heads that each example runs.
+        examples: how many were seen since `reset`.
+        multiply_adds: executed on average for each of them, the base's included.
+    """
+
+    def __init__(self, plan: HeadPlan, top_groups: int) -> None:
+        if top_groups < 0 or isinstance(top_groups, bool):
+            raise SelfInformedError(f"top_groups: expected a number of heads from 0 to {len(plan.groups)}, got {top_groups!r}")
+        self.plan, self.top_groups = plan, min(top_groups, len(plan.groups))
+        groups = plan.groups
+        self._costs = torch.tensor(plan.head_multiply_adds, dtype=torch.float64)
+        self._always = torch.tensor([size == groups.n_labels for size in groups.sizes])
+        self._members = [torch.from_numpy(members) for members in groups.members]
+        self._labels = torch.cat(self._members)
+        self._group_of = torch.repeat_interleave(torch.arange(len(groups)), torch.tensor(groups.sizes))
+        self._layers = _disjoint(plan)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets what was executed so far."""
+        self.examples, self._executed = 0, 0.0
+
+    @property
+    def multiply_adds(self) -> float:
+        fixed = self.plan.base_multiply_adds + (self.plan.shared_multiply_adds if self.top_groups else 0)
+        return fixed + self._executed / max(1, self.examples)
+
+    def choose(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits [B, C] to the chosen groups [B, top_groups], the best first; ties go to the lower group."""
+        scores = logits.detach()
+        labels, group_of = self._labels.to(scores.device), self._group_of.to(scores.device)
+        best = scores.new_full((len(scores), len(self.plan.groups)), -torch.inf)
+        best.scatter_reduce_(1, group_of.expand(len(scores), -1), scores[:, labels], "amax")
+        best[:, self._always.to(best.device)] = torch.inf
+        return best.sort(dim=1, descending=True, stable=True).indices[:, : self.top_groups]
+
+    def __call__(self, heads: Heads, attached: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """What the chosen heads add to the logits: attached [B, D], logits [B, C] -> [B, C]"""
+        n, n_labels = logits.shape
+        self.examples += n
+        if self.top_groups == len(self.plan.groups):
+            self._executed += n * float(self._costs.sum())
+            return heads(attached)  # type: ignore[no-any-return]
+        added = torch.zeros(n * n_labels, dtype=logits.dtype, device=logits.device)
+        if not self.top_groups:
+            return added.view(n, n_labels)
+        chosen = self.choose(logits).cpu()
+        self._executed += float(self._costs[chosen].sum())
+        by_group = chosen.flatten().argsort(stable=True)
+        sizes = torch.bincount(chosen.flatten(), minlength=len(self._members)).tolist()
+        examples = torch.split(by_group // self.top_groups, sizes)
+        inputs = [reader.inputs(attached) for reader in heads.readers]
+        for layer in self._layers:  # groups that share no label: no place is written twice
+            places, values = [], []
+            for group in layer:
+                rows = examples[group].to(logits.device)
+                if len(rows):
+                    read = inputs[heads.reader_of[group]]
+                    values.append(heads.head(group, read if len(rows) == n else read.index_select(0, rows)).flatten())
+                    places.append((rows[:, None] * n_labels + self._members[group].to(rows.device)).flatten())
+            if places:
+                at = torch.cat(places)
+                value = torch.cat(values)
+                added = added.index_put((at,), value if layer is self._layers[0] else added[at] + value)
+        return added.view(n, n_labels)
+
+
+def _disjoint(plan: HeadPlan) -> list[list[int]]:
+    """The groups in as few sets as a greedy choice finds, so that no two groups of a set share a label: one set for a partition."""
+    layers: list[list[int]] = []
+    taken: list[np.ndarray] = []
+    for group, members in enumerate(plan.groups.members):
+        free = next((i for i, labels in enumerate(taken) if not labels[members].any()), len(layers))
+        if free == len(layers):
+            layers.append([])
+            taken.append(np.zeros(plan.groups.n_labels, dtype=bool))
+        layers[free].append(group)
+        taken[free][members] = True
+    return layers

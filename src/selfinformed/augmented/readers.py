@@ -1,0 +1,112 @@
+"""The heads' first layers: all that read one source in one matrix product, or one convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from selfinformed.network.wrap import FeatureShape
+from selfinformed.structure.plans import Source
+
+
+@dataclass(frozen=True)
+class InputTransform:
+    """A linear transform of the features, attach point by attach point: (features - shift) @ matrix; of a map, channel by channel.
+
+    Attributes:
+        shapes: of the attach points.
+        shifts: [D_i] of each, [channels] of a map.
+        matrices: [D_i, D_i] of each, [channels, channels] of a map.
+    """
+
+    shapes: tuple[FeatureShape, ...]
+    shifts: tuple[torch.Tensor, ...]
+    matrices: tuple[torch.Tensor, ...]
+
+    def __call__(self, attached: torch.Tensor) -> torch.Tensor:
+        """(N, D) -> (N, D)"""
+        parts = []
+        for part, shape, shift, matrix in zip(torch.split(attached, [s.size for s in self.shapes], 1), self.shapes, self.shifts, self.matrices, strict=True):
+            if shape.map is None:
+                parts.append((part - shift) @ matrix)
+            else:
+                channels = part.unflatten(1, (shape.map[0], -1)) - shift[:, None]  # type: ignore[no-untyped-call]
+                parts.append(torch.einsum("ncp,ce->nep", channels, matrix).flatten(1))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+    def over(self, source: Source) -> tuple[torch.Tensor, torch.Tensor]:
+        """The shift and the matrix of what a source reads; block-diagonal where it spans several attach points."""
+        start, shifts, matrices = 0, [], []
+        for shape, shift, matrix in zip(self.shapes, self.shifts, self.matrices, strict=True):
+            if source.start <= start and start + shape.size <= source.stop:
+                shifts.append(shift.double())
+                matrices.append(matrix.double())
+            start += shape.size
+        return torch.cat(shifts), torch.block_diag(*matrices)  # type: ignore[no-untyped-call]
+
+
+class Reader(nn.Module):
+    """First layers of the heads that read one source, side by side: features [B, D] to hidden units [B, sum w] after their ReLU.
+
+    Args:
+        source: what they read.
+        widths: of each head's first layer.
+    """
+
+    def __init__(self, source: Source, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.source, self.widths = source, list(widths)
+        size = source.shared or (source.stop - source.start)
+        self.shared = nn.Linear(source.stop - source.start, source.shared) if source.shared else None
+        self.layer: nn.Linear | nn.Conv2d = (
+            nn.Linear(size, sum(widths)) if source.map is None else nn.Conv2d(source.map[0], sum(widths), source.kernel)
+        )
+
+    def inputs(self, features: torch.Tensor) -> torch.Tensor:
+        """What the first layers read: (B, D) -> (B, size), or a map (B, channels, height, width)"""
+        whole = self.source.start == 0 and self.source.stop == features.shape[1]
+        x = features if whole else features[:, self.source.start : self.source.stop]
+        if self.source.map is not None:
+            return x.unflatten(1, self.source.map)  # type: ignore[no-any-return, no-untyped-call]
+        return x if self.shared is None else _product(x, self.shared.weight, self.shared.bias)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, D) -> (B, sum w)"""
+        return self.rows(self.inputs(features), slice(None))
+
+    def rows(self, x: torch.Tensor, rows: slice) -> torch.Tensor:
+        """Some of the hidden units, from `inputs`."""
+        weight, bias = self.layer.weight[rows], self.layer.bias[rows]  # type: ignore[index]
+        if self.source.map is not None:
+            return nn.functional.conv2d(x, weight, bias).relu().mean((2, 3))
+        return _product(x, weight, bias)
+
+    def unfold(self, transform: InputTransform, units: int) -> None:
+        """The first so many units from the raw features to the transformed ones: the same function."""
+        if units:
+            self._change(transform, True, slice(units if self.shared is None else None))
+
+    def fold(self, transform: InputTransform) -> None:
+        """From the transformed features to the raw ones: the same function."""
+        self._change(transform, False, slice(None))
+
+    @torch.no_grad()
+    def _change(self, transform: InputTransform, inverse: bool, rows: slice) -> None:
+        layer = self.layer if self.shared is None else self.shared
+        assert layer.bias is not None
+        shift, matrix = transform.over(self.source)
+        weight, bias = layer.weight[rows].double(), layer.bias[rows].double()
+        shift, matrix = shift.to(weight), matrix.to(weight)
+        flat = weight.flatten(2) if weight.ndim > 2 else weight[:, :, None]  # (w, D or channels, kernel places)
+        changed = torch.einsum("wdk,de->wek" if inverse else "wek,de->wdk", flat, torch.linalg.pinv(matrix).T if inverse else matrix)
+        moved = torch.einsum("wdk,d->w", flat if inverse else changed, shift)
+        layer.bias[rows] = (bias + moved if inverse else bias - moved).to(layer.bias)
+        layer.weight[rows] = changed.reshape(weight.shape).to(layer.weight)
+
+
+def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """relu(x @ weight.T + bias), computed as its transpose: on a CPU up to 1.6 times as fast for batches of 8 to 32, else alike."""
+    return torch.addmm(bias[:, None], weight, x.t()).relu().t()  # (w, D) @ (D, B) -> (w, B)
