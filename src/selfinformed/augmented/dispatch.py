@@ -30,8 +30,14 @@ class Dispatch:
         self._costs = torch.tensor(plan.head_multiply_adds, dtype=torch.float64)
         self._always = torch.tensor([size == groups.n_labels for size in groups.sizes])
         self._members = [torch.from_numpy(members) for members in groups.members]
-        self._labels = torch.cat(self._members)
-        self._group_of = torch.repeat_interleave(torch.arange(len(groups)), torch.tensor(groups.sizes))
+        # The group of each column of scores: of each label, or for a cover of each of its places in the groups.
+        cover = sum(groups.sizes) != groups.n_labels - len(groups.ungrouped)
+        self._labels = torch.cat(self._members) if cover else None
+        self._group_of = torch.full((groups.n_labels,), len(groups))
+        for number, members in enumerate(self._members):
+            self._group_of[members] = number
+        if cover:
+            self._group_of = torch.repeat_interleave(torch.arange(len(groups)), torch.tensor(groups.sizes))
         self._layers = _disjoint(plan)
         self.reset()
 
@@ -47,9 +53,10 @@ class Dispatch:
     def choose(self, logits: torch.Tensor) -> torch.Tensor:
         """Logits [B, C] to the chosen groups [B, top_groups], the best first; ties go to the lower group."""
         scores = logits.detach()
-        labels, group_of = self._labels.to(scores.device), self._group_of.to(scores.device)
-        best = scores.new_full((len(scores), len(self.plan.groups)), -torch.inf)
-        best.scatter_reduce_(1, group_of.expand(len(scores), -1), scores[:, labels], "amax")
+        if self._labels is not None:
+            scores = scores.index_select(1, self._labels.to(scores.device))
+        best = scores.new_full((len(scores), len(self.plan.groups) + 1), -torch.inf)  # the last is for labels in no group
+        best = best.scatter_reduce_(1, self._group_of.to(scores.device).expand(len(scores), -1), scores, "amax")[:, :-1]
         best[:, self._always.to(best.device)] = torch.inf
         return best.sort(dim=1, descending=True, stable=True).indices[:, : self.top_groups]
 
