@@ -22,6 +22,11 @@ from selfinformed.structure.measuring import measure
 from selfinformed.structure.plans import HeadPlan, plan
 from selfinformed.training.features import FeatureStore
 
+# torchvision registers kernels of two operators whose schemas its compiled part defines; that part is of another torch than the pinned one.
+_SCHEMAS = torch.library.Library("torchvision", "DEF")  # kept alive
+for _operator in ("nms", "qnms"):
+    _SCHEMAS.define(f"{_operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
 N_GROUPS, GROUP_SIZE = 6, 6
 N_LABELS = N_GROUPS * GROUP_SIZE
 PLANTED = LabelGroups(N_LABELS, tuple(np.arange(N_LABELS).reshape(N_GROUPS, GROUP_SIZE)), tuple(f"planted {i}" for i in range(N_GROUPS)))

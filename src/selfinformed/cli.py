@@ -113,6 +113,10 @@ def _literal(name: str) -> Any:
 def _parsed(name: str, value: str) -> Any:
     if name in ("hidden", "arms", "sweep"):
         return [part.strip() for part in value.split(",") if part.strip()]
+    if name == "model_options":
+        import yaml
+
+        return {key.strip(): yaml.safe_load(text) for key, _, text in (part.partition("=") for part in value.split(","))}
     return None if value == "none" else value
 
 

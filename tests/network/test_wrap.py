@@ -250,7 +250,7 @@ SHORT = torch.randn(2, C)
         (torch.zeros(3), VECTORS, {}, r"model: expected a torch\.nn\.Module, got Tensor"),
         (mlp(), VECTORS, {"output": "sigmoid"}, "output: expected one of softmax, logistic, got 'sigmoid'"),
         (softmax(), VECTORS, {}, r"classifier: none found; .*ends in a softmax .* its last linear layers are: 0, 1$"),
-        (Averaged(), VECTORS, {}, "classifier: none found.*averages two classifiers"),
+        (Averaged(), VECTORS, {}, "classifier: two classifiers found, .one., .two., whose average"),
         (nn.Flatten(), VECTORS, {}, "its last linear layers are: none"),
         (softmax(), VECTORS, {"classifier": "1"}, r"the output of '1' is not the model's logits \(they differ by up to \d"),
         (softmax(), VECTORS, {"classifier": "0"}, "differ by up to inf"),

@@ -9,14 +9,22 @@ from typing import Any
 import torch
 
 from selfinformed.augmented.network import AugmentedClassifier
-from selfinformed.data.examples import Inputs
+from selfinformed.data.examples import Inputs, take_inputs
+from selfinformed.network.calls import batch_size_of, logits_of
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import written_atomically
 
 
 @dataclass(frozen=True)
 class ExportCheck:
-    """How the exported network compares with the one in memory on the inputs it was checked with."""
+    """How the exported network compares with the one in memory on the inputs it was checked with.
+
+    Attributes:
+        path: what was written.
+        n_inputs: examples compared.
+        max_difference: largest absolute difference of logits.
+        top1_agreement: share of examples with the same best label, or two best that are equal to within 1e-6.
+    """
 
     path: Path
     n_inputs: int
@@ -24,12 +32,31 @@ class ExportCheck:
     top1_agreement: float
 
 
+def export_program(aug: AugmentedClassifier, inputs: Inputs) -> torch.export.ExportedProgram:
+    """The augmented network as a `torch.export` program with a dynamic batch, to compile ahead of time or to run elsewhere.
+
+    Args:
+        aug: what to export.
+        inputs: at least two examples; their other dimensions stay as they are. The program takes the tensors of a dictionary in its order.
+    """
+    if batch_size_of(inputs) < 2:
+        raise SelfInformedError(f"export: {batch_size_of(inputs)} input to check with; give at least two, since the batch may be of any size")
+    if aug.dispatch is not None:
+        raise SelfInformedError("export: which heads run depends on the example within conditional(); leave that context to export all of them")
+    names, tensors = (list(inputs), tuple(inputs.values())) if isinstance(inputs, dict) else ([], (inputs,))
+    batch = torch.export.Dim("batch")
+    shapes = {"tensors": tuple({0: batch} for _ in tensors)}
+    with torch.no_grad():
+        return torch.export.export(_Logits(aug.base, names).eval(), tensors, dynamic_shapes=shapes, strict=False)
+
+
 def export_onnx(aug: AugmentedClassifier, path: str | Path, inputs: Inputs, tolerance: float = 1e-4) -> ExportCheck:
     """Writes the augmented network as ONNX with a dynamic batch, and compares onnxruntime's logits with torch's.
 
     Args:
         aug: what to export.
-        path: the .onnx file; its metadata holds the label names and the result of the check.
+        path: the .onnx file; its metadata holds the label names and the result of the check. Its inputs are called as the network's
+            keyword arguments are, or `inputs`; its output `logits`.
         inputs: at least two examples to check with.
         tolerance: the largest absolute difference of logits that is accepted.
 
@@ -42,32 +69,52 @@ def export_onnx(aug: AugmentedClassifier, path: str | Path, inputs: Inputs, tole
         import onnxscript  # noqa: F401
     except (ImportError, RuntimeError):
         raise SelfInformedError("export: ONNX needs an extra; run: pip install 'selfinformed[onnx]'") from None
-    if isinstance(inputs, dict):
-        raise SelfInformedError("export: networks called with keyword arguments cannot be exported yet; wrap the model so that it takes one tensor")
-    if len(inputs) < 2:
-        raise SelfInformedError(f"export: {len(inputs)} input to check with; give at least two, since the batch may be of any size")
-    batch = torch.export.Dim("batch")
-    with torch.no_grad():
-        expected = aug.logits(inputs).cpu()
-        program = torch.onnx.export(
-            aug.base.eval(), (inputs,), dynamo=True, dynamic_shapes=({0: batch},), input_names=["inputs"], output_names=["logits"], verbose=False
-        )
+    names = list(inputs) if isinstance(inputs, dict) else ["inputs"]
+    program = torch.onnx.export(export_program(aug, inputs), dynamo=True, input_names=names, output_names=["logits"], verbose=False)
+    assert program is not None
     with written_atomically(path) as temporary:
-        assert program is not None
         program.save(str(temporary))
         session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
-        name = session.get_inputs()[0].name
-        parts = [inputs[:1], inputs[1:]]  # two sizes, since an export can tie itself to the batch it saw
-        got = torch.cat([torch.from_numpy(session.run(None, {name: part.cpu().numpy()})[0]) for part in parts if len(part)])
-        check = ExportCheck(
-            Path(path), len(inputs), float((got - expected).abs().max()), float((got.argmax(1) == expected.argmax(1)).float().mean())
-        )
+        check = _check(aug, inputs, path, session)
         if not check.max_difference <= tolerance:
             raise SelfInformedError(
                 f"export: onnxruntime's logits differ by up to {check.max_difference:.2g} (accepted: {tolerance:.2g}); nothing was written"
             )
         exported: Any = onnx.load(str(temporary))
-        metadata = {"labels": "\n".join(aug.net.labels.names), "max_difference": str(check.max_difference), "top1_agreement": str(check.top1_agreement)}
+        metadata = {
+            "labels": "\n".join(aug.net.labels.names), "max_difference": str(check.max_difference), "top1_agreement": str(check.top1_agreement),
+            "checked_inputs": str(check.n_inputs),
+        }  # fmt: skip
         onnx.helper.set_model_props(exported, metadata)
         onnx.save(exported, str(temporary))
     return check
+
+
+def _check(aug: AugmentedClassifier, inputs: Inputs, path: str | Path, session: Any) -> ExportCheck:
+    """Compares the two, in batches of several sizes, since an export can tie itself to the batch it saw."""
+    n, start, size = batch_size_of(inputs), 0, 1
+    largest, agreeing = 0.0, 0
+    known = {given.name for given in session.get_inputs()}
+    while start < n:
+        part = take_inputs(inputs, slice(start, start + size))
+        tensors = part if isinstance(part, dict) else {"inputs": part}
+        feed = {name: tensor.cpu().numpy() for name, tensor in tensors.items() if name in known}  # an input that is not used is dropped
+        got, expected = torch.from_numpy(session.run(None, feed)[0]), aug.logits(part).cpu()
+        difference = (got - expected).abs()
+        largest = max(largest, float(difference.max())) if not difference.isnan().any() else float("nan")
+        best = expected.argmax(1, keepdim=True)
+        tied = (expected.max(1).values - got.gather(1, best).flatten()).abs() + (got.max(1).values - got.gather(1, best).flatten()) < 1e-6
+        agreeing += int(((got.argmax(1) == best.flatten()) | tied).sum())
+        start, size = start + size, min(64, size + 2)
+    return ExportCheck(Path(path), n, largest, agreeing / n)
+
+
+class _Logits(torch.nn.Module):
+    """A network that takes tensors in order, whatever it calls them, and gives its logits alone, whatever else it returns."""
+
+    def __init__(self, base: torch.nn.Module, names: list[str]) -> None:
+        super().__init__()
+        self.base, self.names = base, names
+
+    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+        return logits_of(self.base(**dict(zip(self.names, tensors, strict=True))) if self.names else self.base(*tensors))

@@ -47,7 +47,7 @@ class AugmentedClassifier(nn.Module):
         slot = _ClassifierSlot(net, plan, reinitialise=classifier == "reinitialise")
         for number, name in enumerate(net.classifier_names):
             parent, _, child = name.rpartition(".")
-            setattr(self.base.get_submodule(parent), child, slot if number == 0 else _AveragedWith(slot, number))
+            setattr(self.base.get_submodule(parent), child, slot if name == net.classifier_name else _AveragedWith(slot, number))
         self._slot_name = net.classifier_name
         self.base_was_tuned = False  # set by a second stage that trains the whole network
         for number, point in enumerate(net.attach_points):
@@ -223,7 +223,7 @@ def augment(
 
 
 class _ClassifierSlot(nn.Module):
-    """Stands where the base's classifier stood, or the first of several whose average is the logits."""
+    """Stands where the base's classifier stood, or the last of several whose average is the logits."""
 
     def __init__(self, net: WrappedClassifier, plan: HeadPlan, reinitialise: bool) -> None:
         super().__init__()
@@ -236,14 +236,19 @@ class _ClassifierSlot(nn.Module):
         self.disabled = False
         self.dispatch: Dispatch | None = None
         self._attached: list[torch.Tensor | None] = [None] * len(net.attach_points)
+        self._others: list[torch.Tensor] = []  # logits of the average's other parts
 
     def forward(self, penultimate: torch.Tensor) -> torch.Tensor:
-        parts, self._attached = self._attached, [None] * len(self._attached)
+        attached, self._attached = self._attached, [None] * len(self._attached)
+        others, self._others = self._others, []
         classifier = self.original if self.disabled else self.classifier
-        if not isinstance(classifier, nn.Linear):  # the others of the average are called later; what is added here counts one part of it
-            logits, parts_of_average = classifier.parts[0](penultimate), len(classifier.parts)
-            return logits if self.disabled else logits + parts_of_average * self.added(_side_by_side(parts), logits)  # type: ignore[no-any-return]
-        return classifier(penultimate) if self.disabled else self.combine(_side_by_side(parts), penultimate)
+        if isinstance(classifier, nn.Linear):
+            return classifier(penultimate) if self.disabled else self.combine(_side_by_side(attached), penultimate)
+        logits: torch.Tensor = classifier.parts[-1](penultimate)
+        if self.disabled:
+            return logits
+        n = len(classifier.parts)
+        return logits + n * self.added(_side_by_side(attached), (sum(others) + logits) / n)  # the model divides by n
 
     def combine(self, attached: torch.Tensor, penultimate: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.classifier(penultimate)
@@ -266,7 +271,9 @@ class _AveragedWith(nn.Module):
 
     def forward(self, penultimate: torch.Tensor) -> torch.Tensor:
         slot = self.__dict__["slot"]
-        return (slot.original if slot.disabled else slot.classifier).parts[self.number](penultimate)  # type: ignore[no-any-return]
+        logits: torch.Tensor = (slot.original if slot.disabled else slot.classifier).parts[self.number](penultimate)
+        slot._others.append(logits)
+        return logits
 
 
 class _Keep:

@@ -105,4 +105,4 @@ def _wrapped(
         return model
     if inputs is None:
         raise SelfInformedError("load: give example_inputs=, a small batch as the model takes it, or a wrapped model")
-    return wrap(model, inputs, labels=labels, classifier=classifier if len(classifier) > 1 else classifier[0], attach=attach)  # type: ignore[arg-type, unused-ignore]
+    return wrap(model, inputs, labels=labels, classifier=classifier, attach=attach)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import nn
 
 from selfinformed.data.examples import Inputs
 from selfinformed.data.labels import LabelSpace
+from selfinformed.network.averaged import AveragedClassifier
 from selfinformed.network.calls import call, evaluating, logits_of
 from selfinformed.network.cost import Cost, cost
+from selfinformed.network.families import classifiers_of, labels_of
 from selfinformed.runtime.errors import SelfInformedError
 
 Output = Literal["softmax", "logistic"]
@@ -80,7 +83,7 @@ class WrappedClassifier:
     def __init__(
         self,
         model: nn.Module,
-        classifier: str,
+        classifiers: Sequence[str],
         stack: tuple[str, ...],
         attach_points: Sequence[AttachPoint],
         shapes: Sequence[FeatureShape],
@@ -89,7 +92,7 @@ class WrappedClassifier:
         example_inputs: Inputs,
     ) -> None:
         self.model = model
-        self.classifier_name = classifier
+        self.classifier_names = tuple(classifiers)
         self.stack_names = stack
         self.attach_points = tuple(attach_points)
         self.shapes = tuple(shapes)
@@ -108,21 +111,20 @@ class WrappedClassifier:
         return sum(shape.size for shape in self.shapes)
 
     @property
-    def classifier(self) -> nn.Linear:
-        """The last layer, with one output unit per label."""
-        module = self.model.get_submodule(self.classifier_name)
-        assert isinstance(module, nn.Linear)
-        return module
+    def classifier(self) -> nn.Linear | AveragedClassifier:
+        """The last layer, with one output unit per label; of a distilled network the average of several."""
+        parts = cast("list[nn.Linear]", [self.model.get_submodule(name) for name in self.classifier_names])
+        return parts[0] if len(parts) == 1 else AveragedClassifier(parts)
 
     @property
-    def classifier_names(self) -> tuple[str, ...]:
-        """Dotted names of the classifier, or of several whose average is the logits."""
-        return (self.classifier_name,)
+    def classifier_name(self) -> str:
+        """Dotted name of the classifier; of several the last that is called."""
+        return self.classifier_names[-1]
 
     @property
     def n_labels(self) -> int:
         """C."""
-        return self.classifier.out_features
+        return len(self.labels)
 
     def logits(self, inputs: Inputs) -> torch.Tensor:
         """The model's logits [B, C] in eval mode, without gradients."""
@@ -133,14 +135,14 @@ class WrappedClassifier:
         """Runs the model once in eval mode and keeps what heads and classifier read."""
         kept: dict[int, torch.Tensor] = {}
 
-        def keeper(place: int, point: AttachPoint | None) -> Any:
+        def keeper(place: int, point: AttachPoint) -> Any:
             def keep(_: nn.Module, args: tuple[Any, ...], output: Any = None) -> None:
-                kept[place] = args[0] if point is None else point.read(args[0] if point.side == "input" else output)
+                kept[place] = point.read(args[0] if point.side == "input" else output)
 
             return keep
 
-        hooks = [self.classifier.register_forward_pre_hook(keeper(-1, None))]
-        for place, point in enumerate(self.attach_points):
+        hooks, inputs_of = [], [AttachPoint(name, "input") for name in self.classifier_names]
+        for place, point in enumerate([*self.attach_points, *inputs_of]):
             module, hook = self.model.get_submodule(point.module), keeper(place, point)
             hooks.append(module.register_forward_pre_hook(hook) if point.side == "input" else module.register_forward_hook(hook))
         try:
@@ -149,13 +151,15 @@ class WrappedClassifier:
             for handle in hooks:
                 handle.remove()
         parts = [kept[place] for place in range(len(self.attach_points))]
+        penultimate = [kept[place] for place in range(len(parts), len(kept))]
         for point, shape, part in zip(self.attach_points, self.shapes, parts, strict=True):
             if part.shape[1] != shape.size:
                 raise SelfInformedError(
                     f"attach: {point} has {part.shape[1]} values per example here and had {shape.size} on the example inputs; choose "
                     "reduce='mean' (or 'first' for tokens) where its size depends on the input"
                 )
-        return Features(torch.cat(parts, 1) if len(parts) > 1 else parts[0], kept[-1], logits)
+        attached, read = (torch.cat(p, 1) if len(p) > 1 else p[0] for p in (parts, penultimate))
+        return Features(attached, read, logits)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -165,13 +169,13 @@ class WrappedClassifier:
     @cached_property
     def cost(self) -> Cost:
         """Multiply-adds per example and parameters, by part: trunk, stack, classifier."""
-        parts = {"classifier": (self.classifier_name,), "stack": self.stack_names}
+        parts = {"classifier": self.classifier_names, "stack": self.stack_names}
         return cost(self.model, self.example_inputs, parts)
 
     def __repr__(self) -> str:
         return (
             f"WrappedClassifier({type(self.model).__name__}: trunk of {self.feature_size} features read at {', '.join(map(str, self.attach_points))}, "
-            f"stack of {len(self.stack_names)} linear layers, classifier {self.classifier_name!r} "
+            f"stack of {len(self.stack_names)} linear layers, classifier {' and '.join(map(repr, self.classifier_names))} "
             f"with {self.n_labels} labels, {self.cost.multiply_adds / 1e6:.4g} M multiply-adds)"
         )
 
@@ -181,7 +185,7 @@ def wrap(
     example_inputs: Inputs,
     *,
     labels: LabelSpace | Sequence[str] | None = None,
-    classifier: str | None = None,
+    classifier: str | Sequence[str] | None = None,
     attach: str | AttachPoint | Sequence[str | AttachPoint] | None = None,
     reduce: Reduce = "flatten",
     output: Output | None = None,
@@ -191,8 +195,9 @@ def wrap(
     Args:
         model: any `nn.Module` that gives logits [B, C] (a tensor, an output with `.logits`, or a tuple that begins with them).
         example_inputs: a small batch, as a tensor or a dictionary of keyword arguments.
-        labels: names of the C labels (default: numbers).
-        classifier: dotted name of the last linear layer. By default the last `nn.Linear` whose output is the logits.
+        labels: names of the C labels (default: what a transformers model calls them, or numbers).
+        classifier: dotted name of the last linear layer, or of several whose average is the logits. By default the last `nn.Linear` whose
+            output is the logits, or both classifiers of a distilled network of timm or transformers.
         attach: dotted name of the module whose output the heads read, or several. By default the trunk's output: what the first of the
             fully connected layers before the classifier reads.
         reduce: how a spatial map or token sequence at `attach` becomes a vector; see `AttachPoint`.
@@ -207,20 +212,21 @@ def wrap(
     if output is not None and output not in get_args(Output):
         raise SelfInformedError(f"output: expected one of {', '.join(get_args(Output))}, got {output!r}")
     logits, calls = _record(model, example_inputs)
-    found = _find_classifier(model, calls, logits, classifier)
+    found = _find_classifiers(model, calls, logits, (classifier,) if isinstance(classifier, str) else classifier)
+    labels = labels_of(model) if labels is None else labels
     space = labels if isinstance(labels, LabelSpace) else LabelSpace(labels or LabelSpace.numbered(logits.shape[1]).names)
     if len(space) != logits.shape[1]:
         raise SelfInformedError(f"labels: {len(space)} label names for a network with {logits.shape[1]} outputs; give one per output unit")
-    stack = _find_stack(calls, found)
+    stack = _find_stack(calls, found[0]) if len(found) == 1 else []
     if attach is None:
-        attach = AttachPoint(stack[0].name if stack else found.name, "input", reduce)
+        attach = [AttachPoint(call.name, "input", reduce) for call in (stack[:1] or found)]
     given = [attach] if isinstance(attach, str | AttachPoint) else list(attach)
     points = [AttachPoint(point, "output", reduce) if isinstance(point, str) else point for point in given]
     if not points or len(set(points)) < len(points):
         raise SelfInformedError(f"attach: expected one or several different attach points, got {given}")
     shapes = [_shape_at(model, calls, point, found) for point in points]
     names = tuple(c.name for c in stack if isinstance(c.module, nn.Linear))
-    return WrappedClassifier(model, found.name, names, points, shapes, space, output, example_inputs)
+    return WrappedClassifier(model, [call.name for call in found], names, points, shapes, space, output, example_inputs)
 
 
 def fingerprint_of(model: nn.Module) -> str:
@@ -275,34 +281,52 @@ def _record(model: nn.Module, inputs: Inputs) -> tuple[torch.Tensor, list[_Call]
     return logits, calls
 
 
-def _find_classifier(model: nn.Module, calls: list[_Call], logits: torch.Tensor, name: str | None) -> _Call:
+def _find_classifiers(model: nn.Module, calls: list[_Call], logits: torch.Tensor, names: Sequence[str] | None) -> list[_Call]:
+    """The call of the classifier, or of each of those whose average is the logits, in the order of the calls; proved bit for bit."""
     linear = [c for c in calls if isinstance(c.module, nn.Linear)]
-    if name is None:
+    last = f"its last linear layers are: {', '.join(c.name for c in linear[-5:]) or 'none'}"
+    if names is None:
         matching = [c for c in linear if _same(c.output, logits)]
-        if not matching:
-            known = ", ".join(c.name for c in linear[-5:]) or "none"
-            raise SelfInformedError(
-                f"classifier: none found; no nn.Linear gives the model's logits {list(logits.shape)} as its output. A model that ends in a "
-                f"softmax or averages two classifiers has to be stripped of that first; its last linear layers are: {known}"
-            )
-        name = matching[-1].name
-    if name not in dict(model.named_modules()):
-        raise SelfInformedError(f"classifier: the model has no module {name!r}; its last linear layers are: {', '.join(c.name for c in linear[-5:])}")
-    mine = [c for c in calls if c.name == name]
-    if not mine or not isinstance(mine[0].module, nn.Linear):
-        kind = type(model.get_submodule(name)).__name__
-        raise SelfInformedError(f"classifier: {name!r} is {'never called' if not mine else f'a {kind}'}; expected an nn.Linear that gives the logits")
-    if len(mine) > 1:
-        raise SelfInformedError(f"classifier: {name!r} is called {len(mine)} times in one forward pass; expected once")
-    with evaluating(mine[0].module):
-        recomposed = mine[0].module(mine[0].given)
+        names = (matching[-1].name,) if matching else classifiers_of(model)
+        if not matching and len(names) < 2:
+            raise SelfInformedError(_not_found(linear, calls, logits, last))
+    found: list[_Call] = []
+    for name in names:
+        if name not in dict(model.named_modules()):
+            raise SelfInformedError(f"classifier: the model has no module {name!r}; {last}")
+        mine = [c for c in calls if c.name == name]
+        if not mine or not isinstance(mine[0].module, nn.Linear):
+            kind = type(model.get_submodule(name)).__name__
+            raise SelfInformedError(f"classifier: {name!r} is {'never called' if not mine else f'a {kind}'}; expected an nn.Linear that gives the logits")
+        if len(mine) > 1:
+            raise SelfInformedError(f"classifier: {name!r} is called {len(mine)} times in one forward pass; expected once")
+        found.append(mine[0])
+    found.sort(key=calls.index)
+    with evaluating(model):
+        outputs = [c.module(c.given) for c in found]
+    recomposed = outputs[0] if len(outputs) == 1 else sum(outputs[1:], outputs[0]) / len(outputs)
     if not _same(recomposed, logits):
         difference = float((recomposed - logits).abs().max()) if recomposed.shape == logits.shape else float("inf")
+        what = f"the output of {names[0]!r}" if len(names) == 1 else f"the average of {' and '.join(map(repr, names))}"
         raise SelfInformedError(
-            f"classifier: the output of {name!r} is not the model's logits (they differ by up to {difference:.3g}); "
+            f"classifier: {what} is not the model's logits (they differ by up to {difference:.3g}); "
             "expected a model whose last layer gives the logits, with nothing after it"
         )
-    return mine[0]
+    return found
+
+
+def _not_found(linear: list[_Call], calls: list[_Call], logits: torch.Tensor, last: str) -> str:
+    sized = [c for c in linear if isinstance(c.output, torch.Tensor) and c.output.shape == logits.shape]
+    for one, other in itertools.combinations(sized, 2):
+        if _same((one.output + other.output) / 2, logits):
+            names = f"{one.name!r}, {other.name!r}"
+            return f"classifier: two classifiers found, {names}, whose average is the logits; if that is meant, name both: classifier=[{names}]"
+    wide = [c for c in calls if isinstance(c.module, nn.Conv2d) and c.module.out_channels == logits.shape[1]]
+    hint = f" It may be the convolution {wide[-1].name!r}: replace that by pooling and an nn.Linear of the same weights." if wide else ""
+    return (
+        f"classifier: none found; no nn.Linear gives the model's logits {list(logits.shape)} as its output. A model that ends in a "
+        f"softmax has to be stripped of that first.{hint} To choose, give classifier=NAME; {last}"
+    )
 
 
 def _find_stack(calls: list[_Call], classifier: _Call) -> list[_Call]:
@@ -316,7 +340,7 @@ def _find_stack(calls: list[_Call], classifier: _Call) -> list[_Call]:
             break
         with evaluating(previous.module):  # a model given in training mode would drop units and move its statistics
             output = previous.module(previous.given.clone())
-        if not (_same(output, following.given) or _same(output.relu(), following.given)):
+        if not any(_same(activated, following.given) for activated in (output, output.relu(), output.tanh(), nn.functional.gelu(output))):
             break
         chain.insert(0, previous)
         following = previous
@@ -331,7 +355,7 @@ _STACK_MODULES = (
 )  # fmt: skip
 
 
-def _shape_at(model: nn.Module, calls: list[_Call], attach: AttachPoint, classifier: _Call) -> FeatureShape:
+def _shape_at(model: nn.Module, calls: list[_Call], attach: AttachPoint, classifiers: list[_Call]) -> FeatureShape:
     if attach.reduce not in get_args(Reduce):
         raise SelfInformedError(f"reduce: expected one of {', '.join(get_args(Reduce))}; got {attach.reduce!r}")
     names = dict(model.named_modules())
@@ -346,9 +370,9 @@ def _shape_at(model: nn.Module, calls: list[_Call], attach: AttachPoint, classif
     tensor = times[0].given if attach.side == "input" else times[0].output
     if not isinstance(tensor, torch.Tensor) or tensor.ndim < 2:
         raise SelfInformedError(f"attach: the {attach.side} of {attach.module!r} is {type(tensor).__name__}; expected a tensor [batch, ...]")
-    behind = calls.index(times[0]) >= calls.index(classifier) and not (times[0] is classifier and attach.side == "input")
-    if behind:
-        raise SelfInformedError(f"attach: {attach} comes after the classifier {classifier.name!r}; heads add to its logits, so choose a point before it")
+    last = classifiers[-1]
+    if calls.index(times[0]) >= calls.index(last) and not (times[0] is last and attach.side == "input"):
+        raise SelfInformedError(f"attach: {attach} comes after the classifier {last.name!r}; heads add to its logits, so choose a point before it")
     if attach.reduce == "map":
         if tensor.ndim != 4:
             raise SelfInformedError(f"attach: {attach} has the shape {list(tensor.shape)}; reduce='map' needs [batch, channels, height, width]")

@@ -18,11 +18,18 @@ class RunConfig:
     """What is run on what, and where the results go."""
 
     output: str = _option("runs/run", "run folder that takes every artefact")
-    model: str = _option("", "FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION that returns the trained nn.Module; demo:budget, demo:converged")
+    model: str = _option(
+        "",
+        "timm:NAME, torchvision:NAME, transformers:FOLDER; FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION that returns the trained nn.Module; "
+        "demo:budget, demo:converged",
+    )
+    model_options: dict[str, Any] | None = _option(None, "further arguments of a model named by its family, e.g. in_chans=1,img_size=64")  # noqa: RUF009
     checkpoint: str | None = _option(None, "weights to load into the model: .safetensors, or .pt read with weights_only=True")
     classifier: str | None = _option(None, "dotted name of the last linear layer (default: found)")
     attach: str | None = _option(None, "dotted name of the module whose output the heads read (default: the trunk's output)")
-    reduce: Literal["flatten", "mean"] = _option("flatten", "how a spatial map at the attach point becomes a vector")
+    reduce: Literal["flatten", "mean", "channels_last_mean", "first", "map"] = _option(
+        "flatten", "how a map or token sequence at the attach point becomes a vector; map: heads convolve over it"
+    )
     outputs: Literal["auto", "softmax", "logistic"] = _option("auto", "softmax: one label per example; logistic: several")
     labels: str | None = _option(None, "text file with one label name per line, in the order of the network's outputs")
     train: str = _option("", "training examples: folder of images, .csv or .parquet manifest, .npz; or glyphs")

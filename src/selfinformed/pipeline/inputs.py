@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from selfinformed.data.examples import Examples, open_dataset
 from selfinformed.data.glyphs import GlyphLabels, Split, glyph_examples, shipped_glyphs
 from selfinformed.data.labels import LabelSpace
+from selfinformed.network.families import FAMILIES, labels_of, open_family
 from selfinformed.network.glyphnet import BaseName, GlyphNet
 from selfinformed.network.wrap import WrappedClassifier, wrap
 from selfinformed.pipeline.config import RunConfig
@@ -33,10 +35,7 @@ class Inputs:
         """The wrapped network, on the chosen device, its convolutions laid out channels last (over twice as fast on a CPU)."""
         import torch
 
-        config = self.config
-        model = _open_model(config.model)
-        if config.checkpoint:
-            _load_checkpoint(model, Path(config.checkpoint))
+        config, model = self.config, self._model
         examples = self.examples("holdout")
         volumes = any(p.ndim == 5 for p in model.parameters())  # the weights of a Conv3d have no such layout
         layout = torch.preserve_format if volumes else torch.channels_last
@@ -45,6 +44,24 @@ class Inputs:
             model.eval(), examples.example_inputs(), labels=examples.labels,
             classifier=config.classifier, attach=config.attach, reduce=config.reduce, output=None if config.outputs == "auto" else config.outputs,
         )  # fmt: skip
+
+    @cached_property
+    def _model(self) -> nn.Module:
+        """The network with its weights."""
+        config = self.config
+        family, _, name = config.model.partition(":")
+        if family == "transformers":
+            model = open_family(family, name, len(self.labels) if self.labels else None, config.model_options)
+        elif family in FAMILIES:
+            n_labels = len(self.labels) if self.labels else config.n_labels or len(self.examples("train" if config.train else "holdout").labels)
+            model = open_family(family, name, n_labels, config.model_options)
+        elif config.model_options:
+            raise SelfInformedError(f"model_options: these are for models named by their family ({', '.join(FAMILIES)}); got the model {config.model!r}")
+        else:
+            model = _open_model(config.model)
+        if config.checkpoint:
+            _load_checkpoint(model, Path(config.checkpoint))
+        return model
 
     def examples(self, split: Split) -> Examples:
         """The examples of a split."""
@@ -82,6 +99,9 @@ class Inputs:
         if source == "glyphs":
             return glyph_examples(split, self.config.fonts, self.config.views if split == "train" else None)
         labels = self.labels
+        if labels is None and self.config.model.startswith("transformers:"):
+            names = labels_of(self._model)  # the order of its outputs, which need not be that of the folders' names
+            labels = LabelSpace(names) if names else None
         if labels is None and split != "train" and self.config.train:
             labels = self.examples("train").labels  # the label set is the training data's
         return open_dataset(source, labels, image_size=self.config.image_size, skip_bad=self.config.skip_bad)
@@ -100,7 +120,10 @@ def _open_model(name: str) -> nn.Module:
 
     place, _, function = name.rpartition(":")
     if not place or not function:
-        raise SelfInformedError(f"model: {name!r} names no model; expected FILE.py:FUNCTION, PACKAGE.MODULE:FUNCTION, demo:budget or demo:converged")
+        raise SelfInformedError(
+            f"model: {name!r} names no model; expected timm:NAME, torchvision:NAME, transformers:FOLDER, FILE.py:FUNCTION, PACKAGE.MODULE:FUNCTION, "
+            "demo:budget or demo:converged"
+        )
     if place == "demo":
         if function not in get_args(BaseName):
             raise SelfInformedError(f"model: the shipped bases are {' and '.join(get_args(BaseName))}, got {function!r}")
@@ -126,27 +149,48 @@ def _import(place: str) -> Any:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str(Path(place).resolve().parent))  # so that it can import the files beside it
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
     return module
 
 
 def _load_checkpoint(model: nn.Module, path: Path) -> None:
+    own, state = model.state_dict(), _read_checkpoint(path)
+    for prefix in ("module.", "_orig_mod."):  # what DistributedDataParallel and torch.compile put before every name
+        if state and all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    missing, unknown = [k for k in own if k not in state], [k for k in state if k not in own]
+    shapes = [f"{k} {list(state[k].shape)} for {list(own[k].shape)}" for k in own if k in state and own[k].shape != state[k].shape]
+    if missing or unknown or shapes:
+        parts = [f"{what} {', '.join(names[:3])}{', …' if len(names) > 3 else ''} ({len(names)})"
+                 for what, names in (("missing", missing), ("unknown", unknown), ("of another shape", shapes)) if names]  # fmt: skip
+        raise SelfInformedError(f"checkpoint: {path} does not fit the model: {'; '.join(parts)}; is it of this architecture, with {len(own)} tensors?")
+    model.load_state_dict(state)
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    """The tensors of a .safetensors file, or of a .pt file read with weights_only=True, where they may be under `state_dict` or `model`."""
     import torch
     from safetensors.torch import load_file
 
+    if not path.is_file():
+        raise SelfInformedError(f"checkpoint: the file {path} does not exist")
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged, or refused because it is more than tensors
+        if "weights_only" in str(error).lower() or "unsupported global" in str(error).lower():
+            raise SelfInformedError(
+                f"checkpoint: {path} is a pickle that holds more than tensors, and opening it could run code; where you trust it, convert it once: "
+                "torch.save(model.state_dict(), 'weights.pt'), or safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
+            ) from None
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SelfInformedError(f"checkpoint: {path} cannot be read ({reason}); save it as safetensors, or a .pt of tensors only") from None
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict):
-        raise SelfInformedError(f"checkpoint: {path} holds {type(state).__name__}; expected a state dict of tensors")
-    own = model.state_dict()
-    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys(), key=str)
-    wrong = [k for k in own.keys() & state.keys() if own[k].shape != getattr(state[k], "shape", None)]
-    if missing or extra or wrong:
-        raise SelfInformedError(
-            f"checkpoint: {path} does not fit the model; missing: {missing[:3]}, unknown: {extra[:3]}, of another shape: {sorted(wrong)[:3]}"
-        )
-    model.load_state_dict(state)
+        raise SelfInformedError(f"checkpoint: {path} cannot be read ({reason}); expected .safetensors, or a .pt of tensors only") from None
+    for name in ("state_dict", "model_state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(name), dict):
+            state = state[name]
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()):
+        raise SelfInformedError(f"checkpoint: {path} holds no state dict; expected a dictionary of tensors by name")
+    return state

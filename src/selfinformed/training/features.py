@@ -124,9 +124,16 @@ def _transform(seen: torch.Tensor, kind: HeadInput) -> tuple[torch.Tensor, torch
     transform = torch.diag(scale)
     if kind == "whitened":
         standard = (features - shift) * scale
-        values, vectors = torch.linalg.eigh(standard.T @ standard / len(features))
-        shrunk = values.clamp(min=0) + 0.01 * values.mean().clamp(min=1e-12)
-        transform = transform @ (vectors / shrunk.sqrt()) @ vectors.T
+        if len(features) < size:  # the covariance has few eigenvectors; the rest of the space has variance zero
+            values, left = torch.linalg.eigh(standard @ standard.T / len(features))
+            kept = values > 1e-10 * values[-1].clamp(min=1e-12)
+            values = values[kept]
+            vectors = standard.T @ left[:, kept] / (len(features) * values).sqrt()
+        else:
+            values, vectors = torch.linalg.eigh(standard.T @ standard / len(features))
+        floor = 0.01 * (values.clamp(min=0).sum() / size).clamp(min=1e-12)
+        weights = 1 / (values.clamp(min=0) + floor).sqrt() - 1 / floor.sqrt()
+        transform = scale[:, None] * (torch.eye(size).to(scale) / floor.sqrt() + (vectors * weights) @ vectors.T)
     return shift.float(), transform.float()
 
 

@@ -1,0 +1,137 @@
+"""What timm, torchvision and Hugging Face transformers call things: making a model by name, its classifiers, its label names."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from selfinformed.runtime.errors import SelfInformedError
+
+FAMILIES = ("timm", "torchvision", "transformers")
+_TASKS = ("ForImageClassification", "ForSequenceClassification", "ForAudioClassification")
+_NAMES = ("classifier", "cls_classifier", "distillation_classifier", "score", "fc", "head", "heads", "logits_proj", "sequence_summary")
+
+
+def family_of(model: nn.Module) -> str | None:
+    """`timm`, `torchvision` or `transformers` where the model's class comes from there, or from a class of theirs."""
+    for base in type(model).__mro__:
+        package = base.__module__.partition(".")[0]
+        if package in FAMILIES:
+            return package
+    return None
+
+
+def classifiers_of(model: nn.Module) -> tuple[str, ...]:
+    """Dotted names of the linear layers that a family's convention calls the classifier; two in a distilled network, none where unknown."""
+    family = family_of(model)
+    if family == "timm":
+        given: Any = getattr(model, "get_classifier", tuple)()
+        modules = list(given) if isinstance(given, tuple | list | nn.ModuleList) else [given]
+    elif family is not None:
+        modules = [getattr(model, name) for name in _NAMES if isinstance(getattr(model, name, None), nn.Module)]
+        modules = modules if len(modules) == 2 and "distillation_classifier" in dict(model.named_children()) else modules[:1]
+    else:
+        modules = []
+    linear = [_last_linear(module) for module in modules if isinstance(module, nn.Module)]
+    names = {id(module): name for name, module in model.named_modules()}
+    return tuple(names[id(module)] for module in linear if module is not None)
+
+
+def labels_of(model: nn.Module) -> list[str] | None:
+    """The label names a transformers model carries in its `id2label`; None where they are placeholders."""
+    names = getattr(getattr(model, "config", None), "id2label", None)
+    if family_of(model) != "transformers" or not isinstance(names, Mapping) or sorted(names) != list(range(len(names))):
+        return None
+    labels = [str(names[i]) for i in range(len(names))]
+    return None if all(re.fullmatch(r"LABEL_\d+", label) for label in labels) or len(set(labels)) < len(labels) else labels
+
+
+def open_family(family: str, name: str, n_labels: int | None, options: Mapping[str, Any] | None = None) -> nn.Module:
+    """Makes a model by its family and name: random weights, unless the options or a transformers folder say otherwise.
+
+    Args:
+        family: timm, torchvision or transformers.
+        name: as `timm.create_model` or `torchvision.models.get_model` take it; for transformers a folder with config.json (and with
+            model.safetensors its weights), or a name on the hub.
+        n_labels: number of outputs; None for the model's own.
+        options: further keyword arguments.
+
+    Raises:
+        SelfInformedError: the package is not installed, or there is no such model.
+    """
+    package = extra(family)
+    options = dict(options or {})
+    if family == "transformers":
+        return _open_transformers(package, name, n_labels, options)
+    counted = {} if n_labels is None else {"num_classes": n_labels}
+    try:
+        if family == "timm":
+            model = package.create_model(name, **counted, **options)
+        else:
+            model = package.models.get_model(name, **counted, **options)
+    except Exception as error:  # an unknown name or option, or weights that cannot be fetched
+        import difflib
+
+        known = package.list_models() if family == "timm" else package.models.list_models()
+        near = difflib.get_close_matches(name, known, 3)
+        hint = "" if name in known else f"; did you mean {' or '.join(near)}?" if near else f"; see {family}'s list_models()"
+        raise SelfInformedError(f"model: {family}:{name} cannot be made ({type(error).__name__}: {error}){hint}") from None
+    assert isinstance(model, nn.Module)
+    return model
+
+
+def extra(package: str) -> Any:
+    """Imports an optional package, or says how to install it."""
+    try:
+        module = importlib.import_module(package)
+        if package == "torchvision":
+            importlib.import_module("torchvision.models")
+    except ImportError:
+        raise SelfInformedError(f"model: {package} is not installed; run: pip install 'selfinformed[{package}]'") from None
+    except RuntimeError as error:  # a torchvision that was built for another torch
+        reason = str(error).splitlines()[0]
+        raise SelfInformedError(
+            f"model: the installed {package} does not work with this torch ({reason}); run: pip install --upgrade 'selfinformed[{package}]'"
+        ) from None
+    return module
+
+
+def _open_transformers(transformers: Any, name: str, n_labels: int | None, options: dict[str, Any]) -> nn.Module:
+    try:
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:
+        raise SelfInformedError(f"model: transformers:{name} has no config.json that transformers can read ({_first_line(error)})") from None
+    made = [a for a in config.architectures or () if isinstance(a, str)]
+    known = [a for a in made if a.endswith(_TASKS) and hasattr(transformers, a)]
+    if not known:
+        raise SelfInformedError(
+            f"model: transformers:{name} is a {', '.join(made) or 'model without `architectures` in its config.json'}; expected a class of transformers "
+            f"that ends in {', '.join(_TASKS)}"
+        )
+    if n_labels is not None and n_labels != config.num_labels:
+        raise SelfInformedError(f"labels: {n_labels} label names for transformers:{name}, whose config.json has {config.num_labels}")
+    cls, folder = getattr(transformers, known[0]), Path(name)
+    if folder.is_dir() and not any(folder.glob("model*.safetensors")):
+        if any(folder.glob("*.bin")):
+            raise SelfInformedError(
+                f"model: {folder} holds its weights as a pickle (.bin), which may run code; save them as safetensors: model.save_pretrained(FOLDER)"
+            )
+        return cls(config)  # type: ignore[no-any-return]
+    try:
+        return cls.from_pretrained(name, trust_remote_code=False, use_safetensors=True, **options)  # type: ignore[no-any-return]
+    except Exception as error:
+        raise SelfInformedError(f"model: transformers:{name} cannot be loaded ({_first_line(error)})") from None
+
+
+def _last_linear(module: nn.Module) -> nn.Linear | None:
+    linear = [m for m in module.modules() if isinstance(m, nn.Linear)]
+    return linear[-1] if linear else None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
