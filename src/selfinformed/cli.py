@@ -111,7 +111,7 @@ def _literal(name: str) -> Any:
 
 
 def _parsed(name: str, value: str) -> Any:
-    if name in ("hidden", "arms", "sweep"):
+    if name in ("hidden", "arms", "sweep", "top_groups"):
         return [part.strip() for part in value.split(",") if part.strip()]
     if name == "model_options":
         import yaml
@@ -213,12 +213,16 @@ def fit(run: Run, json: bool) -> None:
     _show(json, rows, shown, f"heads.safetensors and config.json are in {run.folder}")
 
 
-@_verb(_INPUTS + _COUNTS + _CLUSTER + _PLAN + _FIT + ["map_k", "mapping"], "selfinformed evaluate config.yaml --mapping imagenet.csv")
+@_verb(_INPUTS + _COUNTS + _CLUSTER + _PLAN + _FIT + ["map_k", "mapping", "top_groups"], "selfinformed evaluate config.yaml --top-groups 1,2,4")
 def evaluate(run: Run, json: bool) -> None:
     """Judges base and augmented network on test data, over all labels and by group."""
     result = run.evaluation()
     rows = [{"network": name, **_figures(figures)} for name, figures in (("base", result["base"]), ("augmented", result))]
-    _show(json, result, rows, f"{result['n_examples']:,} test examples")
+    curve = run.conditional() if run.config.top_groups else []
+    _show(json, {**result, "conditional": curve}, rows, f"{result['n_examples']:,} test examples")
+    if curve and not json:
+        shown = [{"heads per example": row["top_groups"], **_figures({**row, "top_k": result["top_k"]})} for row in curve]
+        _table(shown, f"only the heads its scores point to; multiply-adds executed on average; see {run.folder / 'figures' / 'conditional.png'}")
 
 
 @_verb([option.name for option in fields(RunConfig)], "selfinformed compare config.yaml --seeds 5 --arms base,confusions,dense")

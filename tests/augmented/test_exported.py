@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from conftest import Problem
-from selfinformed.augmented.exported import export_onnx
+from selfinformed.augmented.exported import export_onnx, export_program
 from selfinformed.augmented.network import augment
 from selfinformed.network.wrap import AttachPoint, wrap
 from selfinformed.runtime.errors import SelfInformedError
@@ -62,11 +62,55 @@ def test_each_package_of_the_extra_is_looked_for(problem: Problem, missing, monk
         export_onnx(augment(problem.net, problem.plan()), tmp_path / "model.onnx", problem.test.read(range(4)))
 
 
-def test_keyword_arguments_cannot_be_exported(problem: Problem, monkeypatch, tmp_path):
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        monkeypatch.setitem(sys.modules, name, ModuleType(name))
-    with pytest.raises(SelfInformedError, match="networks called with keyword arguments cannot be exported yet"):
-        export_onnx(augment(problem.net, problem.plan()), tmp_path / "model.onnx", {"x": problem.test.read(range(4))})
+class TwoInputs(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.classifier = torch.nn.Linear(6, 16), torch.nn.Linear(16, 36)
+
+    def forward(self, left: torch.Tensor, right: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"logits": self.classifier(self.mix(left * right).relu())}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_keyword_arguments_are_the_inputs_names(problem: Problem, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    inputs = {"right": torch.randn(9, 6), "left": torch.randn(9, 6)}
+    net = wrap(TwoInputs(), inputs)
+    aug = augment(net, plan(net, problem.groups, hidden=(12, 7)), classifier="reinitialise")
+    check = export_onnx(aug, tmp_path / "model.onnx", inputs)
+    assert check.n_inputs == 9
+    session = onnxruntime.InferenceSession(str(check.path))
+    five = {name: tensor[:5] for name, tensor in inputs.items()}
+    got = session.run(["logits"], {name: tensor.numpy() for name, tensor in five.items()})[0]
+    torch.testing.assert_close(torch.from_numpy(got), aug.logits(five), rtol=1e-4, atol=1e-4)
+    program = export_program(aug, inputs).module()
+    torch.testing.assert_close(program(*five.values()), aug.logits(five), rtol=1e-4, atol=1e-4)
+
+
+def test_conditional_evaluation_is_not_exported(problem: Problem):
+    aug = augment(problem.net, problem.plan())
+    with aug.conditional(2), pytest.raises(SelfInformedError, match="leave that context to export all of them"):
+        export_program(aug, problem.test.read(range(4)))
+
+
+@pytest.mark.parametrize("groups", [6, 30])
+def test_compiled_in_one_graph(problem: Problem, groups):
+    """Traced by dynamo without a break, whatever the number of groups; the graph's size does not depend on it."""
+    members = tuple(np.array_split(np.random.default_rng(0).permutation(36), groups))
+    aug = augment(problem.net, plan(problem.net, LabelGroups(36, members), hidden=(12, 7)), classifier="reinitialise")
+    sizes = []
+
+    def backend(graph, _):
+        sizes.append(sum(node.op == "call_function" for node in graph.graph.nodes))
+        return graph.forward
+
+    torch._dynamo.reset()
+    inputs = problem.test.read(range(8))
+    with torch.no_grad():
+        got = torch.compile(aug.eval(), backend=backend, fullgraph=True)(inputs)
+    torch.testing.assert_close(got, aug.logits(inputs))
+    assert len(sizes) == 1
+    assert sizes[0] < 60
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -88,7 +88,8 @@ def evaluate(
     groups: LabelGroups | None = None,
     mapping: Mapping[str, str] | str | Path | None = None,
 ) -> Evaluation:
-    """Judges a base or augmented network on examples, or on cached features of the base.
+    """Judges a base or augmented network on examples, or on cached features of the base. Within `AugmentedClassifier.conditional` the
+    multiply-adds are those executed on average.
 
     Args:
         model: from `wrap` or `augment`.
@@ -105,7 +106,13 @@ def evaluate(
         groups = groups or model.plan.groups
         multiply_adds, parameters = model.plan.multiply_adds, model.plan.parameters
     recall = recall_on_subset(model, test, mapping) if mapping is not None else {}
-    return Evaluation(rank(model, test, top_k, "evaluating"), multiply_adds, cost.multiply_adds, parameters, net.labels, groups, recall)
+    dispatch = None if isinstance(model, WrappedClassifier) else model.dispatch
+    if dispatch is not None:
+        dispatch.reset()
+    ranking = rank(model, test, top_k, "evaluating")
+    if dispatch is not None:
+        multiply_adds = round(dispatch.multiply_adds)
+    return Evaluation(ranking, multiply_adds, cost.multiply_adds, parameters, net.labels, groups, recall)
 
 
 def recall_on_subset(

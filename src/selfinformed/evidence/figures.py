@@ -47,6 +47,19 @@ def confusion_figure(counts: ConfusionCounts, groups: LabelGroups) -> Figure:
     return figure
 
 
+def conditional_figure(rows: Sequence[Mapping[str, Any]], base: float) -> Figure:
+    """mAP against the multiply-adds executed on average, by how many heads an example may run; `base` is the base's mAP."""
+    figure, axes = _figure(6.4, 4.2)
+    cost = [100 * (row["extra_computation"] - 1) for row in rows]
+    axes.plot(cost, [100 * row["mean_average_precision"] for row in rows], "o-", color=ACCENT)
+    for x, row in zip(cost, rows, strict=True):
+        axes.annotate(str(row["top_groups"]), (x, 100 * row["mean_average_precision"]), (4, -11), textcoords="offset points", color=INK)
+    axes.axhline(100 * base, color=QUIET, linestyle="--", linewidth=1)
+    axes.annotate("base", (max(cost), 100 * base), (0, 4), textcoords="offset points", color=QUIET, ha="right")
+    axes.set_xlabel("extra multiply-adds executed on average, %; the numbers are heads per example"), axes.set_ylabel("mAP, %")
+    return figure
+
+
 def cost_figure(comparison: Comparison) -> Figure:
     """mAP against multiply-adds, with 95% intervals over seeds."""
     figure, axes = _figure(6.4, 4.2)

@@ -42,6 +42,9 @@ class RunConfig:
     fonts: str | None = _option(None, "folder of typefaces for the glyphs (default: matplotlib's)")
     views: int = _option(2, "distorted views of each training glyph")
     mapping: str | None = _option(None, "CSV with source,target label names: recall at k on that subset (the paper's Figure 2)")
+    top_groups: tuple[int, ...] | None = _option(
+        None, "heads that an example may run, those its scores point to, e.g. 1,2,4: conditional.json and figures/conditional.png"
+    )
     top_k: int | None = _option(None, "detections per example (default: min(100, max(5, labels // 150)))")
     map_k: int = _option(50, "K of mAP@K, labels kept of each example")
     n_groups: int | Literal["auto"] = _option(6, "label groups, or auto for the largest eigengap")
@@ -148,7 +151,7 @@ def _checked(content: dict[str, Any], where: str) -> RunConfig:
 
 
 _LEAST = {
-    "n_groups": 1, "bootstraps": 0, "cover_share": 0.0, "sweep": 1,
+    "n_groups": 1, "top_groups": 0, "bootstraps": 0, "cover_share": 0.0, "sweep": 1,
     "n_labels": 1, "hidden": 1, "top_k": 1, "map_k": 1, "views": 1, "skip_bad": 0, "depth": 1, "epochs": 0, "batch_size": 1,
     "forward_batch_size": 1, "probe_width": 1, "seeds": 1, "seed": 0, "budget": 0.0, "dense_share": 0.0, "learning_rate": 0.0,
     "classifier_learning_rate": 0.0, "image_size": 1,

@@ -16,8 +16,9 @@ from selfinformed.data.glyphs import Split
 from selfinformed.data.labels import LabelSpace
 from selfinformed.data.predictions import Predictions, open_predictions
 from selfinformed.evidence.comparison import Comparison, compare
+from selfinformed.evidence.conditional import conditional_curve
 from selfinformed.evidence.evaluation import evaluate, mistaken_pairs
-from selfinformed.evidence.figures import save_figure, sweep_figure
+from selfinformed.evidence.figures import conditional_figure, save_figure, sweep_figure
 from selfinformed.evidence.reporting import Findings, report
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.pipeline.config import RunConfig, read_config
@@ -213,6 +214,24 @@ class Run:
 
         return self._stage("evaluate", "evaluation.json", lambda path: read_json(path, "evaluation"), make, lambda e, path: write_json(path, e))
 
+    def conditional(self) -> list[dict[str, Any]]:
+        """conditional.json and figures/conditional.png: mAP against executed multiply-adds."""
+        c = self.config
+
+        def make() -> list[dict[str, Any]]:
+            aug = self.augmented()
+            data = self.inputs.examples("test") if aug.base_was_tuned else self.features("test")
+            return conditional_curve(aug, data, (0, *(c.top_groups or ()), len(aug.plan.groups)), c.map_k)
+
+        def save(rows: list[dict[str, Any]], path: Path) -> None:
+            base = self.evaluation()["base"]["mean_average_precision"]
+            save_figure(conditional_figure(rows, base), self.folder / "figures" / "conditional.png")
+            write_json(path, rows)
+
+        return self._stage(
+            "evaluate", "conditional.json", lambda path: read_json(path, "conditional"), make, save, also="figures/conditional.png"
+        )
+
     def comparison(self) -> Comparison:
         """comparison.json; comparison.jsonl holds the rows done so far."""
         c = self.config
@@ -298,7 +317,7 @@ _ARTEFACTS = frozenset(
     {
         "detections", "counts.safetensors", "codetections.safetensors", "groups.json", "stability.json", "sweep.json",
         "plan.json", "features", "probe.json", "heads.safetensors",
-        "evaluation.json", "comparison.json", "comparison.jsonl", "search.json",
+        "evaluation.json", "conditional.json", "comparison.json", "comparison.jsonl", "search.json",
     }
 )  # fmt: skip
 
