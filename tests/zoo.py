@@ -24,7 +24,7 @@ class Entry:
     export: bool = False
 
     def __str__(self) -> str:
-        return f"{self.package} {self.name}"
+        return f"{self.package} {self.name} ({self.family})"
 
 
 def images(size: int, channels: int = 3) -> Callable[[int], torch.Tensor]:

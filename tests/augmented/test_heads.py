@@ -95,6 +95,28 @@ def test_any_plan_equals_a_loop_over_groups(data):
     assert own == plan.parameters - plan.base_parameters
 
 
+@pytest.mark.parametrize("batch", [1, 3, 8, 9])
+def test_large_blocks_in_8_bits(batch):
+    hidden = ((600, 520), (500, 600))
+    groups = LabelGroups(1400, (np.arange(500), np.arange(500, 1400)))
+    made = with_outputs(Heads(HeadPlan(groups, hidden, 40, 1000, 1000)))
+    for layer in made.layers:
+        for bias in layer.biases:
+            torch.nn.init.normal_(bias)
+    features = torch.randn(batch, 40)
+    with torch.no_grad():
+        expected, alone = made(features), made.head(1, features)
+        made.quantize(True)
+        assert made.layers[0]._int8 is not None
+        assert made.outputs._int8 is not None
+        got, alone8 = made(features), made.head(1, features)
+        made.quantize(False)
+        assert torch.equal(made(features), expected)
+    assert torch.equal(got, expected) == (batch > 8)
+    assert (got - expected).abs().max() < 0.03 * expected.abs().max()
+    assert (alone8 - alone).abs().max() < 0.03 * alone.abs().max()
+
+
 def test_padding_never_moves():
     """AdamW with decay on heads of unequal widths: the numbers between the heads' own weights stay zero."""
     hidden = ((3, 2), (70, 40), (9, 65))

@@ -15,6 +15,10 @@ _COPY = 32  # outputs of a tile that cost as much as handing it a copy of its in
 _PRODUCT = 200_000  # multiply-adds that cost as much as one more product
 _MOST_PRODUCTS = 6
 
+_LARGE = 225_000  # weights of a block that take longer to read in 32 bits than a product takes to start
+
+INT8_BATCH = 8  # beyond it a product no longer waits for memory, and float32 is as fast or faster
+
 IntArray = npt.NDArray[np.int64]
 
 
@@ -44,6 +48,7 @@ class BlockLinear(nn.Module):
         super().__init__()
         self.blocks, self.inputs, self.columns = list(blocks), list(inputs), columns
         self.buckets = _buckets(self.blocks)
+        self._int8: list[tuple[torch.Tensor, torch.Tensor]] | None = None
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         self._gathers: list[str | None] = []
         self._copies: list[str | None] = []
@@ -76,6 +81,8 @@ class BlockLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, columns) -> (B, P)"""
+        if self._int8 is not None and len(x) <= INT8_BATCH and not torch.is_grad_enabled():
+            return self._in_int8(x, self._int8)
         padded = nn.functional.pad(x, (0, 1)) if self._reads_padding else x
         parts = []
         for number, bucket in enumerate(self.buckets):
@@ -89,10 +96,25 @@ class BlockLinear(nn.Module):
             parts.append(out.transpose(0, 1).flatten(1))  # (tiles, B, tile) -> (B, tiles * tile)
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
+    def quantize(self, on: bool) -> None:
+        """Keeps the weights in 8 bits too, for small batches, where blocks are so large that reading them takes longer than starting a product each."""
+        large = sum(a * b for a, b in self.blocks) > _LARGE * len(self.blocks)
+        self._int8 = [in_int8(self.weight_of(block)) for block in range(len(self.blocks))] if on and large else None
+
+    def _in_int8(self, x: torch.Tensor, weights: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+        out, narrow = x.new_zeros(len(x), self.outputs), x.bfloat16()
+        for number, (weight, scale) in enumerate(weights):
+            (a, b), start, first = self.blocks[number], self.inputs[number], int(self.places[number][0])
+            out[:, first : first + b] = int8_product(narrow[:, start : start + a], weight, scale)
+        return out + torch.cat([bias.flatten() for bias in self.biases]) if len(self.biases) else out
+
     def block(self, number: int, x: torch.Tensor) -> torch.Tensor:
         """Block `number` alone: (m, a) -> (m, b)"""
         width, outputs = self.blocks[number]
         bucket, tiles = self._tiles[number]
+        if self._int8 is not None and len(x) <= INT8_BATCH and not torch.is_grad_enabled():
+            product = int8_product(x.bfloat16(), *self._int8[number]).to(x)
+            return product + self.biases[bucket][tiles].flatten()[:outputs] if len(self.biases) else product
         weight = self.weights[bucket][tiles, :width]
         out = torch.matmul(x, weight)  # (tiles, m, tile)
         if len(self.biases):
@@ -120,6 +142,18 @@ class BlockLinear(nn.Module):
         self.weights[bucket][tiles, :width] = rows.unflatten(0, (n, tile)).transpose(1, 2)  # type: ignore[no-untyped-call]
         if bias is not None:
             self.biases[bucket][tiles] = nn.functional.pad(bias.to(self.biases[bucket]), (0, n * tile - outputs)).view(n, 1, tile)
+
+
+def in_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A weight [b, a] rounded to 1/127 of each row's largest: int8 [b, a] and scale bfloat16 [b]."""
+    scale = weight.detach().abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
+    scale = scale.bfloat16()  # first, so that rounding it is no error of its own
+    return (weight.detach() / scale.float()).round().clamp(-127, 127).to(torch.int8).contiguous(), scale.flatten()
+
+
+def int8_product(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """x [B, a] in bfloat16 times what `in_int8` gave: bfloat16 [B, b]"""
+    return torch._weight_int8pack_mm(x.contiguous(), weight, scale)
 
 
 def _buckets(blocks: Sequence[tuple[int, int]]) -> list[_Bucket]:

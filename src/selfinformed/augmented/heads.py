@@ -116,6 +116,12 @@ class Heads(nn.Module):
                 hidden = layer.block(deep.index(number), hidden).relu()
         return self.outputs.block(number, hidden)
 
+    def quantize(self, on: bool) -> None:
+        """See `AugmentedClassifier.quantized_heads`."""
+        layers: list[Reader | BlockLinear] = [*self.readers, *self.layers, self.outputs]
+        for layer in layers:
+            layer.quantize(on)
+
     def unfold(self, transform: InputTransform) -> None:
         """Turns heads of the raw features into heads of the transformed ones.
 

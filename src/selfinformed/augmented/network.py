@@ -159,21 +159,20 @@ class AugmentedClassifier(nn.Module):
 
     @contextmanager
     def quantized_heads(self) -> Iterator[AugmentedClassifier]:
-        """Within this context the heads' first layers run in 8 bits for batches of up to 8 examples, without gradients, on a CPU.
+        """Within this context the heads' large layers run in 8 bits for batches of up to 8 examples, without gradients, on a CPU.
 
         A network answering one request at a time waits for the weights to come from memory; these are a quarter of the bytes. The
         weights are rounded to 1/127 of each unit's largest, activations to bfloat16; what is saved, exported and trained stays as it is.
         """
         if self.heads is not None and self.classifier.weight.device.type != "cpu":
             raise SelfInformedError(f"quantized_heads: these run on a CPU; the network is on {self.classifier.weight.device}")
-        readers = self.heads.readers if self.heads is not None else []
-        for reader in readers:
-            reader.quantize(True)
+        if self.heads is not None:
+            self.heads.quantize(True)
         try:
             yield self
         finally:
-            for reader in readers:
-                reader.quantize(False)
+            if self.heads is not None:
+                self.heads.quantize(False)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes heads.safetensors (new weights and classifier) and config.json (plan, versions, the base's fingerprint)."""

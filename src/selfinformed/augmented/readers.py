@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from selfinformed.augmented.blocks import INT8_BATCH, in_int8, int8_product
 from selfinformed.network.wrap import FeatureShape
 from selfinformed.structure.plans import Source
-
-_INT8_BATCH = 8  # beyond it the product no longer waits for memory, and float32 is as fast or faster
 
 
 @dataclass(frozen=True)
@@ -85,9 +84,9 @@ class Reader(nn.Module):
         weight, bias = self.layer.weight[rows], self.layer.bias[rows]  # type: ignore[index]
         if self.source.map is not None:
             return nn.functional.conv2d(x, weight, bias).relu().mean((2, 3))
-        if self._int8 is not None and len(x) <= _INT8_BATCH and not torch.is_grad_enabled():
+        if self._int8 is not None and len(x) <= INT8_BATCH and not torch.is_grad_enabled():
             packed, scale = (part[rows] for part in self._int8)
-            return (torch._weight_int8pack_mm(x.bfloat16(), packed, scale).to(bias) + bias).relu()
+            return (int8_product(x.bfloat16(), packed, scale).to(bias) + bias).relu()
         return _product(x, weight, bias)
 
     def quantize(self, on: bool) -> None:
@@ -96,8 +95,7 @@ class Reader(nn.Module):
         if not on or weight.ndim > 2:  # a feature map's kernel is small, and read many times
             self._int8 = None
             return
-        scale = weight.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
-        self._int8 = (weight / scale).round().to(torch.int8), scale.flatten().bfloat16()
+        self._int8 = in_int8(weight)
 
     def unfold(self, transform: InputTransform, units: int) -> None:
         """The first so many units from the raw features to the transformed ones: the same function."""
