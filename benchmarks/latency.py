@@ -105,7 +105,8 @@ def compared(name: str, net: si.WrappedClassifier, groups: LabelGroups, size: in
         rows.append(row)
         print(
             f"{name:<12} batch {batch:>2}: multiply-adds {row['multiply_adds_ratio']:.3f}x; "
-            f"wall-clock float32 {row['ratio']:.3f}x, int8 {row['ratio_int8']:.3f}x, loop {row['ratio_loop']:.3f}x; heads alone: loop/fused {row['loop_over_fused']:.2f}, "
+            f"wall-clock float32 {row['ratio']:.3f}x, int8 {row['ratio_int8']:.3f}x, loop {row['ratio_loop']:.3f}x; "
+            f"heads alone: loop/fused {row['loop_over_fused']:.2f}, "
             f"loop/int8 {row['loop_over_int8']:.2f}; conditional/all "
             f"{row['conditional_over_all']:.3f} (int8 {row['conditional_over_all_int8']:.3f}), random choice {row['random_conditional_over_all']:.3f}"
             f" (int8 {row['random_conditional_over_all_int8']:.3f})",

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import selfinformed as si
+from selfinformed.network import AttachPoint
 
 N_LABELS, SIZE = 30, 16
 
@@ -59,10 +60,10 @@ def main():
         aug = si.load(folder, net)
 
     # Again: groups from what the augmented network still mixes up, heads with feature maps of their own at an earlier place.
-    maps = si.network.AttachPoint("body.2", reduce="map")
+    maps = AttachPoint("body.2", reduce="map")
     wider = si.wrap(model, net.example_inputs, attach=[*net.attach_points, maps])
     left = si.cluster(si.measure(aug, holdout), n_groups=6)
-    again = si.augment(wider, si.plan(wider, left, hidden=(12,), attach="body.2", kernel=3), onto=aug)
+    again = si.augment(wider, si.plan(wider, left, budget=0.2, attach="body.2", kernel=3), onto=aug)
     si.fit(again, train, epochs=4)
     print("applied again ", si.evaluate(again, test))
 

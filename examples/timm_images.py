@@ -19,7 +19,7 @@ def draw(n, seed):
     detail = 0.5 * F.interpolate(torch.randn(N_LABELS, 3, 8, 8, generator=prototypes), SIZE, mode="bilinear")
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(N_LABELS, (n,), generator=generator)
-    return (family + detail)[labels] + 1.5 * torch.randn(n, 3, SIZE, SIZE, generator=generator), labels
+    return (family + detail)[labels] + 2.5 * torch.randn(n, 3, SIZE, SIZE, generator=generator), labels
 
 
 def trained_briefly(model, images, labels, steps=50, learning_rate=2e-3):

@@ -8,6 +8,7 @@ import torchvision
 from torch.nn import functional as F
 
 import selfinformed as si
+from selfinformed.network import AttachPoint
 
 N_LABELS, SIZE = 30, 32
 
@@ -19,7 +20,7 @@ def draw(n, seed):
     detail = 0.5 * F.interpolate(torch.randn(N_LABELS, 3, 8, 8, generator=prototypes), SIZE, mode="bilinear")
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(N_LABELS, (n,), generator=generator)
-    return (family + detail)[labels] + 1.5 * torch.randn(n, 3, SIZE, SIZE, generator=generator), labels
+    return (family + detail)[labels] + 2.5 * torch.randn(n, 3, SIZE, SIZE, generator=generator), labels
 
 
 def main():
@@ -32,12 +33,12 @@ def main():
         F.cross_entropy(model(train[0][rows]), train[1][rows]).backward()
         optimizer.step()
 
-    earlier = si.network.AttachPoint("layer3", reduce="mean")
-    net = si.wrap(model.eval(), train[0][:2], attach=[si.network.AttachPoint("fc", "input"), earlier])
+    earlier = AttachPoint("layer3", reduce="mean")
+    net = si.wrap(model.eval(), train[0][:2], attach=[AttachPoint("fc", "input"), earlier])
     print(net)
     train, holdout, test = (si.open_dataset(split) for split in (train, holdout, test))
     groups = si.cluster(si.measure(net, holdout), n_groups=6)
-    everything = type(groups).everything(N_LABELS)
+    everything = si.LabelGroups.everything(N_LABELS)
     specialists = si.plan(net, groups, budget=0.015, attach="layer3")
     dense = si.plan(net, everything, budget=0.015, attach="fc")
     aug = si.augment(net, specialists + dense)
