@@ -1,6 +1,6 @@
 """ONNX against torch on 10,000 inputs: the demo's convolutional network with trained heads on real glyphs, and a vision transformer on noise.
 
-Run by `make bench-onnx`; about five minutes on 2 cores.
+Run by `make bench-export`; about five minutes on 2 cores.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ def glyphnet() -> tuple[si.AugmentedClassifier, torch.Tensor]:
 
 
 def transformer() -> tuple[si.AugmentedClassifier, torch.Tensor]:
-    import timm
+    from transformers import ViTConfig, ViTForImageClassification
 
     torch.manual_seed(0)
-    model = timm.create_model("vit_tiny_patch16_224", num_classes=1000, img_size=32, patch_size=4).eval()
+    config = ViTConfig(image_size=32, patch_size=4, hidden_size=192, num_hidden_layers=12, num_attention_heads=3, intermediate_size=768, num_labels=1000)
     images = torch.randn(N, 3, 32, 32)
-    net = si.wrap(model, images[:2])
+    net = si.wrap(ViTForImageClassification(config).eval(), images[:2])
     groups = si.LabelGroups(1000, tuple(np.array_split(np.random.default_rng(0).permutation(1000), 10)))
     return si.augment(net, si.plan(net, groups, hidden=(64, 64)), classifier="reinitialise"), images
 
 
 def main() -> None:
     rows = []
-    for name, make in (("GlyphNet, trained heads, glyphs", glyphnet), ("timm vit_tiny, 12 blocks, noise", transformer)):
+    for name, make in (("GlyphNet, trained heads, glyphs", glyphnet), ("ViT of 12 blocks, noise", transformer)):
         aug, images = make()
         with tempfile.TemporaryDirectory() as folder:
             check = si.export_onnx(aug, Path(folder) / "model.onnx", images)
         rows.append({"network": name, **{k: v for k, v in vars(check).items() if k != "path"}})
         print(rows[-1], flush=True)
-    save("onnx", {"seed": 0, "rows": rows})
+    save("export", {"seed": 0, "rows": rows})
 
 
 if __name__ == "__main__":
