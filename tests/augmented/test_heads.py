@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from selfinformed.augmented.blocks import in_int8, int8_product
 from selfinformed.augmented.heads import Heads
 from selfinformed.augmented.readers import InputTransform
 from selfinformed.network.wrap import FeatureShape
@@ -93,6 +94,17 @@ def test_any_plan_equals_a_loop_over_groups(data):
     assert torch.equal(again(features), made(features))
     own = sum(w.numel() for w in made.to_weights().values())
     assert own == plan.parameters - plan.base_parameters
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 70), st.integers(1, 8))
+def test_products_in_8_bits_of_any_size(inputs, outputs, batch):
+    weight, x = torch.randn(outputs, inputs), torch.randn(batch, inputs).bfloat16()
+    packed, scale = in_int8(weight)
+    rounded = packed[:, :inputs].float() * scale.float()[:, None]
+    assert ((rounded - weight).abs() <= 0.51 * scale.float()[:, None] + 0.004 * weight.abs()).all()
+    expected = x.float() @ rounded.T
+    torch.testing.assert_close(int8_product(x, packed, scale).float(), expected, rtol=0.02, atol=0.01 * inputs**0.5)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 8, 9])

@@ -145,15 +145,20 @@ class BlockLinear(nn.Module):
 
 
 def in_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A weight [b, a] rounded to 1/127 of each row's largest: int8 [b, a] and scale bfloat16 [b]."""
+    """A weight [b, a] rounded to 1/127 of each row's largest: int8 [b, a padded to a multiple of 64] and scale bfloat16 [b].
+
+    PyTorch's product reads whole vectors and, where a row ends between two, past the end of the last row.
+    """
     scale = weight.detach().abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
     scale = scale.bfloat16()  # first, so that rounding it is no error of its own
-    return (weight.detach() / scale.float()).round().clamp(-127, 127).to(torch.int8).contiguous(), scale.flatten()
+    rounded = (weight.detach() / scale.float()).round().clamp(-127, 127).to(torch.int8)
+    return nn.functional.pad(rounded, (0, -weight.shape[1] % 64)).contiguous(), scale.flatten()
 
 
 def int8_product(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """x [B, a] in bfloat16 times what `in_int8` gave: bfloat16 [B, b]"""
-    return torch._weight_int8pack_mm(x.contiguous(), weight, scale)
+    padding = weight.shape[1] - x.shape[1]
+    return torch._weight_int8pack_mm(nn.functional.pad(x, (0, padding)) if padding else x.contiguous(), weight, scale)
 
 
 def _buckets(blocks: Sequence[tuple[int, int]]) -> list[_Bucket]:
