@@ -1,6 +1,7 @@
 """Every network of the zoo: wrapped, recomposed, augmented, trained, saved, loaded, exported; and the table of them in docs/zoo.md.
 
-SELFINFORMED_ZOO=all exports every entry, not only a few; SELFINFORMED_ZOO=write does so too and writes the table.
+SELFINFORMED_ZOO_INPUTS=10000 compares exports on so many inputs. SELFINFORMED_ZOO=all exports every entry, not only a few;
+SELFINFORMED_ZOO=write does so too and writes the table.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from zoo import ZOO, Entry, N
 
 TABLE = Path(__file__).parents[1] / "docs" / "zoo.md"
 MODE = os.environ.get("SELFINFORMED_ZOO", "")
+N_CHECKED = int(os.environ.get("SELFINFORMED_ZOO_INPUTS", "9"))  # how many inputs an export is compared on
 ROWS: dict[str, list[str]] = {}
 GROUPS = LabelGroups(N, (np.array([0, 5, 2, 7]), np.array([1, 3]), np.array([4, 6, 8])))
 
@@ -82,7 +84,8 @@ def calibrated(model: torch.nn.Module, inputs: Inputs) -> torch.nn.Module:
 
 def export(aug: si.AugmentedClassifier, entry: Entry, folder: Path) -> str:
     try:
-        check = si.export_onnx(aug, folder / "model.onnx", entry.inputs(9))
+        check = si.export_onnx(aug, folder / "model.onnx", entry.inputs(N_CHECKED))
+        print(f"{entry}: {check.n_inputs} inputs, {check.max_difference:.2g} at most, top-1 {check.top1_agreement:.4%}")
     except Exception as error:  # an operator that ONNX does not know
         if entry.export:
             raise
