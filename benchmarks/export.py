@@ -1,6 +1,6 @@
 """ONNX against torch on 10,000 inputs: the demo's convolutional network with trained heads on real glyphs. Run by `make bench-export`.
 
-Other networks: SELFINFORMED_ZOO_INPUTS=10000 python -m pytest tests/test_zoo.py -s -k "shufflenet or vit_tiny or Bert"
+Other networks: SELFINFORMED_ZOO_INPUTS=10000 python -m pytest tests/test_zoo.py -s -k "resnet10t or vit_tiny or deit_tiny or Bert"
 """
 
 from __future__ import annotations
