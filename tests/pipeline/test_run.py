@@ -219,3 +219,10 @@ def test_unreadable_images_are_set_aside_listed_and_stay_so_on_resuming(workspac
     again = opened(workspace, **options)
     assert len(again.features("train").examples) == 47
     assert again.comparison().arms == ["base", "confusions", "finetune"]
+
+
+def test_the_conditional_curve_is_made_for_other_numbers_of_heads_in_the_same_folder(workspace):
+    config = read_config(workspace / "config.yaml")
+    assert [row["top_groups"] for row in Run(config).conditional()] == [0, 3]
+    assert [row["top_groups"] for row in Run(config.with_changes({"top_groups": [1, 9]})).conditional()] == [0, 1, 3]
+    assert (workspace / "out" / "figures" / "conditional.png").exists()

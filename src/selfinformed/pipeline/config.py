@@ -89,8 +89,8 @@ class RunConfig:
         return "\n".join(lines)
 
     def differences(self, other: RunConfig) -> list[str]:
-        """Names of the options in which two configurations differ, the output folder aside."""
-        return [f.name for f in fields(self) if f.name != "output" and getattr(self, f.name) != getattr(other, f.name)]
+        """Names of the options in which two configurations differ, apart from the output folder and `top_groups`, which changes nothing else."""
+        return [f.name for f in fields(self) if f.name not in ("output", "top_groups") and getattr(self, f.name) != getattr(other, f.name)]
 
 
 def demo_config(base: str, fonts: str | None, output: str) -> RunConfig:

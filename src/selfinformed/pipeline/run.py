@@ -218,10 +218,15 @@ class Run:
         """conditional.json and figures/conditional.png: mAP against executed multiply-adds."""
         c = self.config
 
+        numbers = sorted({min(n, len(self.plan().groups)) for n in (0, *(c.top_groups or ()), len(self.plan().groups))})
+        path = self.folder / "conditional.json"
+        if path.exists() and [row["top_groups"] for row in read_json(path, "conditional")] != numbers:
+            path.unlink()  # of other numbers of heads
+
         def make() -> list[dict[str, Any]]:
             aug = self.augmented()
             data = self.inputs.examples("test") if aug.base_was_tuned else self.features("test")
-            return conditional_curve(aug, data, (0, *(c.top_groups or ()), len(aug.plan.groups)), c.map_k)
+            return conditional_curve(aug, data, numbers, c.map_k)
 
         def save(rows: list[dict[str, Any]], path: Path) -> None:
             base = self.evaluation()["base"]["mean_average_precision"]
