@@ -181,13 +181,22 @@ def cluster(run: Run, json: bool) -> None:
 def plan(run: Run, json: bool) -> None:
     """Turns groups into heads and prints what they will cost before anything is trained."""
     heads = run.plan()
-    rows = [
-        {"head": i + 1, "group": name, "labels": size, "widths": "-".join(map(str, widths)), "multiply-adds": f"{cost:,}"}
-        for i, (name, size, widths, cost) in enumerate(
-            zip(heads.groups.names, heads.groups.sizes, heads.hidden, heads.head_multiply_adds, strict=True)
+    cost = run.net.cost
+    rows: list[dict[str, Any]] = [
+        {
+            "head": "", "group": f"the network's {part}", "labels": "", "widths": "", "multiply-adds": f"{n:,}",
+            "parameters": f"{cost.parameters_by_part[part]:,}",
+        }
+        for part, n in cost.by_part.items()
+    ]  # fmt: skip
+    rows += [
+        {"head": i + 1, "group": name, "labels": size, "widths": "-".join(map(str, widths)), "multiply-adds": f"{n:,}", "parameters": f"{parameters:,}"}
+        for i, (name, size, widths, n, parameters) in enumerate(
+            zip(heads.groups.names, heads.groups.sizes, heads.hidden, heads.head_multiply_adds, heads.head_parameters, strict=True)
         )
     ]
-    _show(json, {**heads.to_dict(), "estimate": run.estimate()}, rows, _price(run))
+    parts = {"multiply_adds_by_part": dict(cost.by_part), "parameters_by_part": dict(cost.parameters_by_part), "uncounted": list(cost.uncounted)}
+    _show(json, {**heads.to_dict(), **parts, "estimate": run.estimate()}, rows, _price(run))
 
 
 @_verb(_INPUTS + _COUNTS + _CLUSTER + ["epochs", "probe_width"], "selfinformed probe config.yaml")

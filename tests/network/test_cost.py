@@ -137,3 +137,10 @@ def test_shared_weights_are_one_parameter():
     model[1].weight = model[0].weight
     found = cost(model, torch.randn(1, 4))
     assert (found.multiply_adds, found.parameters) == (32, 16 + 4 + 4)
+
+
+def test_parameters_by_part():
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+    counted = cost(model, torch.randn(2, 4), {"classifier": ("2",)})
+    assert counted.parameters_by_part == {"trunk": 25, "classifier": 18}
+    assert counted.by_part == {"trunk": 20, "classifier": 15}

@@ -23,6 +23,7 @@ class Cost:
         multiply_adds: one multiply with its add, counted once.
         parameters: numbers in the network's parameters.
         by_part: multiply-adds of the named parts; what is in none of them is `trunk`.
+        parameters_by_part: parameters likewise.
         uncounted: operators that were executed and have multiply-adds, but that PyTorch's counter does not know.
     """
 
@@ -30,6 +31,7 @@ class Cost:
     parameters: int
     by_part: Mapping[str, int] = field(default_factory=dict)
     uncounted: tuple[str, ...] = ()
+    parameters_by_part: Mapping[str, int] = field(default_factory=dict)
 
 
 def cost(model: nn.Module, example_inputs: Inputs, parts: Mapping[str, Sequence[str]] | None = None) -> Cost:
@@ -56,7 +58,9 @@ def cost(model: nn.Module, example_inputs: Inputs, parts: Mapping[str, Sequence[
         part: sum(_total(flops, f"{root}.{name}") for name in names) for part, names in (parts or {}).items()
     }  # fmt: skip
     by_part = {"trunk": total - sum(by_part.values()), **by_part}
-    return Cost(total, sum(p.numel() for p in model.parameters()), by_part, uncounted)
+    numbers = {part: sum(p.numel() for name in names for p in model.get_submodule(name).parameters()) for part, names in (parts or {}).items()}
+    parameters = sum(p.numel() for p in model.parameters())
+    return Cost(total, parameters, by_part, uncounted, {"trunk": parameters - sum(numbers.values()), **numbers})
 
 
 def _count(model: nn.Module, run: Any) -> tuple[Mapping[str, Mapping[Any, int]], tuple[str, ...]]:
