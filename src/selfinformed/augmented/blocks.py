@@ -17,7 +17,7 @@ _MOST_PRODUCTS = 6
 
 _LARGE = 225_000  # weights of a block that take longer to read in 32 bits than a product takes to start
 
-INT8_BATCH = 8  # beyond it a product no longer waits for memory, and float32 is as fast or faster
+_INT8_BATCH = 8  # beyond it a product no longer waits for memory, and float32 is as fast or faster
 
 IntArray = npt.NDArray[np.int64]
 
@@ -81,7 +81,7 @@ class BlockLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, columns) -> (B, P)"""
-        if self._int8 is not None and len(x) <= INT8_BATCH and not torch.is_grad_enabled():
+        if self._int8 is not None and suits_int8(x):
             return self._in_int8(x, self._int8)
         padded = nn.functional.pad(x, (0, 1)) if self._reads_padding else x
         parts = []
@@ -112,7 +112,7 @@ class BlockLinear(nn.Module):
         """Block `number` alone: (m, a) -> (m, b)"""
         width, outputs = self.blocks[number]
         bucket, tiles = self._tiles[number]
-        if self._int8 is not None and len(x) <= INT8_BATCH and not torch.is_grad_enabled():
+        if self._int8 is not None and suits_int8(x):
             product = int8_product(x.bfloat16(), *self._int8[number]).to(x)
             return product + self.biases[bucket][tiles].flatten()[:outputs] if len(self.biases) else product
         weight = self.weights[bucket][tiles, :width]
@@ -153,6 +153,11 @@ def in_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     scale = scale.bfloat16()  # first, so that rounding it is no error of its own
     rounded = (weight.detach() / scale.float()).round().clamp(-127, 127).to(torch.int8)
     return nn.functional.pad(rounded, (0, -weight.shape[1] % 64)).contiguous(), scale.flatten()
+
+
+def suits_int8(x: torch.Tensor) -> bool:
+    """Whether a product of x [B, a] gains from weights in 8 bits: a small batch, and no gradient asked for."""
+    return len(x) <= _INT8_BATCH and not torch.is_grad_enabled()
 
 
 def int8_product(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

@@ -138,13 +138,7 @@ class Heads(nn.Module):
 
     def to_weights(self) -> dict[str, torch.Tensor]:
         """The heads' weights by name, without padding: what is saved. `hidden.k.i` and `outputs.k` are head k's own layers."""
-        several = len(self.readers) > 1
-        weights: dict[str, torch.Tensor] = {}
-        for r, reader in enumerate(self.readers):
-            for name, tensor in reader.layer.named_parameters():
-                weights[f"first.{r}.{name}" if several else f"first.{name}"] = tensor.detach()
-            if reader.shared is not None:
-                weights |= {f"shared.{r}.{name}": tensor.detach() for name, tensor in reader.shared.named_parameters()}
+        weights = {name: parameter.detach() for name, parameter in self._first_layers().items()}
         for depth, (layer, deep) in enumerate(zip(self.layers, self.deep, strict=True)):
             for block, head in enumerate(deep):
                 weights[f"hidden.{head}.{2 * depth}.weight"] = layer.weight_of(block)
@@ -161,19 +155,24 @@ class Heads(nn.Module):
         wrong = sorted(own.keys() ^ weights.keys()) or [name for name in own if own[name].shape != weights[name].shape]
         if wrong:
             raise SelfInformedError(f"heads: the weights are of another plan; the first that does not fit is {wrong[0]!r}")
-        several = len(self.readers) > 1
         with torch.no_grad():
-            for r, reader in enumerate(self.readers):
-                for name, tensor in reader.layer.named_parameters():
-                    tensor.copy_(weights[f"first.{r}.{name}" if several else f"first.{name}"])
-                if reader.shared is not None:
-                    for name, tensor in reader.shared.named_parameters():
-                        tensor.copy_(weights[f"shared.{r}.{name}"])
+            for name, parameter in self._first_layers().items():
+                parameter.copy_(weights[name])
         for depth, (layer, deep) in enumerate(zip(self.layers, self.deep, strict=True)):
             for block, head in enumerate(deep):
                 layer.set_block(block, weights[f"hidden.{head}.{2 * depth}.weight"], weights[f"hidden.{head}.{2 * depth}.bias"])
         for head in range(len(self.plan.groups)):
             self.outputs.set_block(head, weights[f"outputs.{head}.weight"])
+
+    def _first_layers(self) -> dict[str, nn.Parameter]:
+        """The readers' parameters by the names they are saved under: numbered where there are several readers."""
+        named: dict[str, nn.Parameter] = {}
+        for r, reader in enumerate(self.readers):
+            place = f"first.{r}" if len(self.readers) > 1 else "first"
+            named |= {f"{place}.{name}": parameter for name, parameter in reader.layer.named_parameters()}
+            if reader.shared is not None:
+                named |= {f"shared.{r}.{name}": parameter for name, parameter in reader.shared.named_parameters()}
+        return named
 
     @torch.no_grad()
     def take(self, other: Heads) -> None:

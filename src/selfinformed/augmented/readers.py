@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from selfinformed.augmented.blocks import INT8_BATCH, in_int8, int8_product
+from selfinformed.augmented.blocks import in_int8, int8_product, suits_int8
 from selfinformed.network.wrap import FeatureShape
 from selfinformed.structure.plans import Source
 
@@ -84,7 +84,7 @@ class Reader(nn.Module):
         weight, bias = self.layer.weight[rows], self.layer.bias[rows]  # type: ignore[index]
         if self.source.map is not None:
             return nn.functional.conv2d(x, weight, bias).relu().mean((2, 3))
-        if self._int8 is not None and len(x) <= INT8_BATCH and not torch.is_grad_enabled():
+        if self._int8 is not None and suits_int8(x):
             packed, scale = (part[rows] for part in self._int8)
             return (int8_product(x.bfloat16(), packed, scale).to(bias) + bias).relu()
         return _product(x, weight, bias)
