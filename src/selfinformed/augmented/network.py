@@ -17,7 +17,6 @@ from torch import nn
 from selfinformed.augmented.dispatch import Dispatch
 from selfinformed.augmented.heads import Heads
 from selfinformed.data.examples import Inputs
-from selfinformed.data.labels import LabelSpace
 from selfinformed.network.averaged import AveragedClassifier
 from selfinformed.network.calls import call, evaluating, logits_of
 from selfinformed.network.wrap import AttachPoint, Output, WrappedClassifier, fingerprint_of
@@ -75,11 +74,6 @@ class AugmentedClassifier(nn.Module):
     def n_labels(self) -> int:
         """C."""
         return self.net.n_labels
-
-    @property
-    def labels(self) -> LabelSpace:
-        """The label names."""
-        return self.net.labels
 
     @property
     def dispatch(self) -> Dispatch | None:
