@@ -1,0 +1,209 @@
+"""Trains the bases of the kanji and cjk benchmarks.
+
+    python benchmarks/bases.py kanji budget
+    python benchmarks/bases.py kanji converged
+
+One pass draws a newly distorted view of every (character, typeface) pair of the train split; the learning rate is annealed to zero over
+the passes given (one cycle). The converged base starts from random weights too. Its log ends with the proof: trained on for as many
+passes again, at a third of the learning rate and annealed again, it gains less than half a point of mAP. A stopped training
+goes on from its last pass. Weights and logs are kept in `benchmarks/bases/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from characters import CACHE, Characters, cjk, kanji
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from selfinformed.data.glyphs import distort
+from selfinformed.structure.average_precision import Ranking, RankingMetrics
+from selfinformed.training.fitting import one_cycle
+
+BASES = Path(__file__).parent / "bases"
+PASSES = {
+    ("kanji", "budget"): 5, ("kanji", "converged"): 16, ("kanji-2", "budget"): 5, ("kanji-2", "converged"): 16,
+    ("cjk", "budget"): 8, ("cjk", "converged"): 32,
+}  # fmt: skip
+DATA = {"kanji": lambda: kanji(1), "kanji-2": lambda: kanji(2), "cjk": cjk}
+
+
+class CharacterNet(nn.Module):
+    """A small residual network over 32 x 32 images: trunk, stack of two ReLU layers, classifier.
+
+    Takes uint8 images [B, 1, 32, 32]; gives logits [B, C]. With `pooled` the trunk's output is averaged over positions to D features, else
+    its 4 x 4 positions stand side by side.
+    """
+
+    def __init__(self, n_labels: int, hidden: int, pooled: int = 0) -> None:
+        super().__init__()
+        size = pooled or 96 * 16
+        self.early = nn.Sequential(
+            _Scale(), nn.PixelUnshuffle(2), *_convolution(4, 48, 1), *_convolution(48, 96, 2), _Residual(96)
+        )  # 96 x 8 x 8
+        self.late = nn.Sequential(
+            *_convolution(96, 192, 2), _Residual(192), nn.Conv2d(192, pooled or 96, 1, bias=False), nn.BatchNorm2d(pooled or 96), nn.ReLU(),
+            nn.AvgPool2d(4) if pooled else nn.Identity(), nn.Flatten(),
+        )  # fmt: skip
+        self.stack = nn.Sequential(nn.Linear(size, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU())
+        self.classifier = nn.Linear(hidden, n_labels)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.classifier(self.stack(self.late(self.early(images))))
+        return logits
+
+
+class _Scale(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images / 255.0 if images.dtype == torch.uint8 else images
+
+
+class _Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(*_convolution(channels, channels, 1), *_convolution(channels, channels, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        inner: torch.Tensor = self.inner(x)
+        return x + inner
+
+
+def _convolution(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+
+
+def network_for(name: str, n_labels: int) -> CharacterNet:
+    return CharacterNet(n_labels, 384, pooled=384) if name == "cjk" else CharacterNet(n_labels, 512)
+
+
+def base(name: str, kind: str, n_labels: int) -> CharacterNet:
+    """A saved base, from `benchmarks/bases/`; trained first where it is not there."""
+    shards = sorted(BASES.glob(f"{name}-{kind}-*.safetensors"))
+    if not shards:
+        train(name, kind)
+        shards = sorted(BASES.glob(f"{name}-{kind}-*.safetensors"))
+    parts = {key: value for shard in shards for key, value in load_file(shard).items()}
+    network = network_for(name, n_labels)
+    network.load_state_dict({key: _joined(parts, key) for key in network.state_dict()})
+    return network.eval()
+
+
+def _joined(parts: dict[str, torch.Tensor], key: str) -> torch.Tensor:
+    found = [parts[f"{key}@{number}"] for number in range(sum(part.rpartition("@")[0] == key for part in parts))]
+    tensor = torch.cat(found) if found[0].ndim else found[0]
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def train(name: str, kind: str, learning_rate: float = 3e-3, batch_size: int = 128) -> None:
+    data = DATA[name]()
+    single = name != "cjk"
+    torch.manual_seed(0)
+    network = network_for(name, len(data.labels)).to(memory_format=torch.channels_last)
+    rows = data.rows("train")
+    targets = data.targets(rows)
+    if not single:
+        with torch.no_grad():
+            network.classifier.bias.copy_(torch.from_numpy(targets.positives() / len(rows)).float().clamp(min=1e-6).logit())
+    passes = PASSES[name, kind]
+    for stage, peak in (("", learning_rate), ("-on", learning_rate / 3)):
+        if stage and kind != "converged":
+            break
+        _stage(name, kind + stage, network, data, rows, targets, passes, peak, batch_size, single)
+        if not stage:
+            save(network, f"{name}-{kind}")
+
+
+def save(network: nn.Module, name: str) -> None:
+    """float16, in files of at most 4 MB; a larger tensor is cut along its rows into `name@0`, `name@1` and so on."""
+    BASES.mkdir(exist_ok=True)
+    shards: list[dict[str, torch.Tensor]] = [{}]
+    size = 0
+    for key, value in network.state_dict().items():
+        tensor = value.contiguous().half() if value.is_floating_point() else value
+        parts = tensor.tensor_split(-(-tensor.nbytes // 3_900_000)) if tensor.ndim else (tensor,)
+        for number, part in enumerate(parts):
+            if size + part.nbytes > 4_000_000:
+                shards.append({})
+                size = 0
+            shards[-1][f"{key}@{number}"] = part.clone()
+            size += part.nbytes
+    for number, shard in enumerate(shards):
+        save_file(shard, BASES / f"{name}-{number:02d}.safetensors")
+
+
+def _stage(name, kind, network, data: Characters, rows, targets, passes, peak, batch_size, single) -> None:
+    optimizer = torch.optim.AdamW(network.parameters(), lr=peak, weight_decay=0.02, fused=True)
+    log, resume = BASES / f"{name}-{kind}.jsonl", CACHE / f"{name}-{kind}.pt"
+    BASES.mkdir(exist_ok=True)
+    first, seconds = 0, 0.0
+    if resume.exists():
+        state = torch.load(resume, weights_only=True)
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        first, seconds = state["passes"], state["seconds"]
+    else:
+        log.write_text("")
+    bitmaps, n = torch.from_numpy(data.bitmaps[rows]), len(rows)
+    steps = n // batch_size
+    for number in range(first, passes):
+        start = time.time()
+        generator = torch.Generator().manual_seed(number)
+        order = torch.randperm(n, generator=generator)
+        network.train()
+        total = 0.0
+        images = torch.empty(0)
+        for step in range(steps):
+            at = step * batch_size
+            if step % 16 == 0:
+                images = distort(bitmaps[order[at : at + 16 * batch_size]], generator)
+            chosen = order[at : at + batch_size]
+            batch = images[at % (16 * batch_size) :][:batch_size].contiguous(memory_format=torch.channels_last)
+            for group in optimizer.param_groups:
+                group["lr"] = peak * one_cycle((number + step / steps) / passes, 0.15)
+            logits = network(batch)
+            wanted = targets.take(chosen.numpy())
+            with torch.no_grad():
+                gradient = logits.softmax(1) if single else logits.sigmoid()
+                examples, labels = map(torch.from_numpy, wanted.pairs())
+                if step % 16 == 0 and single:
+                    total += 16 * F.cross_entropy(logits, labels).item()
+                gradient[examples, labels] -= 1
+                gradient.div_(batch_size)
+            optimizer.zero_grad()
+            logits.backward(gradient)
+            optimizer.step()
+        seconds += time.time() - start
+        figures = judge(network, data, "holdout")
+        line = {"pass": number + 1, "of": passes, "seconds": round(seconds, 1), "loss": round(total / steps, 4),
+                "holdout_map50": round(100 * figures.mean_average_precision, 2), "holdout_top1": round(100 * figures.top1, 2)}
+        print(json.dumps(line), flush=True)
+        with log.open("a") as out:
+            out.write(json.dumps(line) + "\n")
+        torch.save({"network": network.state_dict(), "optimizer": optimizer.state_dict(), "passes": number + 1, "seconds": seconds}, resume)
+
+
+@torch.no_grad()
+def judge(network: nn.Module, data: Characters, part: str) -> Ranking:
+    network.eval()
+    examples = data.examples(part)
+    if len(examples) > 12_000:
+        examples = examples.take(range(0, len(examples), 3))
+    metrics = RankingMetrics(len(data.labels))
+    for chosen, images in examples.batches(512):
+        logits = network(images.contiguous(memory_format=torch.channels_last))
+        metrics.update(logits.log_softmax(1) if examples.targets.single else logits, examples.targets.take(chosen))
+    return metrics.compute()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=sorted({name for name, _ in PASSES}))
+    parser.add_argument("kind", choices=("budget", "converged"))
+    options = parser.parse_args()
+    train(options.name, options.kind)

