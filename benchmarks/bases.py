@@ -197,7 +197,7 @@ def judge(network: nn.Module, data: Characters, part: str) -> Ranking:
     metrics = RankingMetrics(len(data.labels))
     for chosen, images in examples.batches(512):
         logits = network(images.contiguous(memory_format=torch.channels_last))
-        metrics.update(logits.log_softmax(1) if examples.targets.single else logits, examples.targets.take(chosen))
+        metrics.update(logits, examples.targets.take(chosen))
     return metrics.compute()
 
 

@@ -27,6 +27,8 @@ from selfinformed.data.targets import Targets, as_targets
 from selfinformed.structure.average_precision import RankingMetrics
 from selfinformed.training.fitting import one_cycle
 
+sys.modules["torchvision"] = None  # type: ignore[assignment]  # transformers does without; one made for another torch stops its import
+
 WORDNET = Path("/usr/share/wordnet")
 BASES = Path(__file__).parent / "bases"
 TOKENS = 32  # longer glosses are cut; one in thirty is
@@ -118,7 +120,7 @@ def embeddings() -> torch.Tensor:
     """The frozen trunk's output [N, 384] for every gloss, computed once and cached."""
     path = CACHE / "glosses.safetensors"
     if not path.exists():
-        texts, targets, labels, _ = glosses()
+        texts, _targets, _labels, _ = glosses()
         trunk, inputs, found, start = GlossNet(1).trunk.eval(), tokens(), torch.empty(len(texts), 384), time.time()
         lengths = inputs["attention_mask"].sum(1)
         with torch.no_grad():

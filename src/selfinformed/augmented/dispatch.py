@@ -6,8 +6,19 @@ import numpy as np
 import torch
 
 from selfinformed.augmented.heads import Heads
+from selfinformed.network.wrap import Output
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.plans import HeadPlan
+
+
+def uncertainty(logits: torch.Tensor, output: Output) -> torch.Tensor:
+    """How many labels of each example a network expects to get wrong, [B], from its logits [B, C].
+
+    One minus the largest probability for softmax outputs; for logistic ones the sum over labels of the smaller of p and 1 - p.
+    """
+    if output == "softmax":
+        return 1 - (logits.amax(1) - logits.logsumexp(1)).exp()
+    return torch.sigmoid(-logits.abs()).sum(1)
 
 
 class Dispatch:

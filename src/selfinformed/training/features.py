@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -58,6 +58,18 @@ class FeatureStore:
 
     def __len__(self) -> int:
         return len(self.attached)
+
+    def batch(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What heads and classifier read of some examples: float32 [b, D] and [b, P]."""
+        return self.attached[rows].float(), self.penultimate[rows].float()
+
+    def permutation(self, generator: torch.Generator) -> torch.Tensor:
+        """All example numbers in a random order that can be read fast."""
+        return torch.randperm(len(self), generator=generator)
+
+    def transformed(self, transform: InputTransform) -> FeatureStore:
+        """The same examples as heads see them behind a transform."""
+        return replace(self, attached=transform(self.attached))
 
     @classmethod
     def build(cls, net: WrappedClassifier, examples: Examples, batch_size: int = 64, what: str = "caching features") -> FeatureStore:
@@ -159,7 +171,7 @@ def score_batches(
         for start in range(0, len(data), _FEATURES_AT_ONCE):
             stop = min(start + _FEATURES_AT_ONCE, len(data))
             with torch.no_grad():
-                scores = scores_from_features(model, data.attached[start:stop], data.penultimate[start:stop]).cpu()
+                scores = scores_from_features(model, *data.batch(torch.arange(start, stop))).cpu()
             yield scores, data.targets.take(np.arange(start, stop)), lambda b, start=start: f"example {start + b}"  # type: ignore[misc]
         return
     check_labels(net, data)

@@ -87,17 +87,17 @@ def fit(
     history = History()
     groups = [{"params": list(aug.classifier.parameters()), "lr": classifier_learning_rate}]
     order, targets = _by_group(aug, store.targets)
-    attached, heads = store.attached, aug.heads
+    heads = aug.heads
 
     def scores(rows: torch.Tensor) -> torch.Tensor:
-        at_heads, at_classifier = (t[rows].to(aug.classifier.weight) for t in (attached, store.penultimate))
+        at_heads, at_classifier = (part.to(aug.classifier.weight) for part in store.batch(rows))
         return aug.from_features(at_heads, at_classifier) if order is None else aug.by_group(at_heads, at_classifier, order)
 
     aug.eval()
     if heads is not None:
         groups.append({"params": list(heads.parameters()), "lr": learning_rate})
         transform = statistics.input_transform(head_input)
-        attached = transform(attached)
+        store = store.transformed(transform)
         heads.unfold(transform)
     try:
         if epochs:
