@@ -194,7 +194,7 @@ def judge(network: nn.Module, data: Characters, part: str) -> Ranking:
     examples = data.examples(part)
     if len(examples) > 12_000:
         examples = examples.take(range(0, len(examples), 3))
-    metrics = RankingMetrics(len(data.labels))
+    metrics = RankingMetrics(len(data.labels), ranked_by="probabilities" if examples.targets.single else "logits")
     for chosen, images in examples.batches(512):
         logits = network(images.contiguous(memory_format=torch.channels_last))
         metrics.update(logits, examples.targets.take(chosen))

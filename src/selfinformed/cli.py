@@ -240,15 +240,16 @@ def compare(run: Run, json: bool) -> None:
     _show_comparison(run, json)
 
 
-@_verb(_INPUTS + _COUNTS + _FIT + ["budget", "map_k", "seed"], "selfinformed search config.yaml --budget 0.03")
+@_verb(_INPUTS + _COUNTS + _FIT + ["budget", "budget_of", "candidates", "rounds", "map_k", "seed"], "selfinformed search config.yaml --budget 0.03")
 def search(run: Run, json: bool) -> None:
-    """Finds which structure at a budget helps most, judged on hold-out data."""
+    """Finds which structure at a budget helps most, judged on hold-out data, and says whether specialists were worth it."""
     result = run.search()
     rows = [
-        {**t, "mean_average_precision": _percent(t["mean_average_precision"]), "extra_computation": f"{t['extra_computation']:.3f}x"}
+        {"structure": t["structure"], "passes": f"{t['epochs']:.2f}", "hold-out mAP": _percent(t["mean_average_precision"]),
+         "executed": f"{t['extra_computation']:.3f}x", "seconds": f"{t['seconds']:.0f}"}
         for t in result["trials"]
-    ]
-    _show(json, result, rows, f"best: {result['trials'][0]['structure']}")
+    ]  # fmt: skip
+    _show(json, result, rows, result["verdict"])
 
 
 @_verb(["output"], "selfinformed report runs/demo")

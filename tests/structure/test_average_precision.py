@@ -148,3 +148,13 @@ def test_a_refused_batch_is_not_half_added():
 def test_scores_must_be_a_batch():
     with pytest.raises(SelfInformedError, match=r"expected logits \[examples, labels\], got a tensor of shape \[3\]"):
         mean_average_precision(torch.zeros(3), [0, 1, 2])
+
+
+def test_probabilities_do_not_depend_on_a_shift_of_each_examples_logits() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores, targets = torch.randn(60, 9, generator=generator), torch.randint(0, 9, (60,), generator=generator)
+    shifted = scores + 10 * torch.randn(60, 1, generator=generator)
+    plain = mean_average_precision(scores, targets, 5, "probabilities")
+    assert plain == pytest.approx(mean_average_precision(shifted, targets, 5, "probabilities"))
+    assert plain == mean_average_precision(scores.log_softmax(1), targets, 5)
+    assert plain != mean_average_precision(shifted, targets, 5)

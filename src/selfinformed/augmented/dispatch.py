@@ -1,4 +1,4 @@
-"""Conditional evaluation: each example runs only the heads its scores point to."""
+"""Conditional evaluation: each example runs only the heads its scores point to, or none where the network is sure of it."""
 
 from __future__ import annotations
 
@@ -25,18 +25,32 @@ class Dispatch:
     """Chooses heads for each example and runs each head once, on the examples that chose it.
 
     A group's score is the best logit that the augmented network's own classifier gives one of its labels, so choosing costs no
-    multiply-adds. A head over all labels always comes first.
+    multiply-adds. A head over all labels always comes first. Examples that the classifier is sure of may run no head at all.
+
+    Args:
+        plan: the heads.
+        top_groups: how many of them an example runs.
+        output: what the logits are for; needed for `share` and `above`.
+        share: above 0, up to 1: of each batch only this share of the examples, the most uncertain, run heads (for training).
+        above: only examples with more `uncertainty` than this run heads (for evaluation: examples do not depend on their batch).
 
     Attributes:
-        top_groups: heads that each example runs.
         examples: how many were seen since `reset`.
+        helped: how many of them ran heads.
         multiply_adds: executed on average for each of them, the base's included.
     """
 
-    def __init__(self, plan: HeadPlan, top_groups: int) -> None:
+    def __init__(
+        self, plan: HeadPlan, top_groups: int, output: Output | None = None, share: float | None = None, above: float | None = None
+    ) -> None:
         if top_groups < 0 or isinstance(top_groups, bool):
             raise SelfInformedError(f"top_groups: expected a number of heads from 0 to {len(plan.groups)}, got {top_groups!r}")
+        if share is not None and (not 0 < share <= 1 or above is not None):
+            raise SelfInformedError(f"share: expected more than 0, at most 1, and not with `above`; got {share!r}")
+        if output is None and (share is not None or above is not None):
+            raise SelfInformedError("share: how unsure a network is depends on its outputs; wrap it with output='softmax' or output='logistic'")
         self.plan, self.top_groups = plan, min(top_groups, len(plan.groups))
+        self.output, self.share, self.above = output, None if share == 1 else share, above
         groups = plan.groups
         self._costs = torch.tensor(plan.head_multiply_adds, dtype=torch.float64)
         self._always = torch.tensor([size == groups.n_labels for size in groups.sizes])
@@ -54,12 +68,11 @@ class Dispatch:
 
     def reset(self) -> None:
         """Forgets what was executed so far."""
-        self.examples, self._executed = 0, 0.0
+        self.examples, self.helped, self._executed = 0, 0, 0.0
 
     @property
     def multiply_adds(self) -> float:
-        fixed = self.plan.base_multiply_adds + (self.plan.shared_multiply_adds if self.top_groups else 0)
-        return fixed + self._executed / max(1, self.examples)
+        return self.plan.base_multiply_adds + self._executed / max(1, self.examples)
 
     def choose(self, logits: torch.Tensor) -> torch.Tensor:
         """Logits [B, C] to the chosen groups [B, top_groups], the best first; ties go to the lower group."""
@@ -71,22 +84,43 @@ class Dispatch:
         best[:, self._always.to(best.device)] = torch.inf
         return best.sort(dim=1, descending=True, stable=True).indices[:, : self.top_groups]
 
+    def unsure(self, logits: torch.Tensor) -> torch.Tensor | None:
+        """Numbers of the examples that run heads, rising; None for all of them."""
+        if self.output is None or (self.share is None and self.above is None):
+            return None
+        unsure = uncertainty(logits.detach(), self.output)
+        if self.above is not None:
+            return torch.nonzero(unsure > self.above).flatten()
+        assert self.share is not None
+        return unsure.argsort(descending=True, stable=True)[: max(1, round(self.share * len(unsure)))].sort().values
+
     def __call__(self, heads: Heads, attached: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """What the chosen heads add to the logits: attached [B, D], logits [B, C] -> [B, C]"""
+        self.examples += len(logits)
+        if not self.top_groups:
+            return torch.zeros_like(logits)
+        rows = self.unsure(logits)
+        if rows is None:
+            return self._chosen(heads, attached, logits)
+        if not len(rows):
+            return torch.zeros_like(logits)
+        added = self._chosen(heads, attached.index_select(0, rows), logits.index_select(0, rows))
+        return torch.zeros_like(logits).index_copy(0, rows, added)
+
+    def _chosen(self, heads: Heads, attached: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         n, n_labels = logits.shape
-        self.examples += n
+        self.helped += n
+        self._executed += n * self.plan.shared_multiply_adds
         if self.top_groups == len(self.plan.groups):
             self._executed += n * float(self._costs.sum())
             return heads(attached)  # type: ignore[no-any-return]
-        added = torch.zeros(n * n_labels, dtype=logits.dtype, device=logits.device)
-        if not self.top_groups:
-            return added.view(n, n_labels)
         chosen = self.choose(logits).cpu()
         self._executed += float(self._costs[chosen].sum())
         by_group = chosen.flatten().argsort(stable=True)
         sizes = torch.bincount(chosen.flatten(), minlength=len(self._members)).tolist()
         examples = torch.split(by_group // self.top_groups, sizes)
         inputs = [reader.inputs(attached) for reader in heads.readers]
+        added = torch.zeros(n * n_labels, dtype=logits.dtype, device=logits.device)
         for layer in self._layers:  # groups that share no label: no place is written twice
             places, values = [], []
             for group in layer:

@@ -48,6 +48,7 @@ class AugmentedClassifier(nn.Module):
             parent, _, child = name.rpartition(".")
             setattr(self.base.get_submodule(parent), child, slot if name == net.classifier_name else _AveragedWith(slot, number))
         self._slot_name = net.classifier_name
+        self.above: float | None = None  # the uncertainty above which examples run heads, where a structure was trained for a share of them
         self.base_was_tuned = False  # set by a second stage that trains the whole network
         for number, point in enumerate(net.attach_points):
             reader, keep = self.base.get_submodule(point.module), _Keep(slot, point, number)
@@ -138,14 +139,16 @@ class AugmentedClassifier(nn.Module):
             slot.disabled = before
 
     @contextmanager
-    def conditional(self, top_groups: int) -> Iterator[Dispatch]:
-        """Within this context each example runs only the `top_groups` heads that its scores point to; see `Dispatch`.
+    def conditional(self, top_groups: int | None = None, *, share: float | None = None, above: float | None = None) -> Iterator[Dispatch]:
+        """Within this context each example runs only the `top_groups` heads that its scores point to (default: all); see `Dispatch`.
 
-        With all groups chosen the logits are those of full evaluation. `fit` within the context trains the heads on the examples
-        they will see. What the context gives counts the multiply-adds that were executed.
+        With `share`, of each batch only that share of the examples run heads, those the classifier is least sure of; with `above`, those
+        with more `uncertainty` than that. With all groups chosen the logits are those of full evaluation. `fit` within the context
+        trains the heads on the examples they will see. What the context gives counts the multiply-adds that were executed.
         """
         slot = self._slot
-        before, slot.dispatch = slot.dispatch, Dispatch(self.plan, top_groups)
+        number = len(self.plan.groups) if top_groups is None else top_groups
+        before, slot.dispatch = slot.dispatch, Dispatch(self.plan, number, self.output, share, above)
         try:
             yield slot.dispatch
         finally:

@@ -73,7 +73,9 @@ class Reader(nn.Module):
         x = features if whole else features[:, self.source.start : self.source.stop]
         if self.source.map is not None:
             return x.unflatten(1, self.source.map)  # type: ignore[no-any-return, no-untyped-call]
-        return x if self.shared is None else _product(x, self.shared.weight, self.shared.bias)
+        if self.shared is None:
+            return x
+        return self.shared(x) if self.source.linear else _product(x, self.shared.weight, self.shared.bias)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(B, D) -> (B, sum w)"""

@@ -39,7 +39,7 @@ def save(aug: AugmentedClassifier, folder: str | Path) -> None:
     config = {
         "format": CONFIG_FORMAT, "base_fingerprint": net.fingerprint, "base_class": type(net.model).__name__,
         "classifier": list(net.classifier_names), "attach": [vars(point) for point in net.attach_points], "output": aug.output,
-        "base_was_tuned": aug.base_was_tuned,
+        "base_was_tuned": aug.base_was_tuned, "above": aug.above,
         "labels": list(net.labels.names), "plan": aug.plan.to_dict(), "versions": versions(),
     }  # fmt: skip
     write_json(folder / "config.json", config)
@@ -68,7 +68,8 @@ def load(folder: str | Path, model: nn.Module | WrappedClassifier, example_input
         plan = HeadPlan.from_dict(config["plan"], str(folder / "config.json"))
         net = _wrapped(model, example_inputs, labels, classifier, attach)
         output, tuned, expected = config["output"], bool(config["base_was_tuned"]), config["base_fingerprint"]
-    except (KeyError, TypeError) as error:
+        above = None if config.get("above") is None else float(config["above"])
+    except (KeyError, TypeError, ValueError) as error:
         raise SelfInformedError(f"{folder / 'config.json'}: not a valid heads config ({error!r})") from None
     if net.fingerprint != expected:
         raise SelfInformedError(
@@ -76,7 +77,7 @@ def load(folder: str | Path, model: nn.Module | WrappedClassifier, example_input
             f"{net.fingerprint[:12]}…; load the weights the heads were trained on"
         )
     aug = augment(net, plan)
-    aug.output, aug.base_was_tuned = output, tuned
+    aug.output, aug.base_was_tuned, aug.above = output, tuned, above
     if aug.heads is not None:
         aug.heads.trained = len(plan.groups)  # so that training them on, in another input transform, starts from what was saved
     arrays, metadata = read_tensors(folder / "heads.safetensors", WEIGHTS_FORMAT)

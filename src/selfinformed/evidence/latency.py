@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 
 from selfinformed.augmented.network import AugmentedClassifier
 from selfinformed.data.examples import Examples, take_inputs
+from selfinformed.network.timing import paired_seconds
 from selfinformed.runtime.versions import machine, versions
 
 
@@ -25,19 +25,14 @@ def latency(aug: AugmentedClassifier, examples: Examples, batch_sizes: Sequence[
     readable, first = next(examples.batches(max(batch_sizes)))
     for size in batch_sizes:
         inputs = take_inputs(first, [i % len(readable) for i in range(size)])
-        seconds = np.array([[_timed(aug.net, inputs), _timed(aug, inputs)] for _ in range(repeats + 5)])[5:]
-        p50, p95 = 1000 * np.percentile(seconds, [50, 95], axis=0)
+        base, augmented, ratio = paired_seconds(aug.net.logits, aug.logits, inputs, repeats)
+        p50, p95 = 1000 * np.percentile([base, augmented], [50, 95], axis=1)
         rows.append(
             {
                 "batch_size": size, "base_p50": p50[0], "base_p95": p95[0], "augmented_p50": p50[1], "augmented_p95": p95[1],
-                "ratio": float(np.median(seconds[:, 1] / seconds[:, 0])),
+                "ratio": ratio,
             }
         )  # fmt: skip
     about = {"machine": machine() | {"threads": torch.get_num_threads()}, "versions": versions()}
     return {"rows": rows, "extra_computation": aug.plan.extra_computation, **about}
 
-
-def _timed(model: Any, inputs: Any) -> float:
-    start = time.perf_counter()
-    model.logits(inputs)
-    return time.perf_counter() - start

@@ -201,7 +201,8 @@ def wrap(
         attach: dotted name of the module whose output the heads read, or several. By default the trunk's output: what the first of the
             fully connected layers before the classifier reads.
         reduce: how a spatial map or token sequence at `attach` becomes a vector; see `AttachPoint`.
-        output: `softmax` (one label per example) or `logistic` (several). By default taken from the training targets.
+        output: `softmax` (one label per example) or `logistic` (several). By default training takes it from the targets. With `softmax` given,
+            mAP@K ranks by probabilities instead of logits, which softmax leaves free to shift from example to example.
 
     Raises:
         SelfInformedError: no classifier is found, it is no linear layer, its output is not the logits, the label names do not fit, or the

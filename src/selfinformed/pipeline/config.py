@@ -65,6 +65,9 @@ class RunConfig:
     classifier_learning_rate: float = _option(3e-3, "peak learning rate of the classifier")
     finetune: bool = _option(False, "train the whole network for one pass after the heads")
     probe_width: int = _option(256, "units of the dense head that probes the headroom")
+    candidates: int = _option(48, "structures in a search's first round")
+    rounds: int = _option(4, "rounds of a search; a third of the structures goes on to the next, trained three times as long")
+    budget_of: Literal["multiply_adds", "latency"] = _option("multiply_adds", "what the budget of a search binds")
     seeds: int = _option(3, "seeds of the comparison")
     arms: tuple[str, ...] | None = _option(None, "arms of the comparison, e.g. base,confusions,dense (default: all)")
     seed: int = _option(0, "of clustering, weights and the order of examples")
@@ -154,5 +157,5 @@ _LEAST = {
     "n_groups": 1, "top_groups": 0, "bootstraps": 0, "cover_share": 0.0, "sweep": 1,
     "n_labels": 1, "hidden": 1, "top_k": 1, "map_k": 1, "views": 1, "skip_bad": 0, "depth": 1, "epochs": 0, "batch_size": 1,
     "forward_batch_size": 1, "probe_width": 1, "seeds": 1, "seed": 0, "budget": 0.0, "dense_share": 0.0, "learning_rate": 0.0,
-    "classifier_learning_rate": 0.0, "image_size": 1,
+    "classifier_learning_rate": 0.0, "image_size": 1, "candidates": 1, "rounds": 1,
 }  # fmt: skip

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 
@@ -34,7 +34,7 @@ from selfinformed.structure.stability import stability
 from selfinformed.training.features import FeatureStore
 from selfinformed.training.fitting import fit
 from selfinformed.training.headroom import probe
-from selfinformed.training.searching import search
+from selfinformed.training.searching import Space, search
 
 T = TypeVar("T")
 Say = Callable[[str], None]
@@ -253,18 +253,21 @@ class Run:
         return self._stage("compare", "comparison.json", Comparison.load, make, lambda t, path: t.save(path))
 
     def search(self) -> dict[str, Any]:
-        """search.json: what was tried, best first, and the winner's plan."""
+        """search.json: what was tried, best first, what won, and whether specialists were worth it; search.jsonl holds the trials done so far."""
         c = self.config
 
         def make() -> dict[str, Any]:
-            counts = [self.counts("confusions"), self.counts("codetections")]
-            found = search(
-                self.net, self.features("train"), self.inputs.examples("holdout"), budget=c.budget, counts=counts, top_k=c.map_k,
-                epochs=2 * c.epochs, seed=c.seed,
-            )  # fmt: skip
-            return {"trials": found.trials, "plan": found.plan.to_dict()}
+            return search(
+                self.net, self.features("train"), self.features("holdout"), budget=c.budget, budget_of=c.budget_of, candidates=c.candidates,
+                rounds=c.rounds, epochs=c.epochs, counts={kind: self.counts(kind) for kind in get_args(Kind)}, top_k=c.map_k, seed=c.seed,
+                space=Space(attach=(None, *self._single_attach_points())), journal=self.folder / "search.jsonl", **self._training(),
+            ).to_dict()  # fmt: skip
 
         return self._stage("search", "search.json", lambda path: read_json(path, "search"), make, lambda s, path: write_json(path, s))
+
+    def _single_attach_points(self) -> list[str]:
+        points = self.net.attach_points
+        return [point.module for point in points] if len(points) > 1 else []
 
     def report(self) -> Path:
         """report.html and figures/*.png, written anew from the other artefacts."""
@@ -322,7 +325,7 @@ _ARTEFACTS = frozenset(
     {
         "detections", "counts.safetensors", "codetections.safetensors", "groups.json", "stability.json", "sweep.json",
         "plan.json", "features", "probe.json", "heads.safetensors",
-        "evaluation.json", "conditional.json", "comparison.json", "comparison.jsonl", "search.json",
+        "evaluation.json", "conditional.json", "comparison.json", "comparison.jsonl", "search.json", "search.jsonl",
     }
 )  # fmt: skip
 

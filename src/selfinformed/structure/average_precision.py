@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.detections import detections
 
 FloatArray = npt.NDArray[np.float64]
+RankedBy = Literal["logits", "probabilities"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +43,7 @@ class Ranking:
     top_k: int
 
 
-def mean_average_precision(scores: Any, targets: Any, top_k: int = 50) -> float:
+def mean_average_precision(scores: Any, targets: Any, top_k: int = 50, ranked_by: RankedBy = "logits") -> float:
     """mAP@K over labels, as Google's published evaluation code computes it.
 
     Each example keeps its K best labels (ties to the lower label). For each label, the examples that kept it are ranked by score (ties in the
@@ -53,6 +54,8 @@ def mean_average_precision(scores: Any, targets: Any, top_k: int = 50) -> float:
         scores: logits [N, C], finite.
         targets: classes [N], multi-hot [N, C], or a list of label lists.
         top_k: K; more than C means all labels.
+        ranked_by: `probabilities` for a softmax network: its logits may be shifted by any number for each example, so that those of two
+            examples cannot be compared.
 
     Returns:
         0 to 1; NaN where no label has a positive.
@@ -60,18 +63,18 @@ def mean_average_precision(scores: Any, targets: Any, top_k: int = 50) -> float:
     scores = torch.as_tensor(scores).detach().cpu()
     if scores.ndim != 2:
         raise SelfInformedError(f"scores: expected logits [examples, labels], got a tensor of shape {list(scores.shape)}")
-    ranking = RankingMetrics(scores.shape[1], top_k)
+    ranking = RankingMetrics(scores.shape[1], top_k, ranked_by)
     ranking.update(scores, targets)
     return ranking.compute().mean_average_precision
 
 
 class RankingMetrics:
-    """Gathers each example's K best labels, batch by batch; memory is N x K, whatever C is."""
+    """Gathers each example's K best labels, batch by batch; memory is N x K, whatever C is. For `ranked_by` see `mean_average_precision`."""
 
-    def __init__(self, n_labels: int, top_k: int = 50) -> None:
+    def __init__(self, n_labels: int, top_k: int = 50, ranked_by: RankedBy = "logits") -> None:
         if top_k < 1:
             raise SelfInformedError(f"top_k: expected at least 1, got {top_k}")
-        self.n_labels, self.top_k = n_labels, top_k
+        self.n_labels, self.top_k, self.ranked_by = n_labels, top_k, ranked_by
         self.n_examples = 0
         self._ids: list[npt.NDArray[np.int64]] = []
         self._scores: list[npt.NDArray[np.float32]] = []
@@ -86,7 +89,8 @@ class RankingMetrics:
         if scores.shape != (len(annotated), self.n_labels):
             raise SelfInformedError(f"scores: expected shape [{len(annotated)}, {self.n_labels}], got {list(scores.shape)}")
         ids = detections(scores, min(max(self.top_k, 5), self.n_labels), name)
-        kept = scores.gather(1, ids).float().numpy()
+        logits = scores.gather(1, ids).float()
+        kept = (logits - scores.float().logsumexp(1, keepdim=True) if self.ranked_by == "probabilities" else logits).numpy()
         labels = ids.numpy()
         examples, truth = annotated.pairs()
         keys = np.arange(len(labels))[:, None] * self.n_labels + labels

@@ -31,7 +31,8 @@ class Source:
         map: where they are a map (channels, height, width), the head's first layer is a convolution without padding, ReLU, and the mean
             over positions: feature maps of the group's own.
         kernel: height and width of that convolution.
-        shared: units of a ReLU layer in between that all heads with this source share; 0 for none.
+        shared: units of a layer in between that all heads with this source share; 0 for none.
+        linear: whether that layer is linear, which makes the heads' first layers low-rank, or has a ReLU.
     """
 
     start: int
@@ -39,6 +40,7 @@ class Source:
     map: tuple[int, int, int] | None = None
     kernel: int = 1
     shared: int = 0
+    linear: bool = False
 
     def __post_init__(self) -> None:
         wrong = not 0 <= self.start < self.stop or self.shared < 0 or (self.map is not None and math.prod(self.map) != self.stop - self.start)
@@ -193,6 +195,8 @@ def plan(
     attach: str | None = None,
     kernel: int = 1,
     shared: int = 0,
+    linear: bool = False,
+    usage: float | Sequence[float] = 1.0,
 ) -> HeadPlan:
     """Turns groups into heads.
 
@@ -211,14 +215,18 @@ def plan(
             several attach points add up: `plan(net, groups, attach="layer3", ...) + plan(net, everything, attach="layer4", ...)`.
         kernel: height and width of the heads' convolution, at an attach point wrapped with `reduce="map"`: the first of a head's widths is
             then its number of feature maps, which are averaged over positions.
-        shared: units of one more ReLU layer between the attach point and all these heads.
+        shared: units of one more layer between the attach point and all these heads.
+        linear: whether that layer is linear (a low-rank first layer of the heads) instead of a ReLU layer.
+        usage: share of the examples, 0 to 1, that run each head, or all of them: the budget then binds what is executed on average, and heads
+            that few examples run may be larger. For `AugmentedClassifier.conditional`.
 
     Raises:
         SelfInformedError: the budget does not reach for one unit per head, or what a capacity needs is missing.
     """
     if groups.n_labels != net.n_labels:
         raise SelfInformedError(f"groups: made for {groups.n_labels} labels, the network has {net.n_labels}")
-    base, parameters, source = net.cost.multiply_adds, net.cost.parameters, _source(net, attach, kernel, shared)
+    base, parameters, source = net.cost.multiply_adds, net.cost.parameters, _source(net, attach, kernel, shared, linear)
+    used = np.broadcast_to(np.asarray(usage, dtype=float), len(groups))
 
     def made(groups: LabelGroups, widths: Sequence[tuple[int, ...]]) -> HeadPlan:
         return HeadPlan(groups, tuple(widths), net.feature_size, base, parameters, (source,) * len(groups))
@@ -227,13 +235,15 @@ def plan(
         return made(groups, [tuple(hidden)] * len(groups))
     if not 0 < budget < math.inf or not 0 <= dense_share < 1 or depth < 1:
         raise SelfInformedError(f"plan: expected budget > 0, 0 <= dense_share < 1, depth >= 1; got {budget}, {dense_share}, {depth}")
-    allowed = budget * base - source.shared_multiply_adds
+    if not ((used >= 0) & (used <= 1)).all() or (dense_share and used.min(initial=1) < 1):
+        raise SelfInformedError(f"usage: expected shares from 0 to 1, and all 1 with a dense_share; got {usage}")
+    allowed = budget * base - source.shared_multiply_adds * min(1.0, float(used.sum()))
     shares = _shares(groups, capacity, counts, examples)
-    specialists = made(groups, _solve(groups.sizes, shares, source, depth, allowed * (1 - dense_share)))
+    specialists = made(groups, _solve(groups.sizes, shares, source, depth, allowed * (1 - dense_share), used))
     if not dense_share:
         return specialists
     everything = LabelGroups.everything(net.n_labels)
-    return specialists + made(everything, _solve(everything.sizes, np.ones(1), source, depth, allowed - sum(specialists.head_multiply_adds)))
+    return specialists + made(everything, _solve(everything.sizes, np.ones(1), source, depth, allowed - sum(specialists.head_multiply_adds), np.ones(1)))
 
 
 def head_cost(source: Source, widths: Sequence[int], outputs: int) -> int:
@@ -247,7 +257,7 @@ def stack_cost(feature_size: int, widths: Sequence[int], outputs: int) -> int:
     return sum(a * b for a, b in itertools.pairwise(sizes))
 
 
-def _source(net: WrappedClassifier, attach: str | None, kernel: int, shared: int) -> Source:
+def _source(net: WrappedClassifier, attach: str | None, kernel: int, shared: int, linear: bool) -> Source:
     starts = list(itertools.accumulate((shape.size for shape in net.shapes), initial=0))
     names = [point.module for point in net.attach_points]
     if attach is not None and names.count(attach) != 1:
@@ -255,11 +265,11 @@ def _source(net: WrappedClassifier, attach: str | None, kernel: int, shared: int
     if attach is None and len(names) > 1 and any(shape.map for shape in net.shapes):
         raise SelfInformedError(f"attach: heads read one attach point where one is a map; choose among {', '.join(names)}")
     if attach is None and len(names) > 1:
-        return Source(0, net.feature_size, None, 1, shared)
+        return Source(0, net.feature_size, None, 1, shared, linear)
     place = 0 if attach is None else names.index(attach)
     if kernel != 1 and net.shapes[place].map is None:
         raise SelfInformedError(f"kernel: heads convolve only over a map; wrap the network with AttachPoint({names[place]!r}, reduce='map')")
-    return Source(starts[place], starts[place + 1], net.shapes[place].map, kernel, shared)
+    return Source(starts[place], starts[place + 1], net.shapes[place].map, kernel, shared, linear)
 
 
 def _shares(groups: LabelGroups, capacity: Capacity, counts: ConfusionCounts | None, examples: npt.ArrayLike | None) -> npt.NDArray[np.float64]:
@@ -291,22 +301,26 @@ def confusion_mass(counts: ConfusionCounts, groups: LabelGroups) -> npt.NDArray[
 
 
 def _solve(
-    sizes: list[int], shares: npt.NDArray[np.float64], source: Source, depth: int, allowed: float
+    sizes: list[int], shares: npt.NDArray[np.float64], source: Source, depth: int, allowed: float, usage: npt.NDArray[np.float64]
 ) -> list[tuple[int, ...]]:
-    """The largest widths, at least 1 and otherwise in proportion to the shares, that cost no more than allowed."""
+    """The largest widths, at least 1 and otherwise in proportion to the shares, that cost no more than allowed where each head is run as often
+    as its usage says.
+    """
 
     def widths(scale: float) -> list[tuple[int, ...]]:
         return [(max(1, int(scale * share)),) * depth for share in shares]
 
-    def spent(scale: float) -> int:
-        return sum(head_cost(source, w, n) for w, n in zip(widths(scale), sizes, strict=True))
+    def spent(scale: float) -> float:
+        return sum(float(u) * head_cost(source, w, n) for w, n, u in zip(widths(scale), sizes, usage, strict=True))
 
     if not sizes:
         return []  # no heads: nothing would ever spend the budget
     if spent(0) > allowed:
         raise SelfInformedError(
-            f"budget: {allowed:.0f} multiply-adds do not reach for {len(sizes)} heads of one unit ({spent(0)}); raise the budget or lower n_groups"
+            f"budget: {allowed:.0f} multiply-adds do not reach for {len(sizes)} heads of one unit ({spent(0):.0f}); raise the budget or lower n_groups"
         )
+    if not usage.any():
+        raise SelfInformedError("usage: no head is ever run, so no budget binds their widths; give a share above 0")
     low, high = 0.0, 1.0
     while spent(high) <= allowed:
         low, high = high, 2 * high

@@ -3,6 +3,7 @@
 from selfinformed.training.features import FeatureStore
 from selfinformed.training.fitting import History, fit
 from selfinformed.training.headroom import Headroom, probe
-from selfinformed.training.searching import SearchResult, search
+from selfinformed.training.searching import SearchResult, Space, search
+from selfinformed.training.structures import Choice, Structure
 
-__all__ = ["FeatureStore", "Headroom", "History", "SearchResult", "fit", "probe", "search"]
+__all__ = ["Choice", "FeatureStore", "Headroom", "History", "SearchResult", "Space", "Structure", "fit", "probe", "search"]

@@ -153,8 +153,12 @@ Model = WrappedClassifier | AugmentedClassifier
 
 
 def rank(model: Model, data: Examples | FeatureStore, top_k: int = 50, what: str | None = None) -> Ranking:
-    """mAP@K and top-1/5 of a model over examples, or over the cached features of its frozen part."""
-    metrics = RankingMetrics(model.n_labels, top_k)
+    """mAP@K and top-1/5 of a model over examples, or over the cached features of its frozen part.
+
+    A network wrapped with `output="softmax"` is judged by its probabilities, others by their logits.
+    """
+    net = model if isinstance(model, WrappedClassifier) else model.net
+    metrics = RankingMetrics(model.n_labels, top_k, "probabilities" if net.output == "softmax" else "logits")
     for scores, targets, name in score_batches(model, data, what=what):
         metrics.update(scores, targets, name)
     return metrics.compute()

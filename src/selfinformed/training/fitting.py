@@ -40,7 +40,7 @@ def fit(
     train: Examples | FeatureStore,
     *,
     holdout: Examples | FeatureStore | None = None,
-    epochs: int = 2,
+    epochs: float = 2,
     batch_size: int = 256,
     learning_rate: float = 6e-3,
     classifier_learning_rate: float = 3e-3,
@@ -60,7 +60,7 @@ def fit(
         aug: the augmented network, changed in place.
         train: examples, or their cached features.
         holdout: where the mean and covariance of the heads' input come from (default: `train`).
-        epochs: passes over `train`.
+        epochs: passes over `train`; a fraction is a part of a pass.
         batch_size: examples per step.
         learning_rate: peak, for the heads.
         classifier_learning_rate: peak, for the classifier.

@@ -1,100 +1,276 @@
-"""Choosing a structure under a budget, on cached features, by successive halving."""
+"""Finding the structure that helps most at a budget: successive halving on cached features, chosen on hold-out data."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+import itertools
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
-from selfinformed.augmented.network import AugmentedClassifier, augment
+import numpy as np
+
+from selfinformed.augmented.network import augment
 from selfinformed.data.examples import Examples
+from selfinformed.network.timing import paired_seconds
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.structure.clustering import cluster
-from selfinformed.structure.counts import ConfusionCounts
-from selfinformed.structure.groups import LabelGroups
-from selfinformed.structure.measuring import measure
-from selfinformed.structure.plans import HeadPlan, plan
+from selfinformed.runtime.files import plain, write_text
+from selfinformed.runtime.progress import progress
+from selfinformed.structure.counts import ConfusionCounts, Kind
+from selfinformed.structure.plans import HeadPlan
 from selfinformed.training.features import FeatureStore, rank
-from selfinformed.training.fitting import fit
+from selfinformed.training.structures import Builder, Choice, Structure
+
+_KEPT = 3  # one in so many goes on to the next round, which trains so many times longer
+
+
+@dataclass(frozen=True)
+class Space:
+    """The values a search chooses from; see `Choice`. Dense heads of every depth and shared layer are always among the candidates."""
+
+    grouping: Sequence[str] = ("confusions", "codetections", "both", "balanced", "hinton", "greedy")
+    n_groups: Sequence[int] = (3, 6, 12, 24, 48)
+    detections: Sequence[int | None] = (None,)
+    cover_share: Sequence[float | None] = (None, 0.2)
+    dense_share: Sequence[float] = (0.0, 0.25, 0.5, 0.75)
+    depth: Sequence[int] = (1, 2)
+    capacity: Sequence[Any] = ("uniform", "labels", "confusions")
+    top_groups: Sequence[int | None] = (None, 1, 2, 3)
+    share: Sequence[float] = (1.0, 0.5, 0.25)
+    attach: Sequence[str | None] = (None,)
+    shared: Sequence[int] = (0, 64, 128)
+    linear: Sequence[bool] = (True, False)
+
+    def __post_init__(self) -> None:
+        for name, values in vars(self).items():
+            if not values:
+                raise SelfInformedError(f"search: the space has no value for {name}; give at least one")
+
+    def dense(self) -> list[Choice]:
+        """Every dense head of the space that is run on all examples."""
+        parts = itertools.product(self.depth, self.attach, self.shared, self.linear)
+        return list(dict.fromkeys(Choice("dense", depth=d, attach=a, shared=s, linear=line) for d, a, s, line in parts))
+
+    def anchors(self) -> list[Choice]:
+        """The paper's structure and its nearest relatives, so that no draw leaves them out."""
+        numbers = {self.n_groups[0], self.n_groups[len(self.n_groups) // 2], self.n_groups[-1]}
+        plain = [Choice(self.grouping[0], n) for n in sorted(numbers)]
+        some = [n for n in self.top_groups if n is not None][:2]
+        conditional = [Choice(self.grouping[0], n, top_groups=top) for n in sorted(numbers) for top in some]
+        mixed = [Choice(self.grouping[0], n, dense_share=0.5, top_groups=top) for n in sorted(numbers) for top in (None, *some[:1])]
+        return list(dict.fromkeys(plain + conditional + (mixed if 0.5 in self.dense_share else [])))
+
+    def draw(self, rng: np.random.Generator) -> Choice:
+        """One choice at random; each attribute has its first value half of the time, so that most draws differ from the paper in few ways."""
+        drawn: dict[str, Any] = {}
+        for name, values in vars(self).items():
+            free = name in ("grouping", "n_groups", "top_groups")
+            drawn[name] = values[rng.integers(len(values))] if free or rng.random() < 0.5 else values[0]
+        return Choice(**drawn)
+
+    def candidates(self, number: int, seed: int) -> list[Choice]:
+        """So many different choices: the dense heads, the anchors, and random ones; fewer where the space holds fewer."""
+        rng, found = np.random.default_rng(seed), dict.fromkeys([*self.dense(), *self.anchors()])
+        for _ in range(50 * number):
+            if len(found) >= number:
+                break
+            found.setdefault(self.draw(rng))
+        return list(found)
 
 
 @dataclass(frozen=True, eq=False)
 class SearchResult:
-    """What a search tried and chose.
+    """What a search tried and chose, on hold-out data.
 
     Attributes:
-        plan: the winner's.
-        trials: a row per structure and round {structure, epochs, mean_average_precision on hold-out, extra_computation}, best of the last
-            round first.
+        best: the winner.
+        dense: the best dense head run on every example: what specialists must beat.
+        trials: a row per structure and round {structure, choice, round, epochs, mean_average_precision, extra_computation (executed on
+            average), seconds}, the last round first and the best first within a round.
+        base: hold-out mAP of the network without heads.
+        budget: extra multiply-adds as a share of the base's (or of its latency).
     """
 
-    plan: HeadPlan
+    best: Structure
+    dense: Structure
     trials: list[dict[str, Any]]
+    base: float
+    budget: float
+    left_out: list[dict[str, str]] = field(default_factory=list)
+
+    @property
+    def plan(self) -> HeadPlan:
+        """The winner's heads."""
+        return self.best.plan
+
+    @property
+    def gain(self) -> float:
+        """Of the winner over the base, as a share."""
+        return float(self._score(self.best) - self.base)
+
+    @property
+    def over_dense(self) -> float:
+        """Of the winner over the best dense head, as a share; 0 where that won."""
+        return float(self._score(self.best) - self._score(self.dense))
+
+    @property
+    def verdict(self) -> str:
+        """What was tried, what won, by how much, and whether specialists were worth it."""
+        tried = len({row["structure"] for row in self.trials})
+        text = f"Of {tried} structures at {self.budget:.1%}, {self.best.description} is best on hold-out data: {100 * self.gain:+.2f} mAP over the base. "
+        if self.gain <= 0:
+            return text + "Nothing that was tried helps: keep the network as it is."
+        if self.best.description == self.dense.description:
+            return text + "Specialists were not worth it: no structure with groups did better than this dense head."
+        return text + f"Specialists were worth it: {100 * self.over_dense:+.2f} over the best dense head ({self.dense.description})."
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "verdict": self.verdict, "budget": self.budget, "base": self.base, "gain": self.gain, "over_dense": self.over_dense,
+            "best": self.best.to_dict(), "dense": self.dense.to_dict(), "plan": self.plan.to_dict(), "trials": self.trials, "left_out": self.left_out,
+        }  # fmt: skip
+
+    def _score(self, structure: Structure) -> float:
+        return float(next(row["mean_average_precision"] for row in self.trials if row["structure"] == structure.description))
 
 
 def search(
     net: WrappedClassifier,
     train: Examples | FeatureStore,
-    holdout: Examples,
+    holdout: Examples | FeatureStore,
     *,
     budget: float = 0.03,
-    n_groups: Sequence[int] = (3, 6, 12),
-    dense_shares: Sequence[float] = (0.0, 0.5),
-    counts: Sequence[ConfusionCounts] | None = None,
+    budget_of: str = "multiply_adds",
+    space: Space | None = None,
+    candidates: int = 48,
+    rounds: int = 4,
+    epochs: float = 2.0,
+    counts: Mapping[Kind, ConfusionCounts] | None = None,
     top_k: int = 50,
-    epochs: int = 4,
     seed: int = 0,
+    journal: str | Path | None = None,
+    **training: Any,
 ) -> SearchResult:
-    """Finds which structure at a budget helps most, judged on hold-out data only.
+    """Finds which structure at a budget helps most, judged on hold-out data only. Judge the winner once more on test data (`compare`).
 
-    Candidates are a dense head, and for each counts, number of groups and dense share, specialists (with a dense head beside them). All are
-    trained for one pass; the better half goes on with twice the passes, from the start, until `epochs`.
+    Successive halving (Jamieson and Talwalkar 2016): all candidates are trained briefly; a third goes on, from the start, three times as long,
+    until a few are trained for `epochs`. The best dense head always goes on, so that the last round compares both.
 
     Args:
         net: the wrapped network.
         train: examples, or their cached features.
-        holdout: examples; they give the counts, and judge. Judge the winner once more on test data.
-        budget: extra multiply-adds as a share of the base's.
-        n_groups: numbers of groups to try; those that the labels or the budget do not carry are left out.
-        dense_shares: shares of the budget to try for a dense head beside the specialists.
-        counts: confusion and co-detection counts, if already measured.
-        top_k: K of mAP@K.
+        holdout: examples or their cached features; they give the counts, and judge.
+        budget: extra multiply-adds as a share of the base's, executed on average; or extra latency.
+        budget_of: `multiply_adds`, or `latency`: widths are then lowered until the measured time at the example inputs' batch fits.
+        space: what to choose from.
+        candidates: how many structures the first round tries.
+        rounds: how many rounds.
         epochs: passes of the last round.
-        seed: of clustering and training.
+        counts: counts already measured, by kind; others are made from hold-out features.
+        top_k: K of mAP@K.
+        seed: of the draw, of clustering and of training.
+        journal: a file that takes each trial as it is done; with it a stopped search goes on where it was.
+        **training: further options of `fit`, the same for all.
+
+    Raises:
+        SelfInformedError: no candidate fits the labels and the budget.
     """
-    if not n_groups or not dense_shares:
-        raise SelfInformedError("search: give at least one number of groups and one dense share")
-    counts = counts or [measure(net, holdout, kind=kind) for kind in ("confusions", "codetections")]
+    if budget_of not in ("multiply_adds", "latency"):
+        raise SelfInformedError(f"budget_of: expected 'multiply_adds' or 'latency', got {budget_of!r}")
+    if candidates < 1 or rounds < 1 or not epochs > 0:
+        raise SelfInformedError(f"search: expected candidates >= 1, rounds >= 1 and epochs > 0; got {candidates}, {rounds} and {epochs}")
     train = train if isinstance(train, FeatureStore) else FeatureStore.build(net, train)
-    features = FeatureStore.build(net, holdout)
-    plans = {"dense": plan(net, LabelGroups.everything(net.n_labels), budget=budget)}
-    for source in counts:
-        for n in n_groups:
-            with suppress(SelfInformedError):  # more groups than the labels or the budget carry
-                groups = cluster(source, n, seed, net.labels)
-                for share in sorted(dense_shares):
-                    name = f"{n} groups from {source.kind}" + (f", {share:.0%} of the budget dense" if share else "")
-                    plans[name] = plan(net, groups, budget=budget, dense_share=share)
+    holdout = holdout if isinstance(holdout, FeatureStore) else FeatureStore.build(net, holdout)
+    builder = Builder(net, holdout, budget, counts, seed)
+    structures: dict[str, Structure] = {}
+    choices: dict[str, Choice] = {}
+    left_out = []
+    for choice in (space or Space()).candidates(candidates, seed):
+        try:
+            built = builder.structure(choice) if budget_of == "multiply_adds" else _within_latency(builder, choice)
+        except SelfInformedError as error:  # more groups than the labels or the budget carry, an extra that is not there
+            left_out.append({"structure": str(choice), "reason": str(error)})
+        else:
+            structures[str(choice)], choices[str(choice)] = built, choice
+    dense = [name for name in structures if choices[name].is_dense]
+    if not dense:
+        raise SelfInformedError(f"search: not one dense head fits; {left_out[0]['reason']}")
+    done = _Trials(journal, [net.fingerprint, len(train), len(holdout), budget, budget_of, epochs, rounds, top_k, seed, training])
     trials: list[dict[str, Any]] = []
-    alive, passes = list(plans), 1
-    while True:
-        results: list[dict[str, Any]] = []
-        for name in alive:
-            aug = _fitted(net, plans[name], train, features, passes, seed)
-            score = rank(aug, features, top_k).mean_average_precision
-            row = {"structure": name, "epochs": passes, "mean_average_precision": score, "extra_computation": plans[name].extra_computation}
-            results.append(row)
-        results.sort(key=lambda row: -row["mean_average_precision"])
-        trials = results + trials
-        if passes >= epochs or len(alive) == 1:
-            return SearchResult(plans[results[0]["structure"]], trials)
-        alive = [row["structure"] for row in results[: max(1, len(results) // 2)]]
-        passes = min(2 * passes, epochs)
+    alive = list(structures)
+    for number in range(rounds):
+        passes = epochs / _KEPT ** (rounds - 1 - number)
+        rows = []
+        for name in progress(alive, len(alive), f"searching, round {number + 1} of {rounds}"):
+            row = done.find(name, passes)
+            if row is None:
+                row = {"structure": name, "choice": asdict(choices[name]), "round": number + 1, "epochs": passes}
+                row |= _judged(net, structures[name], train, holdout, passes, top_k, seed, training)
+                done.add(row)
+            rows.append(row)
+        rows.sort(key=lambda row: -row["mean_average_precision"])
+        trials = rows + trials
+        ranked = [row["structure"] for row in rows]
+        best_dense = next(name for name in ranked if name in dense)
+        alive = ranked[: max(1, len(ranked) // _KEPT)]
+        alive += [best_dense] if best_dense not in alive else []
+    return SearchResult(structures[ranked[0]], structures[best_dense], trials, rank(net, holdout, top_k).mean_average_precision, budget, left_out)
 
 
-def _fitted(net: WrappedClassifier, heads: HeadPlan, train: FeatureStore, holdout: FeatureStore, epochs: int, seed: int) -> AugmentedClassifier:
-    aug = augment(net, heads, seed=seed)
-    fit(aug, train, holdout=holdout, epochs=epochs, seed=seed)
-    return aug
+def _judged(
+    net: WrappedClassifier, structure: Structure, train: FeatureStore, holdout: FeatureStore, epochs: float, top_k: int, seed: int, training: Any
+) -> dict[str, Any]:
+    start = time.perf_counter()
+    aug, _ = structure.train(net, train, holdout=holdout, epochs=epochs, seed=seed, **training)
+    with structure.evaluating(aug):
+        score = rank(aug, holdout, top_k).mean_average_precision
+        executed = aug.dispatch.multiply_adds if aug.dispatch is not None else structure.plan.multiply_adds
+    seconds = round(time.perf_counter() - start, 2)
+    return {"mean_average_precision": score, "extra_computation": executed / net.cost.multiply_adds, "seconds": seconds}
+
+
+def _within_latency(builder: Builder, choice: Choice) -> Structure:
+    """The structure whose measured time over the base's is within the budget: multiply-adds are lowered until it is."""
+    budget = builder.budget
+    for _ in range(6):
+        structure = builder.structure(choice, budget)
+        aug = augment(builder.net, structure.plan)
+        aug.output, aug.above = aug.output or "softmax", 0.0
+        with structure.evaluating(aug):
+            extra = paired_seconds(builder.net.logits, aug.logits, builder.net.example_inputs)[2] - 1
+        if extra <= builder.budget:
+            return structure
+        budget *= max(0.2, 0.9 * builder.budget / extra)
+    raise SelfInformedError(f"latency: {choice} takes {extra:+.1%} at its smallest, more than {builder.budget:.1%}")
+
+
+class _Trials:
+    """The rows done so far; in a file, of one JSON line each, where one is given."""
+
+    def __init__(self, path: str | Path | None, inputs: Sequence[Any]) -> None:
+        self.path, self.key = Path(path) if path else None, json.dumps(plain(list(inputs)), sort_keys=True)
+        self._lines: list[str] = []
+        self._rows: dict[tuple[str, float], dict[str, Any]] = {}
+        if self.path and self.path.exists():
+            for line in self.path.read_text("utf-8").splitlines():
+                try:
+                    content = json.loads(line)
+                    if content["key"] == self.key:  # rows of other inputs are forgotten
+                        self._keep(content["row"], line)
+                except (ValueError, KeyError, TypeError):  # half written: that row is made again
+                    continue
+
+    def find(self, structure: str, epochs: float) -> dict[str, Any] | None:
+        return self._rows.get((structure, epochs))
+
+    def add(self, row: dict[str, Any]) -> None:
+        self._keep(row, json.dumps({"key": self.key, "row": plain(row)}))
+        if self.path:
+            write_text(self.path, "\n".join(self._lines) + "\n")
+
+    def _keep(self, row: dict[str, Any], line: str) -> None:
+        self._rows[row["structure"], row["epochs"]] = row
+        self._lines.append(line)

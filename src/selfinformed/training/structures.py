@@ -1,0 +1,261 @@
+"""Structures: what a search chooses among, and how each becomes a plan at a budget and a trained network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+
+from selfinformed.augmented.dispatch import Dispatch, uncertainty
+from selfinformed.augmented.network import AugmentedClassifier, augment
+from selfinformed.data.examples import Examples
+from selfinformed.network.wrap import Output, WrappedClassifier
+from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.structure.clustering import cluster
+from selfinformed.structure.counts import ConfusionCounts, Kind
+from selfinformed.structure.detections import default_top_k
+from selfinformed.structure.groups import LabelGroups
+from selfinformed.structure.plans import Capacity, HeadPlan, plan
+from selfinformed.training.features import FeatureStore, score_batches
+from selfinformed.training.fitting import History, fit, guess_output
+
+_SAMPLE = 4_000  # hold-out examples from which is known how often each head would be run
+_MARGIN = 0.98  # of a budget of executed multiply-adds: other examples choose a little differently
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One point of a search space: what a structure is made of, apart from its widths, which the budget gives.
+
+    Attributes:
+        grouping: `dense` (one head over all labels), a kind of counts for spectral clustering (`confusions`, `codetections`), `both` (heads
+            for either), or another method of `cluster`.
+        n_groups: how many groups; of `both`, of each.
+        detections: K of the counts, None for the default.
+        cover_share: see `cluster`; None for a partition.
+        dense_share: share of the budget, 0 to 1, for one more head over all labels.
+        depth: ReLU layers per head.
+        capacity: how widths divide the budget among groups.
+        top_groups: heads that each example runs; None for all.
+        share: of the examples, 0 to 1, the most uncertain: only they run heads.
+        attach: the attach point that heads read; None for all side by side.
+        shared: units of a layer before all heads; 0 for none.
+        linear: whether that layer is linear (low-rank heads).
+    """
+
+    grouping: str = "confusions"
+    n_groups: int = 6
+    detections: int | None = None
+    cover_share: float | None = None
+    dense_share: float = 0.0
+    depth: int = 1
+    capacity: Capacity = "uniform"
+    top_groups: int | None = None
+    share: float = 1.0
+    attach: str | None = None
+    shared: int = 0
+    linear: bool = True
+
+    def __post_init__(self) -> None:
+        if self.grouping == "dense":  # one structure should have one name
+            for name in ("n_groups", "detections", "cover_share", "dense_share", "capacity", "top_groups"):
+                object.__setattr__(self, name, 1 if name == "n_groups" else next(f.default for f in fields(self) if f.name == name))
+        elif self.top_groups is not None and self.top_groups >= self.n_groups * (2 if self.grouping == "both" else 1):
+            object.__setattr__(self, "top_groups", None)
+        if not self.shared:
+            object.__setattr__(self, "linear", True)
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether it is a dense head run on every example: the control to beat."""
+        return self.grouping == "dense" and self.share == 1
+
+    def __str__(self) -> str:
+        parts = ["one dense head" if self.grouping == "dense" else f"{self.n_groups} groups from {self.grouping}"]
+        if self.detections is not None:
+            parts.append(f"top {self.detections} detections")
+        if self.cover_share is not None:
+            parts.append(f"overlapping from {self.cover_share:.0%}")
+        if self.dense_share:
+            parts.append(f"{self.dense_share:.0%} of the budget dense")
+        if self.depth > 1:
+            parts.append(f"{self.depth} layers")
+        if self.capacity != "uniform":
+            parts.append(f"widths by {self.capacity}")
+        if self.shared:
+            parts.append(f"behind {self.shared} shared {'linear' if self.linear else 'ReLU'} units")
+        if self.attach is not None:
+            parts.append(f"read from {self.attach}")
+        if self.top_groups is not None:
+            parts.append(f"{self.top_groups} run per example")
+        if self.share < 1:
+            parts.append(f"on the {self.share:.0%} least certain examples")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """Heads, and which of them each example runs.
+
+    Attributes:
+        plan: the heads.
+        top_groups: heads that each example runs; None for all.
+        share: of the examples, 0 to 1, the least certain: only they run heads.
+        description: in words.
+    """
+
+    plan: HeadPlan
+    top_groups: int | None = None
+    share: float = 1.0
+    description: str = ""
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether some examples leave some heads out."""
+        return self.top_groups is not None or self.share < 1
+
+    def train(
+        self, net: WrappedClassifier, train: Examples | FeatureStore, *, holdout: Examples | FeatureStore | None = None, seed: int = 0,
+        classifier: Any = "keep", **training: Any,
+    ) -> tuple[AugmentedClassifier, History]:
+        """Trains it as `fit` does, on the examples each head will see; `training` are options of `fit`.
+
+        With a `share` below 1, hold-out data (or else the training data) say which uncertainty that share of the examples exceeds; it is
+        kept as the network's `above`.
+        """
+        aug = augment(net, self.plan, classifier=classifier, seed=seed)
+        aug.output = aug.output or guess_output(train.targets)
+        with aug.conditional(self.top_groups, share=self.share) if self.is_conditional else nullcontext():
+            history = fit(aug, train, holdout=holdout, seed=seed, **training)
+        if self.share < 1:
+            judged = train if holdout is None else holdout
+            aug.above = float(np.quantile(uncertainties(aug, judged if isinstance(judged, FeatureStore) else FeatureStore.build(net, judged)), 1 - self.share))
+        return aug, history
+
+    @contextmanager
+    def evaluating(self, aug: AugmentedClassifier) -> Iterator[AugmentedClassifier]:
+        """Within this context the trained network runs the heads that the structure says, and counts the multiply-adds it executes."""
+        with aug.conditional(self.top_groups, above=aug.above) if self.is_conditional else nullcontext():
+            yield aug
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"plan": self.plan.to_dict(), "top_groups": self.top_groups, "share": self.share, "description": self.description}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any], where: str = "structure") -> Structure:
+        """Reads what `to_dict` gave; `where` is named in errors."""
+        try:
+            top_groups = content["top_groups"]
+            return cls(
+                HeadPlan.from_dict(content["plan"], where), None if top_groups is None else int(top_groups), float(content["share"]),
+                str(content["description"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise SelfInformedError(f"{where}: not a valid structure ({error!r}); delete it to have it made again") from None
+
+
+def uncertainties(model: WrappedClassifier | AugmentedClassifier, store: FeatureStore) -> np.ndarray:
+    """float32 [N]: `uncertainty` of a network's classifier, without heads, on each example."""
+    output: Output = model.output or guess_output(store.targets)
+    found = []
+    with torch.no_grad():
+        for rows in torch.arange(len(store)).split(512):  # type: ignore[no-untyped-call]
+            read = store.batch(rows)[1].to(model.classifier.weight)
+            found.append(uncertainty(model.classifier(read), output).cpu())
+    return torch.cat(found).float().numpy()
+
+
+class Builder:
+    """Turns choices into structures at one budget; counts and groups are made once.
+
+    Args:
+        net: the wrapped network.
+        holdout: cached features of hold-out examples: their scores give the counts and say how often each head would be run.
+        budget: extra multiply-adds as a share of the base's, executed on average.
+        counts: counts already measured, by kind.
+        seed: of clustering.
+    """
+
+    def __init__(
+        self, net: WrappedClassifier, holdout: FeatureStore, budget: float, counts: Mapping[Kind, ConfusionCounts] | None = None, seed: int = 0
+    ) -> None:
+        self.net, self.holdout, self.budget, self.seed = net, holdout, budget, seed
+        self._counts: dict[tuple[Kind, int | None], ConfusionCounts] = {(kind, None): found for kind, found in (counts or {}).items()}
+        self._groups: dict[tuple[str, int, int | None, float | None], LabelGroups] = {}
+        self._scores: torch.Tensor | None = None
+
+    def structure(self, choice: Choice, budget: float | None = None) -> Structure:
+        """The structure with the largest widths within the budget (or another one).
+
+        Raises:
+            SelfInformedError: the labels do not make so many groups, or the budget does not reach for one unit in each head.
+        """
+        budget = self.budget if budget is None else budget
+        if choice.top_groups is not None or choice.share < 1:
+            budget *= _MARGIN
+        if choice.grouping == "dense":
+            return Structure(self._plan(choice, LabelGroups.everything(self.net.n_labels), budget, [choice.share]), None, choice.share, str(choice))
+        groups = self.groups(choice)
+        dense = choice.dense_share
+        heads = self._plan(choice, groups, budget * (1 - dense), self._usage(groups, choice))
+        if dense:
+            heads += self._plan(choice, LabelGroups.everything(self.net.n_labels), budget * dense, [choice.share])
+        top_groups = None if choice.top_groups is None else choice.top_groups + (dense > 0)
+        return Structure(heads, top_groups, choice.share, str(choice))
+
+    def groups(self, choice: Choice) -> LabelGroups:
+        """The groups of a choice."""
+        if choice.grouping == "both":
+            one, other = (self._clustered(kind, choice) for kind in ("confusions", "codetections"))
+            return one + other
+        return self._clustered(choice.grouping, choice)
+
+    def counts(self, kind: Kind, top_k: int | None = None) -> ConfusionCounts:
+        """Counts over the hold-out examples, from their cached features."""
+        if (kind, top_k) not in self._counts:
+            counts = ConfusionCounts(self.net.n_labels, default_top_k(self.net.n_labels) if top_k is None else top_k, kind)
+            for scores, targets, name in score_batches(self.net, self.holdout):
+                counts.update(scores, targets, name)
+            self._counts[kind, top_k] = counts
+        return self._counts[kind, top_k]
+
+    def _clustered(self, grouping: str, choice: Choice) -> LabelGroups:
+        key = grouping, choice.n_groups, choice.detections, choice.cover_share
+        if key not in self._groups:
+            kind: Kind = "codetections" if grouping in ("codetections", "hinton") else "confusions"
+            method: Any = "spectral" if grouping in ("confusions", "codetections") else grouping
+            counts = self.counts(kind, choice.detections)
+            self._groups[key] = cluster(counts, choice.n_groups, self.seed, self.net.labels, choice.cover_share, **({} if method == "spectral" else {"method": method}))
+        return self._groups[key]
+
+    def _plan(self, choice: Choice, groups: LabelGroups, budget: float, usage: list[float]) -> HeadPlan:
+        kind: Kind = "codetections" if choice.grouping == "codetections" else "confusions"
+        return plan(
+            self.net, groups, budget=budget, depth=choice.depth, capacity=choice.capacity, usage=usage, attach=choice.attach, shared=choice.shared,
+            linear=choice.linear and choice.shared > 0, counts=self.counts(kind) if choice.capacity == "confusions" else None,
+        )
+
+    def _usage(self, groups: LabelGroups, choice: Choice) -> list[float]:
+        """Share of the hold-out examples that would run each head, by the base's own scores."""
+        if choice.top_groups is None:
+            return [choice.share] * len(groups)
+        scores = self._sample()
+        output: Output = self.net.output or guess_output(self.holdout.targets)
+        probe = Dispatch(plan(self.net, groups, hidden=(1,)), choice.top_groups, output, choice.share)
+        rows = probe.unsure(scores)
+        chosen = probe.choose(scores if rows is None else scores[rows])
+        return (torch.bincount(chosen.flatten(), minlength=len(groups)) / len(scores)).tolist()
+
+    def _sample(self) -> torch.Tensor:
+        if self._scores is None:
+            n = len(self.holdout)
+            number = max(1, min(n, _SAMPLE, 100_000_000 // self.net.n_labels))
+            rows = torch.from_numpy(np.sort(np.random.default_rng(0).choice(n, number, replace=False)))
+            with torch.no_grad():
+                self._scores = self.net.classifier(self.holdout.batch(rows)[1].to(self.net.classifier.weight)).cpu()
+        return self._scores
+

@@ -1,0 +1,111 @@
+"""Choices become plans within their budget, and networks that run just the heads their structure says."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conftest import Problem
+from selfinformed.augmented.dispatch import uncertainty
+from selfinformed.augmented.saved import load
+from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.structure.measuring import measure
+from selfinformed.training.features import rank
+from selfinformed.training.structures import Builder, Choice, Structure, uncertainties
+
+CHOICES = [
+    Choice("dense"), Choice("dense", depth=2, shared=8, linear=False), Choice("dense", share=0.25), Choice("confusions", 6), Choice("codetections", 3),
+    Choice("both", 3), Choice("confusions", 6, top_groups=1), Choice("confusions", 6, top_groups=2, share=0.5),
+    Choice("confusions", 3, dense_share=0.5, top_groups=1), Choice("confusions", 6, cover_share=0.1, shared=12, capacity="labels"),
+    Choice("confusions", 6, detections=2, capacity="confusions", depth=2),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def builder(problem: Problem) -> Builder:
+    return Builder(problem.net, problem.store("holdout"), 0.3)
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=str)
+def test_a_structure_executes_nearly_its_budget_and_no_more(builder: Builder, problem: Problem, choice: Choice) -> None:
+    structure = builder.structure(choice)
+    aug, history = structure.train(problem.net, problem.store("train"), holdout=problem.store("holdout"), epochs=1, seed=0)
+    assert history.rows
+    with structure.evaluating(aug):
+        rank(aug, problem.store("test"))
+        executed = aug.dispatch.multiply_adds if aug.dispatch is not None else structure.plan.multiply_adds
+    extra = executed / problem.net.cost.multiply_adds - 1
+    assert structure.is_conditional == (aug.above is not None or choice.top_groups is not None)
+    assert 0.1 < extra < (0.36 if structure.is_conditional else 0.3 + 1e-9)  # 600 examples choose groups a little differently than 600 others
+    assert str(choice) == structure.description
+
+
+def test_heads_that_few_examples_run_are_larger(builder: Builder) -> None:
+    widths = [builder.structure(choice).plan.hidden[0][0] for choice in (Choice("confusions", 6), Choice("confusions", 6, top_groups=1))]
+    assert widths[1] > 3 * widths[0]
+    dense = [builder.structure(Choice("dense", share=share)).plan.hidden[0][0] for share in (1.0, 0.5)]
+    assert dense[1] == pytest.approx(2 * dense[0], rel=0.1)
+
+
+def test_counts_from_cached_features_are_those_of_measuring(builder: Builder, problem: Problem) -> None:
+    for kind in ("confusions", "codetections"):
+        assert (builder.counts(kind).to_scipy() != measure(problem.net, problem.holdout, kind=kind).to_scipy()).nnz == 0
+    assert builder.counts("confusions", 3).top_k == 3
+
+
+def test_a_share_of_the_examples_runs_heads(problem: Problem, builder: Builder, tmp_path) -> None:
+    structure = builder.structure(Choice("dense", share=0.25))
+    aug, _ = structure.train(problem.net, problem.store("train"), holdout=problem.store("holdout"), epochs=1)
+    unsure = uncertainties(aug, problem.store("holdout"))
+    assert (unsure > aug.above).mean() == pytest.approx(0.25, abs=0.01)
+    inputs = problem.test.read(range(50))
+    with structure.evaluating(aug):
+        together = aug.logits(inputs)
+        one_by_one = torch.cat([aug.logits(inputs[i : i + 1]) for i in range(50)])
+        assert 0 < aug.dispatch.helped < 100
+    torch.testing.assert_close(together, one_by_one)
+    plain = aug.classifier(problem.net.features(inputs).penultimate)
+    helped = uncertainty(plain, "softmax") > aug.above
+    torch.testing.assert_close(together[~helped], plain[~helped])
+    torch.testing.assert_close(together[helped], aug.logits(inputs)[helped])
+    aug.save_pretrained(tmp_path)
+    assert load(tmp_path, problem.net).above == aug.above
+
+
+def test_structures_survive_json(builder: Builder) -> None:
+    structure = builder.structure(Choice("confusions", 6, top_groups=2, share=0.5))
+    again = Structure.from_dict(json.loads(json.dumps(structure.to_dict())))
+    assert again.to_dict() == structure.to_dict()
+    with pytest.raises(SelfInformedError, match="not a valid structure"):
+        Structure.from_dict({"plan": structure.plan.to_dict()})
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 9), st.integers(2, 30), st.sampled_from(["softmax", "logistic"]), st.integers(0, 99))
+def test_uncertainty_is_the_expected_number_of_wrong_labels(batch: int, n_labels: int, output, seed: int) -> None:
+    logits = 3 * torch.randn(batch, n_labels, generator=torch.Generator().manual_seed(seed))
+    if output == "softmax":
+        expected = 1 - logits.softmax(1).max(1).values
+    else:
+        p = logits.sigmoid()
+        expected = torch.minimum(p, 1 - p).sum(1)
+    torch.testing.assert_close(uncertainty(logits, output), expected)
+
+
+def test_one_structure_has_one_name() -> None:
+    assert Choice("dense", 12, dense_share=0.5, top_groups=2, capacity="labels") == Choice("dense")
+    assert Choice("confusions", 3, top_groups=3) == Choice("confusions", 3)
+    assert Choice("confusions", 3, linear=False) == Choice("confusions", 3)
+    assert len({str(c) for c in CHOICES}) == len(CHOICES)
+
+
+def test_the_search_leaves_hold_out_scores_as_they_are(builder: Builder, problem: Problem) -> None:
+    before = problem.store("holdout").penultimate.clone()
+    builder.structure(Choice("confusions", 6, top_groups=2, share=0.5))
+    assert torch.equal(before, problem.store("holdout").penultimate)
+    assert np.isfinite(uncertainties(problem.net, problem.store("holdout"))).all()
