@@ -3,6 +3,7 @@
 from selfinformed.training.features import FeatureStore
 from selfinformed.training.fitting import History, fit
 from selfinformed.training.headroom import Headroom, probe
+from selfinformed.training.recipe import Recipe
 from selfinformed.training.searching import SearchResult, search
 
-__all__ = ["FeatureStore", "Headroom", "History", "SearchResult", "fit", "probe", "search"]
+__all__ = ["FeatureStore", "Headroom", "History", "Recipe", "SearchResult", "fit", "probe", "search"]
