@@ -65,7 +65,7 @@ class RunConfig:
     classifier_learning_rate: float = _option(3e-3, "peak learning rate of the classifier")
     finetune: bool = _option(False, "train the whole network for one pass after the heads")
     schedule: Literal["one_cycle", "cosine", "constant"] = _option("one_cycle", "of the learning rates over all passes")
-    weight_decay: float = _option(1e-4, "of AdamW")
+    weight_decay: float = _option(1e-4, "weight decay of AdamW")
     label_smoothing: float = _option(0.0, "share of each target, 0 to 1, that is spread over all labels")
     logit_adjustment: float = _option(0.0, "tau: train on scores plus tau times the log of the labels' frequencies, for rare labels (Menon et al. 2021)")
     class_weights: float = _option(0.0, "beta, 0 to 1, e.g. 0.999: weight examples by their labels' effective numbers (Cui et al. 2019)")

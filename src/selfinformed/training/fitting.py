@@ -118,8 +118,9 @@ def fit(
     if checkpoint is not None:
         rates = {"learning_rate": learning_rate, "classifier_learning_rate": classifier_learning_rate}
         about = {"epochs": epochs, "batch_size": batch_size, **rates, "head_input": head_input, "output": aug.output, "seed": seed, **asdict(recipe)}
-        data = {"features": _digest(store), "holdout": _digest(statistics), "starting weights": _starting(aug), "teacher": teacher is not None}
-        kept = Checkpoint(Path(checkpoint), about | data, checkpoint_every)
+        data = {"features": _digest(store), "holdout": _digest(statistics), "starting weights": _starting(aug)}
+        more = {"teacher": teacher is not None, "top_groups": None if aug.dispatch is None else aug.dispatch.top_groups}
+        kept = Checkpoint(Path(checkpoint), about | data | more, checkpoint_every)
     groups = [{"params": list(aug.classifier.parameters()), "lr": classifier_learning_rate}]
     order, targets = _by_group(aug, store.targets)
     taught = teacher_of(teacher, aug, order, len(store)) if recipe.soft_targets else None
