@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from pathlib import Path
+
 import pytest
 
 from selfinformed.runtime.errors import SelfInformedError
@@ -39,3 +42,10 @@ def test_options_by_name_make_the_recipe() -> None:
     assert Recipe.of({"ema": 0.9}) == Recipe(ema=0.9)
     assert Recipe.of(None) == Recipe.of({}) == Recipe()
     assert Recipe.of(Recipe(patience=2)) == Recipe(patience=2)
+
+
+def test_every_option_is_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text("utf-8")
+    for option in fields(Recipe):
+        assert f"`{option.name}`" in text
+        assert f"{option.name}" in (Recipe.__doc__ or "")

@@ -78,8 +78,8 @@ def fit(
         output: `softmax` or `logistic`; by default the network's own, or softmax where every example has exactly one label.
         seed: of the order of examples.
         recipe: everything else about this training: schedule, smoothing, long tails, soft targets, averaging, early stopping.
-        teacher: whose outputs are the soft targets: logits [N, C] of the training examples, or a function of their numbers [b] that gives
-            logits [b, C] (default: the base itself).
+        teacher: whose outputs are the soft targets: logits [N, C] of the training examples (of every view, where there are several), or a
+            function of their numbers [b] that gives logits [b, C] (default: the base itself).
         checkpoint: a file that takes the state of this training; called again with the same arguments and the network as it was at first,
             `fit` goes on from it to the same weights, bit for bit. It is left where it is: a finished one gives its result at once.
         checkpoint_every: steps between two writings of it (default: after each pass).

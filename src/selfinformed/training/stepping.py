@@ -144,8 +144,10 @@ class Training:
             self.order.generator.set_state(self.drawn_from)
         else:
             state.epoch, state.losses, self.drawn_from = state.epoch + 1, [], self.order.generator.get_state()
-        batches = itertools.islice(self.order, state.within, None)
-        for rows in progress(batches, self.order.steps - state.within, f"training {self.stage} {state.epoch}"):
+        batches: Iterator[torch.Tensor] = itertools.islice(self.order, state.within, None)
+        if self.processes.rank == 0:
+            batches = progress(batches, self.order.steps - state.within, f"training {self.stage} {state.epoch}")
+        for rows in batches:
             if self._done() >= 1:
                 break
             self._step(rows)
