@@ -35,7 +35,11 @@ _INPUTS = [
 _COUNTS = ["top_k", "predictions", "n_labels"]
 _CLUSTER = ["n_groups", "cover_share", "seed"]
 _PLAN = ["budget", "hidden", "depth", "capacity", "dense_share"]
-_FIT = ["keep_classifier", "head_input", "epochs", "batch_size", "learning_rate", "classifier_learning_rate", "finetune"]
+_FIT = [
+    "keep_classifier", "head_input", "epochs", "batch_size", "learning_rate", "classifier_learning_rate", "finetune", "schedule", "weight_decay",
+    "label_smoothing", "logit_adjustment", "class_weights", "balanced_sampling", "soft_targets", "temperature", "ema", "tail_average", "patience",
+    "watch", "log",
+]  # fmt: skip
 
 
 def main() -> None:

@@ -112,3 +112,18 @@ def test_the_demo_is_a_valid_configuration():
     config = demo_config("budget", None, "out")
     assert config.with_changes({}) == config
     assert (config.model, config.train, config.holdout, config.test) == ("demo:budget", "glyphs", "glyphs", "glyphs")
+
+
+def test_every_option_of_a_recipe_is_one_of_a_run_with_the_same_default():
+    from selfinformed.training.recipe import Recipe
+
+    defaults = {option.name: option.default for option in fields(RunConfig)}
+    assert {option.name: option.default for option in fields(Recipe)}.items() <= defaults.items()
+
+
+@pytest.mark.parametrize("name", ["label_smoothing", "class_weights", "balanced_sampling", "soft_targets", "ema", "tail_average"])
+def test_shares_are_at_most_one(tmp_path, name):
+    with pytest.raises(SelfInformedError, match=f"{name} = 1.5: expected at most 1"):
+        read(tmp_path, f"{name}: 1.5")
+    with pytest.raises(SelfInformedError, match=f"{name} = -0.5: expected at least 0"):
+        read(tmp_path, f"{name}: -0.5")

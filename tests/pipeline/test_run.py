@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 
 from conftest import write_config, write_images
+from selfinformed.evidence import comparison as comparison_module
 from selfinformed.evidence.comparison import Comparison
 from selfinformed.pipeline import run as module
 from selfinformed.pipeline.config import read_config
@@ -19,6 +20,7 @@ from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.counts import ConfusionCounts
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import HeadPlan
+from selfinformed.training.stepping import Training
 
 DOCUMENTED = {
     "config.yaml", "counts.safetensors", "groups.json", "plan.json", "probe.json", "heads.safetensors", "config.json", "history.jsonl",
@@ -167,6 +169,38 @@ def test_a_stopped_stage_leaves_nothing_half_written(workspace: Path, monkeypatc
     monkeypatch.undo()
     complete(opened(workspace))
     assert set(files(run.folder)) == DOCUMENTED
+
+
+def test_a_training_that_was_killed_goes_on_to_the_same_weights(workspace: Path, monkeypatch) -> None:
+    changes = {"epochs": 3, "batch_size": 64, "patience": 3, "label_smoothing": 0.1, "log": True}
+    whole = opened(workspace, output=str(workspace / "whole"), **changes).augmented()
+    original, taken = Training._step, []
+
+    def step(self, rows) -> None:
+        taken.append(self.state.step)
+        if len(taken) == 11:
+            raise KeyboardInterrupt
+        original(self, rows)
+
+    monkeypatch.setattr(Training, "_step", step)
+    with pytest.raises(KeyboardInterrupt):
+        opened(workspace, **changes).augmented()
+    run = opened(workspace, **changes)
+    again = run.augmented()
+    assert taken == [*range(11), *range(8, 12)]
+    assert all(torch.equal(a, b) for a, b in zip(whole.new_parameters(), again.new_parameters(), strict=True))
+    assert not (run.folder / "training.safetensors").exists()
+    rows = [json.loads(line) for line in (run.folder / "history.jsonl").read_text("utf-8").splitlines()]
+    assert sum(row["kept"] for row in rows) == 1
+    assert [json.loads(line)["step"] for line in (run.folder / "log" / "training.jsonl").read_text("utf-8").splitlines()][-1] == 12
+
+
+def test_the_comparison_trains_by_the_same_recipe(workspace: Path, monkeypatch) -> None:
+    given = []
+    fit = comparison_module.fit
+    monkeypatch.setattr(comparison_module, "fit", lambda *args, **options: given.append(options.get("recipe")) or fit(*args, **options))
+    opened(workspace, label_smoothing=0.1).comparison()
+    assert given == [{"label_smoothing": 0.1}] * 2
 
 
 def test_a_label_never_held_out_is_in_no_group(done: Run) -> None:

@@ -58,7 +58,8 @@ def test_the_verdict_says_whether_specialists_were_worth_it(found: SearchResult)
     assert "not worth it" in beaten.verdict
     other = Structure(found.plan, 1, 1.0, found.trials[1]["structure"])
     trials = [{**row, "mean_average_precision": 0.9 if row["structure"] == other.description else 0.8} for row in found.trials]
-    assert "+10.00 over the best dense head" in replace(found, best=other, dense=Structure(found.plan, description=found.trials[0]["structure"]), trials=trials).verdict
+    dense = Structure(found.plan, description=found.trials[0]["structure"])
+    assert "+10.00 over the best dense head" in replace(found, best=other, dense=dense, trials=trials).verdict
     assert "keep the network as it is" in replace(found, base=2.0).verdict
 
 

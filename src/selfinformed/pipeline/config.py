@@ -64,6 +64,19 @@ class RunConfig:
     learning_rate: float = _option(6e-3, "peak learning rate of the heads")
     classifier_learning_rate: float = _option(3e-3, "peak learning rate of the classifier")
     finetune: bool = _option(False, "train the whole network for one pass after the heads")
+    schedule: Literal["one_cycle", "cosine", "constant"] = _option("one_cycle", "of the learning rates over all passes")
+    weight_decay: float = _option(1e-4, "weight decay of AdamW")
+    label_smoothing: float = _option(0.0, "share of each target, 0 to 1, that is spread over all labels")
+    logit_adjustment: float = _option(0.0, "tau: train on scores plus tau times the log of the labels' frequencies, for rare labels (Menon et al. 2021)")
+    class_weights: float = _option(0.0, "beta, 0 to 1, e.g. 0.999: weight examples by their labels' effective numbers (Cui et al. 2019)")
+    balanced_sampling: float = _option(0.0, "draw examples by label frequency to minus this power, 0 (as they are) to 1 (labels equally often)")
+    soft_targets: float = _option(0.0, "share of the loss, 0 to 1, that is cross-entropy with the base's own outputs (the paper's section 3)")
+    temperature: float = _option(2.0, "of the soft targets")
+    ema: float = _option(0.0, "decay, 0 (off) to 1, of a moving average of the weights, which is what training then gives")
+    tail_average: float = _option(0.0, "share of the last steps, 0 (off) to 1, whose weights' mean is what training gives")
+    patience: int = _option(0, "passes without a better figure on held-out examples after which training stops, keeping the best pass (0: off)")
+    watch: Literal["mean_average_precision", "loss"] = _option("mean_average_precision", "the held-out figure that patience watches")
+    log: bool = _option(False, "write log/training.jsonl and, if TensorBoard is installed, its events while the heads train")
     probe_width: int = _option(256, "units of the dense head that probes the headroom")
     candidates: int = _option(48, "structures in a search's first round")
     rounds: int = _option(4, "rounds of a search; a third of the structures goes on to the next, trained three times as long")
@@ -150,12 +163,18 @@ def _checked(content: dict[str, Any], where: str) -> RunConfig:
         least = min(value, default=low) if isinstance(value, tuple) else value
         if isinstance(least, int | float) and not least >= low:
             raise SelfInformedError(f"{where}: {name} = {value}: expected at least {low} ({known[name]})")
+    for name in _SHARES:
+        if getattr(config, name) > 1:
+            raise SelfInformedError(f"{where}: {name} = {getattr(config, name)}: expected at most 1 ({known[name]})")
     return config
 
 
+_SHARES = ("label_smoothing", "class_weights", "balanced_sampling", "soft_targets", "ema", "tail_average")
 _LEAST = {
     "n_groups": 1, "top_groups": 0, "bootstraps": 0, "cover_share": 0.0, "sweep": 1,
     "n_labels": 1, "hidden": 1, "top_k": 1, "map_k": 1, "views": 1, "skip_bad": 0, "depth": 1, "epochs": 0, "batch_size": 1,
     "forward_batch_size": 1, "probe_width": 1, "seeds": 1, "seed": 0, "budget": 0.0, "dense_share": 0.0, "learning_rate": 0.0,
     "classifier_learning_rate": 0.0, "image_size": 1, "candidates": 1, "rounds": 1,
+    "weight_decay": 0.0, "label_smoothing": 0.0, "logit_adjustment": 0.0, "class_weights": 0.0,
+    "balanced_sampling": 0.0, "soft_targets": 0.0, "temperature": 0.0, "ema": 0.0, "tail_average": 0.0, "patience": 0,
 }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -34,6 +35,7 @@ from selfinformed.structure.stability import stability
 from selfinformed.training.features import FeatureStore
 from selfinformed.training.fitting import fit
 from selfinformed.training.headroom import probe
+from selfinformed.training.recipe import Recipe
 from selfinformed.training.searching import Space, search
 
 T = TypeVar("T")
@@ -176,14 +178,15 @@ class Run:
         return self._stage("probe", "probe.json", lambda path: read_json(path, "probe"), make, lambda h, path: write_json(path, h))
 
     def augmented(self) -> AugmentedClassifier:
-        """heads.safetensors, config.json and history.jsonl."""
-        c = self.config
+        """heads.safetensors, config.json and history.jsonl; a training that was stopped goes on from training.safetensors."""
+        c, checkpoint = self.config, self.folder / "training.safetensors"
 
         def make() -> AugmentedClassifier:
             aug = augment(self.net, self.plan(), classifier="keep" if c.keep_classifier else "reinitialise", seed=c.seed)
             history = fit(
                 aug, self.inputs.examples("train") if c.finetune else self.features("train"), holdout=self.features("holdout"),
-                epochs=c.epochs, seed=c.seed, finetune=c.finetune, **self._training(),
+                epochs=c.epochs, seed=c.seed, finetune=c.finetune, checkpoint=checkpoint, log=self.folder / "log" if c.log else None,
+                **self._training(),
             )  # fmt: skip
             import json
 
@@ -193,7 +196,11 @@ class Run:
         def read(path: Path) -> AugmentedClassifier:
             return load(path.parent, self.net)
 
-        return self._stage("fit", "config.json", read, make, lambda aug, path: aug.save_pretrained(path.parent), also="heads.safetensors")
+        def save(aug: AugmentedClassifier, path: Path) -> None:
+            aug.save_pretrained(path.parent)
+            checkpoint.unlink(missing_ok=True)
+
+        return self._stage("fit", "config.json", read, make, save, also="heads.safetensors")
 
     def evaluation(self) -> dict[str, Any]:
         """evaluation.json: the augmented network's figures, and the base's under `base`."""
@@ -300,7 +307,8 @@ class Run:
 
     def _training(self) -> dict[str, Any]:
         names = ("batch_size", "learning_rate", "classifier_learning_rate", "head_input")
-        return {name: getattr(self.config, name) for name in names}
+        recipe = {f.name: getattr(self.config, f.name) for f in fields(Recipe) if getattr(self.config, f.name) != f.default}
+        return {name: getattr(self.config, name) for name in names} | ({"recipe": recipe} if recipe else {})
 
     def _stage(
         self, stage: str, name: str, read: Callable[[Path], T], make: Callable[[], T], save: Callable[[T, Path], None], also: str = ""

@@ -3,7 +3,8 @@
 from selfinformed.training.features import FeatureStore
 from selfinformed.training.fitting import History, fit
 from selfinformed.training.headroom import Headroom, probe
+from selfinformed.training.recipe import Recipe
 from selfinformed.training.searching import SearchResult, Space, search
 from selfinformed.training.structures import Choice, Structure
 
-__all__ = ["Choice", "FeatureStore", "Headroom", "History", "SearchResult", "Space", "Structure", "fit", "probe", "search"]
+__all__ = ["Choice", "FeatureStore", "Headroom", "History", "Recipe", "SearchResult", "Space", "Structure", "fit", "probe", "search"]

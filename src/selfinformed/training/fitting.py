@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
-import math
+import hashlib
+import json
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from selfinformed.augmented.network import AugmentedClassifier
 from selfinformed.data.examples import Examples
 from selfinformed.data.targets import Targets
-from selfinformed.network.wrap import Output
+from selfinformed.network.wrap import Output, fingerprint_of
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.progress import progress
+from selfinformed.structure.average_precision import RankingMetrics
 from selfinformed.structure.measuring import check_labels
+from selfinformed.training.checkpoints import Checkpoint
 from selfinformed.training.features import FeatureStore, HeadInput
+from selfinformed.training.logs import TrainingLog
+from selfinformed.training.losses import Objective, gradient_of, loss_of
+from selfinformed.training.processes import Processes
+from selfinformed.training.recipe import Recipe
+from selfinformed.training.sampling import draw_of
+from selfinformed.training.stepping import History, Order, Training, one_cycle
+from selfinformed.training.teachers import Teacher, teacher_of
 
-_LOSS_EVERY = 4  # steps; training needs only its gradient
+__all__ = ["History", "Recipe", "fit", "fit_whole", "gradient_of", "guess_output", "loss_of", "one_cycle"]
 
-
-@dataclass
-class History:
-    """What training did: a row {stage, epoch, loss, seconds, steps} per epoch, and the seconds it took in all.
-
-    The loss is the mean over every fourth step of the epoch.
-    """
-
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    seconds: float = 0.0
+_AT_ONCE = 512  # held-out examples
+_SAMPLED = 64  # examples whose features a checkpoint knows
 
 
 def fit(
@@ -47,6 +48,12 @@ def fit(
     head_input: HeadInput = "whitened",
     output: Output | None = None,
     seed: int = 0,
+    recipe: Recipe | Mapping[str, Any] | None = None,
+    teacher: Teacher | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int | None = None,
+    log: str | Path | None = None,
+    tensorboard: bool | None = None,
     finetune: bool = False,
     finetune_epochs: int = 1,
     finetune_learning_rate: float = 1e-3,
@@ -56,10 +63,13 @@ def fit(
     Binary cross-entropy, summed over labels, for logistic outputs; cross-entropy for softmax. AdamW under a one-cycle schedule. The same seed
     gives the same weights on the same machine and number of threads.
 
+    Where `torch.distributed` is initialised (`torch.distributed.init_process_group("gloo")` in a script that torchrun starts), all its
+    processes call this alike; each batch is divided among them and all end with the same weights, those of one process up to rounding.
+
     Args:
         aug: the augmented network, changed in place.
         train: examples, or their cached features.
-        holdout: where the mean and covariance of the heads' input come from (default: `train`).
+        holdout: where the mean and covariance of the heads' input come from (default: `train`), and what `Recipe.patience` watches.
         epochs: passes over `train`; a fraction is a part of a pass.
         batch_size: examples per step.
         learning_rate: peak, for the heads.
@@ -67,14 +77,33 @@ def fit(
         head_input: `whitened`, `standardised` or `raw`; folded into the heads' first layer after training, at no cost.
         output: `softmax` or `logistic`; by default the network's own, or softmax where every example has exactly one label.
         seed: of the order of examples.
-        finetune: train the whole network in a second stage, on inputs; `train` must then be examples.
+        recipe: everything else about this training: schedule, smoothing, long tails, soft targets, averaging, early stopping.
+        teacher: whose outputs are the soft targets: logits [N, C] of the training examples (of every view, where there are several), or a
+            function of their numbers [b] that gives logits [b, C] (default: the base itself).
+        checkpoint: a file that takes the state of this training; called again with the same arguments and the network as it was at first,
+            `fit` goes on from it to the same weights, bit for bit. It is left where it is: a finished one gives its result at once.
+        checkpoint_every: steps between two writings of it (default: after each pass).
+        log: a folder that takes training.jsonl, a row each fourth step, and TensorBoard's events.
+        tensorboard: whether it does (default: if TensorBoard is installed).
+        finetune: train the whole network in a second stage, on inputs; `train` must then be examples. Recipe, checkpoint and log are of
+            the first stage only.
         finetune_epochs: passes of that stage.
         finetune_learning_rate: its peak.
+
+    Raises:
+        SelfInformedError: options that cannot be; features of another network; a checkpoint of another training; a loss that is not finite.
     """
+    recipe = Recipe.of(recipe)
     if finetune and not isinstance(train, Examples):
         raise SelfInformedError("fit: finetune=True trains the whole network, which needs examples; cached features hold only what heads read")
     if epochs < 0 or batch_size < 1:
         raise SelfInformedError(f"fit: expected epochs >= 0 and batch_size >= 1, got {epochs} and {batch_size}")
+    if checkpoint_every is not None and (checkpoint is None or checkpoint_every < 1):
+        raise SelfInformedError(f"fit: expected checkpoint_every >= 1 beside checkpoint=, got {checkpoint_every}")
+    if recipe.patience and holdout is None:
+        raise SelfInformedError(f"fit: patience={recipe.patience} watches held-out examples; give holdout=, or leave patience at 0")
+    if teacher is not None and not recipe.soft_targets:
+        raise SelfInformedError("fit: a teacher is given, but soft_targets is 0; set the share of the loss that is the teacher's in the recipe")
     start = time.perf_counter()
     store = train if isinstance(train, FeatureStore) else FeatureStore.build(aug.net, train)
     statistics = store if holdout is None else holdout
@@ -84,27 +113,46 @@ def fit(
         if features.fingerprint != aug.net.fingerprint:
             raise SelfInformedError("fit: these features are of another network; cache them again with the one to augment")
     aug.output = output or aug.output or guess_output(store.targets)
-    history = History()
+    history, processes = History(), Processes.joined()
+    kept = None
+    if checkpoint is not None:
+        rates = {"learning_rate": learning_rate, "classifier_learning_rate": classifier_learning_rate}
+        about = {"epochs": epochs, "batch_size": batch_size, **rates, "head_input": head_input, "output": aug.output, "seed": seed, **asdict(recipe)}
+        data = {"features": _digest(store), "holdout": _digest(statistics), "starting weights": _starting(aug)}
+        chosen = None if aug.dispatch is None else [aug.dispatch.top_groups, aug.dispatch.share, aug.dispatch.above]
+        more = {"teacher": teacher is not None, "heads run": chosen}
+        kept = Checkpoint(Path(checkpoint), about | data | more, checkpoint_every)
     groups = [{"params": list(aug.classifier.parameters()), "lr": classifier_learning_rate}]
     order, targets = _by_group(aug, store.targets)
+    taught = teacher_of(teacher, aug, order, len(store)) if recipe.soft_targets else None
     heads = aug.heads
 
-    def scores(rows: torch.Tensor) -> torch.Tensor:
+    def forward(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         at_heads, at_classifier = (part.to(aug.classifier.weight) for part in store.batch(rows))
-        return aug.from_features(at_heads, at_classifier) if order is None else aug.by_group(at_heads, at_classifier, order)
+        logits = aug.from_features(at_heads, at_classifier) if order is None else aug.by_group(at_heads, at_classifier, order)
+        return logits, None if taught is None else taught(rows, at_classifier)
 
     aug.eval()
     if heads is not None:
         groups.append({"params": list(heads.parameters()), "lr": learning_rate})
         transform = statistics.input_transform(head_input)
         store = store.transformed(transform)
+        if recipe.patience:
+            statistics = statistics.transformed(transform)
         heads.unfold(transform)
     try:
         if epochs:
-            _train(groups, _Order(len(store), batch_size, seed), epochs, scores, targets, aug.output, history, "heads")
+            batches = Order(len(store), batch_size, seed, draw_of(store, recipe.balanced_sampling))
+            objective = Objective.of(recipe, targets, aug.output)
+            watched = _watched(aug, statistics, recipe) if recipe.patience else None
+            training = Training(
+                groups, batches, epochs, forward, targets, objective, recipe, history, "heads", watched=watched, checkpoint=kept, processes=processes
+            )
+            training.run(None if log is None else lambda step: TrainingLog(log, tensorboard, step))
     finally:
         if heads is not None:
             heads.fold(transform)
+    processes.equalise(aug.new_parameters())  # the transform may have been computed with other rounding
     if finetune and store.examples is not None:  # without those that could not be read
         fit_whole(aug, store.examples, epochs=finetune_epochs, batch_size=batch_size, learning_rate=finetune_learning_rate, seed=seed, history=history)
     history.seconds = time.perf_counter() - start
@@ -145,36 +193,19 @@ def fit_whole(
         torch.manual_seed(seed)
         aug.train()
 
-        def scores(rows: torch.Tensor) -> torch.Tensor:
-            return aug(train.read(rows.tolist()))  # type: ignore[no-any-return]
+        def forward(rows: torch.Tensor) -> tuple[torch.Tensor, None]:
+            return aug(train.read(rows.tolist())), None
 
-        order = _Order(len(train), batch_size, seed)
+        order = Order(len(train), batch_size, seed, lambda generator: torch.randperm(len(train), generator=generator))
+        groups = [{"params": trained, "lr": learning_rate}]
         start = time.perf_counter()
-        _train([{"params": trained, "lr": learning_rate}], order, epochs, scores, train.targets, aug.output, history, "whole network", seconds)
+        objective = Objective(aug.output)
+        Training(groups, order, epochs, forward, train.targets, objective, Recipe(), history, "whole network", seconds=seconds).run()
     aug.eval()
     for parameter in trained:
         parameter.requires_grad_(any(parameter is new for new in aug.new_parameters()))
     history.seconds += time.perf_counter() - start
     return history
-
-
-def loss_of(scores: torch.Tensor, targets: Targets, output: Output) -> torch.Tensor:
-    """Mean over examples of cross-entropy (softmax) or of binary cross-entropy summed over labels (logistic).
-
-    scores [B, C]; for softmax each example has exactly one label.
-    """
-    examples, labels = (torch.from_numpy(a).to(scores.device) for a in targets.pairs())
-    if output == "softmax":
-        return F.cross_entropy(scores, labels)
-    return (F.softplus(scores).sum() - scores[examples, labels].sum()) / len(scores)
-
-
-def gradient_of(scores: torch.Tensor, targets: Targets, output: Output) -> torch.Tensor:
-    """The gradient [B, C] of `loss_of` in the scores: probabilities minus annotations, over B. A third of the work of the loss itself."""
-    examples, labels = (torch.from_numpy(a).to(scores.device) for a in targets.pairs())
-    gradient = scores.detach().softmax(1) if output == "softmax" else scores.detach().sigmoid()
-    gradient[examples, labels] -= 1
-    return gradient.div_(len(scores))
 
 
 def guess_output(targets: Targets) -> Output:
@@ -192,63 +223,38 @@ def _by_group(aug: AugmentedClassifier, targets: Targets) -> tuple[torch.Tensor 
     return order.to(aug.classifier.weight.device), Targets(targets.offsets, place[targets.labels], targets.n_labels)
 
 
-class _Order:
-    """Shuffled batches of example numbers, a new order each pass; the last batch of a pass may be smaller."""
+def _watched(aug: AugmentedClassifier, holdout: FeatureStore, recipe: Recipe) -> tuple[str, Callable[[], float], bool]:
+    """The figure that patience watches: its name, what measures it, and whether lower is better."""
+    output = aug.output
+    assert output is not None
 
-    def __init__(self, n: int, batch_size: int, seed: int) -> None:
-        self.n, self.batch_size = n, batch_size
-        self.generator = torch.Generator().manual_seed(seed)
-        self.steps = math.ceil(n / batch_size)
+    def batches() -> Iterator[tuple[torch.Tensor, Targets]]:
+        with torch.no_grad():
+            for rows in torch.arange(len(holdout)).split(_AT_ONCE):  # type: ignore[no-untyped-call]
+                yield aug.from_features(*(part.to(aug.classifier.weight) for part in holdout.batch(rows))).cpu(), holdout.targets.take(rows.numpy())
 
-    def __iter__(self) -> Iterator[torch.Tensor]:
-        return iter(torch.randperm(self.n, generator=self.generator).split(self.batch_size))  # type: ignore[no-untyped-call]
+    def loss() -> float:
+        return sum(loss_of(scores, targets, output).item() * len(targets) for scores, targets in batches()) / len(holdout)
 
+    def precision() -> float:
+        metrics = RankingMetrics(aug.n_labels)
+        for scores, targets in batches():
+            metrics.update(scores, targets)
+        return metrics.compute().mean_average_precision
 
-def _train(
-    groups: list[dict[str, Any]],
-    order: _Order,
-    epochs: float,
-    scores: Callable[[torch.Tensor], torch.Tensor],
-    targets: Targets,
-    output: Output,
-    history: History,
-    stage: str,
-    seconds: float | None = None,
-) -> None:
-    if output == "softmax" and not targets.single:
-        raise SelfInformedError("fit: softmax outputs need exactly one label per example; use output='logistic' for several")
-    optimizer = torch.optim.AdamW(groups, weight_decay=1e-4, fused=True)
-    peaks = [group["lr"] for group in groups]
-    total, step, start = max(1, round(epochs * order.steps)), 0, time.perf_counter()
-
-    def done() -> float:
-        return step / total if seconds is None else (time.perf_counter() - start) / seconds
-
-    epoch = 0
-    while done() < 1:
-        epoch += 1
-        losses: list[float] = []
-        for rows in progress(order, order.steps, f"training {stage} {epoch}"):
-            if done() >= 1:
-                break
-            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = peak * one_cycle(done())
-            logits, wanted = scores(rows), targets.take(rows.numpy())
-            optimizer.zero_grad()
-            logits.backward(gradient_of(logits, wanted, output))  # type: ignore[no-untyped-call]
-            optimizer.step()
-            if not losses or step % _LOSS_EVERY == 0 or step + 1 == total:
-                losses.append(loss_of(logits.detach(), wanted, output).item())
-                if not math.isfinite(losses[-1]):
-                    raise SelfInformedError(f"fit: the loss became {losses[-1]} at step {step + 1}; lower the learning rate (now {peaks[-1]})")
-            step += 1
-        if losses:  # none where the time was up before the first step
-            seconds_so_far = round(time.perf_counter() - start, 2)
-            history.rows.append({"stage": stage, "epoch": epoch, "loss": sum(losses) / len(losses), "seconds": seconds_so_far, "steps": step})
+    return f"holdout_{recipe.watch}", loss if recipe.watch == "loss" else precision, recipe.watch == "loss"
 
 
-def one_cycle(done: float, warm_up: float = 0.1) -> float:
-    """Share of the peak learning rate after a share `done` of training: cosine up over the first tenth, cosine down to zero."""
-    if done < warm_up:
-        return 0.04 + 0.48 * (1 - math.cos(math.pi * done / warm_up))
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (done - warm_up) / (1 - warm_up))))
+def _starting(aug: AugmentedClassifier) -> str:
+    """Of the plan and the weights to train."""
+    modules = torch.nn.ModuleList([module for module in (aug.classifier, aug.heads) if module is not None])
+    return hashlib.sha256(f"{fingerprint_of(modules)} {json.dumps(aug.plan.to_dict(), sort_keys=True)}".encode()).hexdigest()[:16]
+
+
+def _digest(store: FeatureStore) -> str:
+    """Of the network, all annotations and some of the features."""
+    digest = hashlib.sha256(f"{store.fingerprint} {len(store)}".encode())
+    digest.update(store.targets.offsets.tobytes() + store.targets.labels.tobytes())
+    for part in store.batch(torch.arange(0, len(store), max(1, len(store) // _SAMPLED))):
+        digest.update(part.numpy().tobytes())
+    return digest.hexdigest()[:16]

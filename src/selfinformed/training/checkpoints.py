@@ -1,0 +1,65 @@
+"""A training's state in a file, whole or absent, from which it goes on to the same weights, bit for bit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.files import plain, read_tensors, write_tensors
+
+FORMAT = "selfinformed.training/1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a training's state is kept.
+
+    Attributes:
+        path: a safetensors file.
+        about: everything the weights depend on, as JSON values; a file about something else is refused.
+        every: steps between two writings; None writes after each pass.
+    """
+
+    path: Path
+    about: Mapping[str, Any]
+    every: int | None = None
+
+    def due(self, step: int) -> bool:
+        """Whether to write after this many steps, in the midst of a pass."""
+        return self.every is not None and step % self.every == 0
+
+    def write(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
+        """Puts the file in the place of the one before."""
+        metadata = {"format": FORMAT, "about": json.dumps(plain(self.about), sort_keys=True), "state": json.dumps(state)}
+        write_tensors(self.path, {name: _array(tensor) for name, tensor in tensors.items()}, metadata)
+
+    def read(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+        """What was written last; None if nothing was.
+
+        Raises:
+            SelfInformedError: the file is of another training, and in what; or it is damaged.
+        """
+        if not self.path.exists():
+            return None
+        arrays, metadata = read_tensors(self.path, FORMAT)
+        try:
+            found, state = json.loads(metadata["about"]), json.loads(metadata["state"])
+        except (KeyError, ValueError) as error:
+            raise SelfInformedError(f"{self.path} holds no valid state of training ({error!r}); delete it to train from the start") from None
+        wanted = json.loads(json.dumps(plain(self.about)))
+        changes = [f"{key} {found.get(key)!r}, now {wanted.get(key)!r}" for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key)]
+        if changes:
+            raise SelfInformedError(f"{self.path} is of another training ({', '.join(changes)}); delete it, or name another checkpoint")
+        return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}, state
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()

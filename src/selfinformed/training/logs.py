@@ -1,0 +1,63 @@
+"""What training did, step by step: JSON lines, and TensorBoard's events where it is installed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.files import plain, write_text
+
+
+class TrainingLog:
+    """The log of one training in a folder: training.jsonl, a row {step, ...} at a time, and TensorBoard events beside it.
+
+    Args:
+        folder: made if it is not there.
+        tensorboard: also write events; None: if tensorboard is installed.
+        step: the step from which training goes on; rows after it, of a training that was stopped, are dropped. At 0 the log starts anew.
+
+    Raises:
+        SelfInformedError: tensorboard is asked for and not installed; the folder cannot be written.
+    """
+
+    def __init__(self, folder: str | Path, tensorboard: bool | None = None, step: int = 0) -> None:
+        self.path = Path(folder) / "training.jsonl"
+        kept = [line for line in self.path.read_text("utf-8").splitlines() if _step_of(line) <= step] if step and self.path.exists() else []
+        self.writer = _writer(folder, tensorboard, step)
+        write_text(self.path, "".join(f"{line}\n" for line in kept))
+        self.file = self.path.open("a", encoding="utf-8")
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Appends a row; its `step` counts steps done."""
+        self.file.write(json.dumps(plain(row)) + "\n")
+        self.file.flush()
+        if self.writer is not None:
+            for name, value in row.items():
+                if name not in ("step", "epoch", "stage"):
+                    self.writer.add_scalar(name, value, row["step"])
+
+    def close(self) -> None:
+        self.file.close()
+        if self.writer is not None:
+            self.writer.close()
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):  # half written
+        return float("inf")
+
+
+def _writer(folder: str | Path, wanted: bool | None, step: int) -> Any:
+    if wanted is False:
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except (ImportError, RuntimeError):
+        if wanted:
+            raise SelfInformedError("fit: tensorboard=True needs TensorBoard: pip install 'selfinformed[tensorboard]'") from None
+        return None
+    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)

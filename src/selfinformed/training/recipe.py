@@ -1,0 +1,102 @@
+"""How to train beyond passes, rates and batch size: one frozen set of options, checked when it is made."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+from selfinformed.runtime.errors import SelfInformedError
+
+Schedule = Literal["one_cycle", "cosine", "constant"]
+Watched = Literal["mean_average_precision", "loss"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Options of training; the defaults are plain training.
+
+    Attributes:
+        schedule: of the learning rates: `one_cycle` (up over the first tenth, down to zero), `cosine` (down to zero) or `constant`.
+        weight_decay: of AdamW, at least 0.
+        label_smoothing: share, from 0 to below 1, of each target that is spread over all labels (softmax) or moved towards 1/2 (logistic).
+        logit_adjustment: tau, at least 0. Training sees the scores plus tau times the log of each label's share of the training
+            examples (logistic: its log odds), so that the scores themselves rank labels as if all were equally frequent at tau = 1
+            (Menon et al. 2021, eq. 10). Labels without an example count as half an example.
+        class_weights: beta, from 0 to below 1. An example's loss is weighted by (1 - beta) / (1 - beta^n) for a label of n examples, scaled
+            to 1 on average over labels (Cui et al. 2019, eq. 2); with several labels by their mean, with none by 1.
+        balanced_sampling: power, from 0 (none) to 1 (every label equally often): examples are drawn in proportion to the mean over
+            their labels of n^-power, as many a pass as there are. They are then read in no particular order.
+        soft_targets: share, 0 to 1, of the loss that is cross-entropy with the teacher's outputs (the paper's section 3), times the
+            squared temperature, which keeps the size of its gradient (Hinton et al. 2014).
+        temperature: above 0, divides the teacher's logits and the network's in that part.
+        ema: decay, from 0 (off) to below 1, of an exponential moving average of the weights, which is what training then gives. The average
+            forgets faster at first: the decay of step t is at most (1 + t) / (10 + t).
+        tail_average: share, 0 (off) to 1, of the last steps whose weights' mean is what training gives.
+        patience: passes without a better figure on the held-out examples after which training stops; those of the best pass are kept. 0 is off.
+        watch: the figure: `mean_average_precision` (at 50) or `loss`.
+    """
+
+    schedule: Schedule = "one_cycle"
+    weight_decay: float = 1e-4
+    label_smoothing: float = 0.0
+    logit_adjustment: float = 0.0
+    class_weights: float = 0.0
+    balanced_sampling: float = 0.0
+    soft_targets: float = 0.0
+    temperature: float = 2.0
+    ema: float = 0.0
+    tail_average: float = 0.0
+    patience: int = 0
+    watch: Watched = "mean_average_precision"
+
+    def __post_init__(self) -> None:
+        for name, (valid, expected) in _RANGES.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not valid(value):
+                raise SelfInformedError(f"recipe: expected {name} {expected}, got {value!r}")
+        for name, choices in (("schedule", get_args(Schedule)), ("watch", get_args(Watched))):
+            if getattr(self, name) not in choices:
+                raise SelfInformedError(f"recipe: expected {name} to be one of {', '.join(choices)}; got {getattr(self, name)!r}")
+        if self.ema and self.tail_average:
+            raise SelfInformedError("recipe: ema and tail_average are two ways of averaging the weights; leave one of them at 0")
+
+    @classmethod
+    def of(cls, options: Recipe | Mapping[str, Any] | None) -> Recipe:
+        """A recipe as it is, or from its options by name."""
+        if isinstance(options, Recipe):
+            return options
+        known = [field.name for field in fields(cls)]
+        for name in options or ():
+            if name not in known:
+                near = difflib.get_close_matches(str(name), known, 1)
+                hint = f"did you mean {near[0]!r}?" if near else f"expected some of {', '.join(known)}"
+                raise SelfInformedError(f"recipe: unknown option {name!r}; {hint}")
+        return cls(**(options or {}))
+
+
+def _between(value: float) -> bool:
+    return 0 <= value <= 1
+
+
+def _below_one(value: float) -> bool:
+    return 0 <= value < 1
+
+
+def _not_negative(value: float) -> bool:
+    return 0 <= value < float("inf")
+
+
+_RANGES = {
+    "weight_decay": (_not_negative, "of at least 0"),
+    "label_smoothing": (_below_one, "from 0 to below 1"),
+    "logit_adjustment": (_not_negative, "of at least 0"),
+    "class_weights": (_below_one, "from 0 to below 1"),
+    "balanced_sampling": (_between, "from 0 to 1"),
+    "soft_targets": (_between, "from 0 to 1"),
+    "temperature": (lambda value: 0 < value < float("inf"), "above 0"),
+    "ema": (_below_one, "from 0 to below 1"),
+    "tail_average": (_between, "from 0 to 1"),
+    "patience": (lambda value: value >= 0 and value == int(value), "to be a whole number of at least 0"),
+}

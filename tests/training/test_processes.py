@@ -1,0 +1,89 @@
+"""Two processes train what one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conftest import Problem
+from selfinformed.augmented.network import augment
+from selfinformed.runtime.files import read_tensors, write_tensors
+from selfinformed.training.fitting import fit
+from selfinformed.training.processes import Processes
+
+SCRIPT = """
+import sys
+from torch import distributed
+from conftest import make_problem
+from test_processes import train
+
+distributed.init_process_group("gloo")
+train(make_problem(several=True), sys.argv[1], distributed.get_world_size(), distributed.get_rank())
+distributed.destroy_process_group()
+"""
+RECIPES = ({}, {"patience": 2, "ema": 0.9, "balanced_sampling": 0.5, "label_smoothing": 0.1, "soft_targets": 0.2})
+
+
+def train(problem: Problem, folder: str, world: int, rank: int) -> None:
+    """Two trainings; the processes begin with different weights, of which those of the first count."""
+    for number, recipe in enumerate(RECIPES):
+        aug = augment(problem.net, problem.plan(), seed=7 * rank)
+        batch_size = 1499 if number else 499  # the last batch has one row, or three
+        options = {"checkpoint": f"{folder}/state-{world}.safetensors"} if number else {}
+        options |= {"batch_size": batch_size, "recipe": recipe, "log": f"{folder}/log-{world}-{number}", "tensorboard": False}
+        history = fit(aug, problem.store("train"), holdout=problem.store("holdout"), epochs=2, **options)
+        arrays = {str(i): p.detach().numpy() for i, p in enumerate(aug.new_parameters())}
+        losses = json.dumps([row["loss"] for row in history.rows])
+        write_tensors(f"{folder}/{world}-{rank}-{number}.safetensors", arrays, {"format": "test/1", "losses": losses})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, several: Problem) -> Path:
+    """What one process trains, and what two do."""
+    folder = tmp_path_factory.mktemp("processes")
+    train(several, str(folder), 1, 0)
+    (folder / "script.py").write_text(SCRIPT, "utf-8")
+    tests = Path(__file__).parents[1]
+    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")} | {"OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(map(str, (tests.parent / "src", tests, tests / "training")))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*torchrun, str(folder / "script.py"), str(folder)], env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def result(folder: Path, name: str):
+    arrays, metadata = read_tensors(folder / f"{name}.safetensors", "test/1")
+    return [torch.from_numpy(arrays[key]) for key in sorted(arrays)], json.loads(metadata["losses"])
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_two_processes_train_what_one_does(folder: Path, number: int) -> None:
+    one, losses = result(folder, f"1-0-{number}")
+    first, losses_first = result(folder, f"2-0-{number}")
+    second, losses_second = result(folder, f"2-1-{number}")
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    for a, b in zip(first, one, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    assert losses_first == losses_second == pytest.approx(losses, rel=1e-4)
+
+
+def test_only_the_first_process_writes(folder: Path) -> None:
+    alone, together = ((folder / f"log-{world}-0" / "training.jsonl").read_text().splitlines() for world in (1, 2))
+    assert len(alone) == len(together) == 3
+    assert (folder / "state-2.safetensors").exists()
+
+
+@given(st.integers(0, 40), st.integers(1, 5))
+def test_every_row_goes_to_one_process(n: int, world: int) -> None:
+    parts = [Processes(rank, world).share(torch.arange(n)) for rank in range(world)]
+    assert torch.equal(torch.cat(parts).sort().values, torch.arange(n))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
