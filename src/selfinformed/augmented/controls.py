@@ -43,8 +43,9 @@ class ControlPlan(HeadPlan):
 def gated(net: WrappedClassifier, like: HeadPlan, *, classifier: Literal["keep", "reinitialise"] = "keep", seed: int = 0) -> AugmentedClassifier:
     """As many experts as `like` has heads, mixed by a gate that is learned with them (Jacobs et al., 1991), at no more multiply-adds.
 
-    logits(x) = classifier + sum_e g_e(x) E_e(x), with g = softmax(gate(x)) linear in what the experts read. Each expert is a ReLU stack as deep
-    as the deepest head, with outputs to all labels; no label groups are given to it. Until it is trained it equals the base, as heads do.
+    logits(x) = classifier + E sum_e g_e(x) E_e(x), with g the softmax of a gate linear in what the experts read; the number of experts E,
+    which the output weights could take in, lets them train as fast as heads. Each expert is a ReLU stack as deep as the deepest head, with
+    outputs to all labels; no label groups are given to it. Until it is trained it equals the base, as heads do.
 
     Raises:
         SelfInformedError: the budget does not reach for the gate and one unit for each expert, or the heads read several attach points of
@@ -127,7 +128,8 @@ class GatedExperts(nn.Module):
         for depth, layers in enumerate(self.deeper):
             parts = torch.split(hidden, [widths[depth] for widths in self.hidden], 1)
             hidden = torch.cat([layer(part).relu() for layer, part in zip(layers, parts, strict=True)], 1)
-        return self.outputs(hidden * self.gates(features).index_select(1, self.expert_of))  # type: ignore[no-any-return]
+        gates = len(self.hidden) * self.gates(features)  # an even gate then leaves each expert as a head is, which trains at a head's pace
+        return self.outputs(hidden * gates.index_select(1, self.expert_of))  # type: ignore[no-any-return]
 
     def gates(self, features: torch.Tensor) -> torch.Tensor:
         """(B, D) -> (B, E), each row a distribution over the experts"""
