@@ -164,13 +164,14 @@ class Bench:
         return given or _no_heads(self.net)
 
 
+_RATES: dict[str, float] = {name: inspect.signature(fit).parameters[name].default for name in ("learning_rate", "classifier_learning_rate")}
+
+
 def scaled(training: Mapping[str, Any], factor: float) -> dict[str, Any]:
     """The options of `fit` with both learning rates, given or its own, times a factor."""
     if factor == 1:
         return dict(training)
-    own = inspect.signature(fit).parameters
-    rates = {name: factor * training.get(name, own[name].default) for name in ("learning_rate", "classifier_learning_rate")}
-    return {**training, **rates}
+    return {**training, **{name: factor * training.get(name, own) for name, own in _RATES.items()}}
 
 
 def _no_heads(net: WrappedClassifier) -> HeadPlan:
