@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from scipy import stats
+from test_arms import FakeStructure, another_view
 
 from conftest import Problem
 from selfinformed.evidence import arms as module
@@ -14,7 +15,6 @@ from selfinformed.evidence.comparison import ARMS, Comparison, compare, interval
 from selfinformed.evidence.evaluation import evaluate
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.training.features import FeatureStore
-from test_arms import FakeStructure, another_view
 
 CONTRACT = {
     "arm", "seed", "mean_average_precision", "mean_average_precision_per_example", "top1", "top5", "multiply_adds", "extra_computation", "parameters",
@@ -135,7 +135,10 @@ def test_a_half_written_last_line_costs_that_row_only(problem: Problem, tmp_path
     assert [json.loads(line)["row"]["arm"] for line in journal.read_text().splitlines()] == CACHED
 
 
-@pytest.mark.parametrize("changed", [{"epochs": 2}, {"top_k": 7}, {"learning_rate": 1e-3}, {"classifier": "reinitialise"}, {"finetune_learning_rate": 0.1}, {"tuning": [1.0]}])
+@pytest.mark.parametrize(
+    "changed",
+    [{"epochs": 2}, {"top_k": 7}, {"learning_rate": 1e-3}, {"classifier": "reinitialise"}, {"finetune_learning_rate": 0.1}, {"tuning": [1.0]}],
+)
 def test_a_journal_of_other_inputs_is_ignored(problem: Problem, tmp_path, monkeypatch, changed) -> None:
     compared(problem, journal=tmp_path / "rows.jsonl", seeds=1, arms=["base", "classifier"])
     calls, fit = [], module.fit

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from test_arms import another_view
 
 from conftest import Problem
 from selfinformed.augmented.dispatch import uncertainty
@@ -15,7 +16,6 @@ from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.average_precision import mean_average_precision
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import plan
-from test_arms import another_view
 
 
 def retrained(problem: Problem):
