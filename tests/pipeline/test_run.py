@@ -13,7 +13,6 @@ from safetensors import safe_open
 from conftest import write_config, write_images
 from selfinformed.evidence.comparison import Comparison
 from selfinformed.pipeline import run as module
-from selfinformed.pipeline import run as pipeline
 from selfinformed.pipeline.config import read_config
 from selfinformed.pipeline.run import Run
 from selfinformed.runtime.errors import SelfInformedError
@@ -186,7 +185,7 @@ def test_codetections_and_search_have_artefacts_of_their_own(workspace: Path) ->
 
 
 def test_hintons_heads_are_as_many_at_the_methods_cost_and_learning_rates_are_tried(workspace: Path, monkeypatch) -> None:
-    asked, cluster = [], pipeline.cluster
+    asked, cluster = [], module.cluster
 
     def watched(counts, *args, method="spectral"):
         asked.append((counts.kind, args[0], method))
@@ -194,7 +193,7 @@ def test_hintons_heads_are_as_many_at_the_methods_cost_and_learning_rates_are_tr
 
     run = opened(workspace, arms=["base", "confusions", "hinton"], tuning=2)
     heads = run.plan()
-    monkeypatch.setattr(pipeline, "cluster", watched)
+    monkeypatch.setattr(module, "cluster", watched)
     table = run.comparison()
     assert asked == [("codetections", len(heads.groups), "hinton")]
     assert table.arms == ["base", "confusions", "hinton"]
