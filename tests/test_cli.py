@@ -164,7 +164,7 @@ BAD = {
     "more groups than labels": (lambda _: {"n_groups": 13}, ["n_groups: expected 'auto' or 1 to 11", "got 13"]),
     "budget too small": (lambda _: {"budget": 1e-9}, ["budget", "raise the budget"]),
     "unreadable image": (lambda folder: write_images(folder, bad="class 3/2.png"), ["class 3/2.png cannot be read", "--skip-bad"]),
-    "arm that does not exist": (lambda _: {"arms": ["hinton"]}, ["expected some of base", "'hinton'"]),
+    "arm that does not exist": (lambda _: {"arms": ["mean"]}, ["expected some of base", "'mean'"]),
     "mapping of an unknown label": (lambda folder: {"mapping": str(folder / "absent.csv")}, ["mapping", "cannot be read"]),
 }
 

@@ -332,7 +332,7 @@ def _price(run: Run) -> str:
 
 def _show_comparison(run: Run, json: bool) -> None:
     comparison = run.comparison()
-    rows = []
+    minus, rows = f"{comparison.method} minus it", []
     for row in comparison.summary():
         low, high = row["interval"]
         over, method = row["over_base"], row["method_over_it"]
@@ -341,7 +341,7 @@ def _show_comparison(run: Run, json: bool) -> None:
                 "arm": row["arm"], f"mAP@{comparison.top_k}": _percent(row["mean_average_precision"]),
                 "95% interval": f"{_percent(low)} to {_percent(high)}",
                 "over base": _percent(over["mean"], "+") if over and row["arm"] != "base" else "",
-                "confusions minus it": f"{_percent(method['mean'], '+')} ({_percent(method['low'], '+')} to {_percent(method['high'], '+')})" if method else "",
+                minus: f"{_percent(method['mean'], '+')} ({_percent(method['low'], '+')} to {_percent(method['high'], '+')})" if method else "",
                 "top-1": _percent(row["top1"]), "top-5": _percent(row["top5"]), "multiply-adds": f"{row['multiply_adds']:,.0f}",
                 "extra": f"{row['extra_computation']:.3f}x", "seconds": f"{row['seconds']:.0f}",
             }

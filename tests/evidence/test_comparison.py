@@ -7,20 +7,20 @@ import json
 import numpy as np
 import pytest
 from scipy import stats
+from test_arms import FakeStructure, another_view
 
 from conftest import Problem
-from selfinformed.evidence import comparison as module
-from selfinformed.evidence.comparison import ARMS, Comparison, _plan_of, compare, interval
+from selfinformed.evidence import arms as module
+from selfinformed.evidence.comparison import ARMS, Comparison, compare, interval
 from selfinformed.evidence.evaluation import evaluate
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.structure.groups import LabelGroups
-from selfinformed.structure.plans import plan
 from selfinformed.training.features import FeatureStore
 
 CONTRACT = {
     "arm", "seed", "mean_average_precision", "mean_average_precision_per_example", "top1", "top5", "multiply_adds", "extra_computation", "parameters",
 }  # fmt: skip
-CACHED = ["base", "classifier", "confusions", "random", "dense"]
+CACHED = ["base", "classifier", "confusions", "random", "dense", "gated", "adapter"]
+COSTING = ("confusions", "codetections", "random", "dense", "hinton", "gated", "adapter", "views", "searched")
 
 
 def compared(problem: Problem, **options) -> Comparison:
@@ -30,8 +30,9 @@ def compared(problem: Problem, **options) -> Comparison:
 
 @pytest.fixture(scope="module")
 def table(problem: Problem) -> Comparison:
-    codetections = problem.plan().with_groups(problem.groups.randomized(7))
-    return compared(problem, arms=None, codetections=codetections)
+    codetections, hinton = (problem.plan().with_groups(problem.groups.randomized(seed)) for seed in (7, 8))
+    searched = FakeStructure(problem.plan())
+    return compared(problem, arms=None, codetections=codetections, hinton=hinton, searched=searched, views=another_view(problem), epochs=2)
 
 
 def without_seconds(comparison: Comparison) -> list[dict]:
@@ -51,35 +52,29 @@ def test_the_controls_cost_what_the_method_costs(table: Comparison, problem: Pro
         assert set(table.values("random", column)) == set(table.values("confusions", column)) == {getattr(heads, column)}
     assert table.values("base", "multiply_adds")[0] < table.values("dense", "multiply_adds")[0] <= heads.multiply_adds
     assert set(table.values("classifier", "extra_computation")) == set(table.values("base", "extra_computation")) == {1.0}
-    random = _plan_of("random", problem.net, heads, None, 3)
-    assert random.groups.sizes == heads.groups.sizes
-    assert random.hidden == heads.hidden
-    assert any(set(a) != set(b) for a, b in zip(random.groups.members, heads.groups.members, strict=True))
-
-
-@pytest.mark.parametrize("hidden", [(1,), (7,), (12, 5), (30, 30, 4)])
-def test_a_dense_head_fits_any_methods_budget_and_nearly_fills_it(problem: Problem, hidden: tuple[int, ...]) -> None:
-    heads = problem.plan(hidden)
-    dense = _plan_of("dense", problem.net, heads, None, 0)
-    assert len(dense.groups) == 1
-    assert len(dense.hidden[0]) == len(hidden)
-    assert dense.multiply_adds <= heads.multiply_adds
-    wider = tuple(width + 1 for width in dense.hidden[0])
-    assert plan(problem.net, LabelGroups.everything(36), hidden=wider).multiply_adds > heads.multiply_adds
+    for arm in COSTING:
+        assert table.values("base", "multiply_adds")[0] < table.values(arm, "multiply_adds")[0] <= heads.multiply_adds
+    for arm in ("dense", "gated", "views"):  # to within one unit; of views, one example
+        assert table.values(arm, "multiply_adds")[0] > heads.multiply_adds - 200
 
 
 def test_the_base_is_judged_as_evaluate_does_and_heads_help(table: Comparison, problem: Problem) -> None:
     base = evaluate(problem.net, problem.store("test")).figures()
     row = next(row for row in table.rows if row["arm"] == "base")
     assert {key: row[key] for key in base} == base
-    assert table.difference("confusions", "base")["mean"] > 0
+    for arm in ("confusions", "codetections", "random", "dense", "hinton", "gated", "searched"):
+        assert table.difference(arm, "base")["mean"] > 0
+    per_example = {arm: table.values(arm, "mean_average_precision_per_example").mean() for arm in ARMS}
+    assert per_example["base"] < per_example["classifier"]
+    assert per_example["base"] < per_example["adapter"]
+    assert per_example["classifier"] < per_example["views"]
     np.testing.assert_allclose(np.nanmean(table.per_label["base"]), base["mean_average_precision"])
 
 
 def test_finetuning_takes_as_long_as_features_and_heads(table: Comparison, problem: Problem) -> None:
     for seed in range(2):
         seconds = {row["arm"]: row["seconds"] for row in table.rows if row["seed"] == seed}
-        assert seconds["finetune"] >= seconds["confusions"]
+        assert seconds["finetune"] >= seconds["searched"]
         assert seconds["base"] == 0
 
 
@@ -119,7 +114,7 @@ def test_a_stopped_comparison_goes_on_where_it_was(problem: Problem, tmp_path, m
     calls.clear()
     monkeypatch.setattr(module, "fit", lambda *args, **options: calls.append(args) or fit(*args, **options))
     resumed = compared(problem, journal=tmp_path / "rows.jsonl")
-    assert len(calls) == 5
+    assert len(calls) == 9
     assert without_seconds(resumed) == without_seconds(whole)
     assert resumed.arms == whole.arms
     for arm in CACHED:
@@ -140,20 +135,107 @@ def test_a_half_written_last_line_costs_that_row_only(problem: Problem, tmp_path
     assert [json.loads(line)["row"]["arm"] for line in journal.read_text().splitlines()] == CACHED
 
 
-@pytest.mark.parametrize("changed", [{"epochs": 2}, {"top_k": 7}, {"learning_rate": 1e-3}, {"classifier": "reinitialise"}, {"finetune_learning_rate": 0.1}])
+@pytest.mark.parametrize(
+    "changed",
+    [{"epochs": 2}, {"top_k": 7}, {"learning_rate": 1e-3}, {"classifier": "reinitialise"}, {"finetune_learning_rate": 0.1}, {"tuning": [1.0]}],
+)
 def test_a_journal_of_other_inputs_is_ignored(problem: Problem, tmp_path, monkeypatch, changed) -> None:
     compared(problem, journal=tmp_path / "rows.jsonl", seeds=1, arms=["base", "classifier"])
     calls, fit = [], module.fit
     monkeypatch.setattr(module, "fit", lambda *args, **options: calls.append(args) or fit(*args, **options))
     compared(problem, journal=tmp_path / "rows.jsonl", seeds=1, arms=["base", "classifier"], **changed)
-    assert len(calls) == 1
+    assert len(calls) == (2 if "tuning" in changed else 1)
+
+
+def test_a_journal_of_other_data_of_the_same_size_is_ignored(problem: Problem, tmp_path) -> None:
+    first = compared(problem, journal=tmp_path / "rows.jsonl", seeds=1, arms=["base"])
+    shuffled = FeatureStore.build(problem.net, problem.test.take(np.random.default_rng(0).permutation(600)[::-1]))
+    other = FeatureStore(shuffled.attached, shuffled.penultimate.roll(1, 0), shuffled.targets, shuffled.fingerprint, 0.0)
+    options = {"seeds": 1, "arms": ["base"], "epochs": 1, "holdout": problem.store("holdout"), "journal": tmp_path / "rows.jsonl"}
+    again = compare(problem.net, problem.plan(), problem.store("train"), other, **options)
+    assert again.values("base") < first.values("base")
+
+
+def test_every_arm_tries_the_same_learning_rates_and_keeps_its_best(problem: Problem, tmp_path, monkeypatch) -> None:
+    rates, fit = [], module.fit
+
+    def watched(aug, *args, **options):
+        rates.append((options.get("learning_rate", 6e-3), options.get("classifier_learning_rate", 3e-3), options["seed"]))
+        return fit(aug, *args, **options)
+
+    monkeypatch.setattr(module, "fit", watched)
+    options = {"arms": ["base", "confusions", "adapter"], "tuning": (0.1, 1, 8), "journal": tmp_path / "rows.jsonl"}
+    tuned = compared(problem, **options)
+    assert [(round(r / 6e-3, 6), round(c / 3e-3, 6), seed) for r, c, seed in rates[:3]] == [(0.1, 0.1, 0), (1, 1, 0), (8, 8, 0)]
+    assert len(rates) == 2 * (3 + 2)
+    for arm in ("confusions", "adapter"):
+        found = tuned.about["tuned"][arm]
+        assert [t["factor"] for t in found["tries"]] == [0.1, 1, 8]
+        assert found["factor"] == max(found["tries"], key=lambda t: t["mean_average_precision"])["factor"]
+    assert tuned.about["tuned"]["confusions"]["factor"] == 8  # so few steps reward a high rate
+    assert tuned.about["tuned"].keys() == {"confusions", "adapter"}
+    assert rates[3] == pytest.approx((8 * 6e-3, 8 * 3e-3, 0))
+    rates.clear()
+    assert compared(problem, **options).about["tuned"] == tuned.about["tuned"]  # from the journal
+    assert not rates
+    lines = [line for line in (tmp_path / "rows.jsonl").read_text().splitlines() if '"factor": 8' not in line or '"confusions"' not in line]
+    (tmp_path / "rows.jsonl").write_text("\n".join(line for line in lines if '"arm": "confusions", "seed"' not in line) + "\n")
+    again = compared(problem, **options)
+    assert len(rates) == 1 + 2  # the try that was lost, and the arm's two rows
+    assert without_seconds(again) == without_seconds(tuned)
+
+
+def test_a_rate_at_which_training_fails_is_not_chosen(problem: Problem, monkeypatch) -> None:
+    fit = module.fit
+
+    def failing(aug, *args, **options):
+        if options.get("learning_rate", 0) > 0.01:
+            raise SelfInformedError("fit: the loss became nan")
+        return fit(aug, *args, **options)
+
+    monkeypatch.setattr(module, "fit", failing)
+    found = compared(problem, arms=["confusions"], seeds=1, tuning=2).about["tuned"]["confusions"]
+    assert found["factor"] == 1
+    assert np.isnan(found["tries"][1]["mean_average_precision"])
+    with pytest.raises(SelfInformedError, match="the loss became nan"):
+        compared(problem, arms=["confusions"], seeds=1, tuning=[4.0])
+
+
+def test_the_whole_network_tries_learning_rates_only_if_asked(problem: Problem, monkeypatch) -> None:
+    rates, fit_whole = [], module.fit_whole
+    monkeypatch.setattr(module, "fit_whole", lambda *a, **o: rates.append((o["learning_rate"], o["seconds"])) or fit_whole(*a, **{**o, "seconds": 0.05}))
+    options = {"arms": ["confusions", "finetune"], "seeds": 1, "tuning": 3, "finetune_learning_rate": 1.0}
+    assert compared(problem, **options).about["tuned"].keys() == {"confusions"}
+    assert [rate for rate, _ in rates] == [1.0]
+    rates.clear()
+    assert compared(problem, **options, tune_finetune=True).about["tuned"]["finetune"]["factor"] == 0.5
+    assert [rate for rate, _ in rates] == [0.5, 1.0, 2.0, 0.5]
+    assert len({seconds for _, seconds in rates}) == 1
+    with pytest.raises(SelfInformedError, match=r"give holdout=, as examples"):
+        bare = problem.store("holdout")
+        bare = FeatureStore(bare.attached, bare.penultimate, bare.targets, bare.fingerprint, 0.0)
+        compared(problem, **options, tune_finetune=True, holdout=bare)
+
+
+@pytest.mark.parametrize("tuning", [0, [], [0.0], [-1.0], [float("inf")], [float("nan")]])
+def test_factors_that_are_none_are_refused(problem: Problem, tuning) -> None:
+    with pytest.raises(SelfInformedError, match="tuning: expected at least one learning-rate factor"):
+        compared(problem, tuning=tuning)
+    with pytest.raises(SelfInformedError, match="tuning: learning rates are chosen on hold-out data"):
+        compared(problem, tuning=3, holdout=None)
 
 
 def test_arms_that_cannot_be_run_say_what_they_need(problem: Problem) -> None:
-    with pytest.raises(SelfInformedError, match=r"expected some of base, classifier.*got 'hinton'"):
-        compared(problem, arms=["hinton"])
+    with pytest.raises(SelfInformedError, match=r"expected some of base, classifier.*got 'mean'"):
+        compared(problem, arms=["mean"])
     with pytest.raises(SelfInformedError, match=r"'codetections' needs the plan .*codetections="):
         compared(problem, arms=["codetections"])
+    with pytest.raises(SelfInformedError, match=r"'hinton' needs the plan .*method='hinton'"):
+        compared(problem, arms=["hinton"])
+    with pytest.raises(SelfInformedError, match=r"'searched' needs what search found \(searched=\)"):
+        compared(problem, arms=["searched"])
+    with pytest.raises(SelfInformedError, match=r"'views' needs another view"):
+        compared(problem, arms=["views"])
     with pytest.raises(SelfInformedError, match="seeds: expected at least 1"):
         compared(problem, seeds=0)
     bare = {s: FeatureStore(x.attached, x.penultimate, x.targets, x.fingerprint, x.seconds) for s in ("train", "test") for x in [problem.store(s)]}
@@ -189,6 +271,18 @@ def test_the_verdict_does_not_claim_what_seeds_do_not_show() -> None:
     assert "one seed: no interval" in one
     assert "Not told apart at this number of seeds: dense (-10.00)" in one
     assert by_hand({"base": [0.4], "dense": [0.5]}).verdict == "The comparison holds no base or no augmented network."
+
+
+def test_the_verdict_speaks_of_the_searched_structure_first() -> None:
+    made = by_hand({"base": [0.4, 0.4], "confusions": [0.45, 0.451], "dense": [0.6, 0.602], "searched": [0.5, 0.501]})
+    assert made.method == "searched"
+    assert "The structure that the search found raises mAP@50 by +10.05 points" in made.verdict
+    assert "It beats confusions (+5.00)" in made.verdict
+    assert "It does not beat dense (-10.05), which did better" in made.verdict
+    rows = {row["arm"]: row for row in made.summary()}
+    assert rows["searched"]["method_over_it"] is None
+    assert rows["confusions"]["method_over_it"]["mean"] == pytest.approx(0.05)
+    assert by_hand({"base": [0.4], "dense": [0.5]}).method == by_hand({"base": [0.4], "confusions": [0.5]}).method == "confusions"
 
 
 def test_saved_and_loaded(table: Comparison, tmp_path) -> None:

@@ -218,6 +218,24 @@ def test_codetections_and_search_have_artefacts_of_their_own(workspace: Path) ->
     assert HeadPlan.from_dict(json.loads((run.folder / "search.json").read_text())["plan"]).extra_computation <= 1.5
 
 
+def test_hintons_heads_are_as_many_at_the_methods_cost_and_learning_rates_are_tried(workspace: Path, monkeypatch) -> None:
+    asked, cluster = [], module.cluster
+
+    def watched(counts, *args, method="spectral"):
+        asked.append((counts.kind, args[0], method))
+        return cluster(counts, *args)
+
+    run = opened(workspace, arms=["base", "confusions", "hinton"], tuning=2)
+    heads = run.plan()
+    monkeypatch.setattr(module, "cluster", watched)
+    table = run.comparison()
+    assert asked == [("codetections", len(heads.groups), "hinton")]
+    assert table.arms == ["base", "confusions", "hinton"]
+    assert heads.multiply_adds - len(heads.groups) * (144 + 12) < table.values("hinton", "multiply_adds")[0] <= heads.multiply_adds
+    assert table.about["tuned"].keys() == {"confusions", "hinton"}
+    assert [tried["factor"] for tried in table.about["tuned"]["hinton"]["tries"]] == [1.0, 2.0]
+
+
 def test_finetuned_weights_are_judged_on_examples(workspace: Path) -> None:
     run = opened(workspace, finetune=True)
     figures = run.evaluation()

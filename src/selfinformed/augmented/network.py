@@ -33,7 +33,14 @@ class AugmentedClassifier(nn.Module):
         plan: what the heads are.
     """
 
-    def __init__(self, net: WrappedClassifier, plan: HeadPlan, classifier: Literal["keep", "reinitialise"] = "keep") -> None:
+    def __init__(
+        self,
+        net: WrappedClassifier,
+        plan: HeadPlan,
+        classifier: Literal["keep", "reinitialise"] | nn.Linear | AveragedClassifier = "keep",
+        heads: Heads | None = None,
+    ) -> None:
+        """`classifier` and `heads` may be modules that stand in for what would be made: a control's (see `controls`)."""
         super().__init__()
         if plan.feature_size != net.feature_size or plan.groups.n_labels != net.n_labels:
             raise SelfInformedError(
@@ -43,7 +50,8 @@ class AugmentedClassifier(nn.Module):
         self.net, self.plan = net, plan
         self.output: Output | None = net.output
         self.base = copy.deepcopy(net.model).requires_grad_(False)
-        slot = _ClassifierSlot(net, plan, reinitialise=classifier == "reinitialise")
+        self.is_control = heads is not None or not isinstance(classifier, str)
+        slot = _ClassifierSlot(net, plan, classifier, heads)
         for number, name in enumerate(net.classifier_names):
             parent, _, child = name.rpartition(".")
             setattr(self.base.get_submodule(parent), child, slot if name == net.classifier_name else _AveragedWith(slot, number))
@@ -146,6 +154,7 @@ class AugmentedClassifier(nn.Module):
         with more `uncertainty` than that. With all groups chosen the logits are those of full evaluation. `fit` within the context
         trains the heads on the examples they will see. What the context gives counts the multiply-adds that were executed.
         """
+        self._needs_heads("conditional")
         slot = self._slot
         number = len(self.plan.groups) if top_groups is None else top_groups
         before, slot.dispatch = slot.dispatch, Dispatch(self.plan, number, self.output, share, above)
@@ -161,6 +170,7 @@ class AugmentedClassifier(nn.Module):
         A network answering one request at a time waits for the weights to come from memory; these are a quarter of the bytes. The
         weights are rounded to 1/127 of each unit's largest, activations to bfloat16; what is saved, exported and trained stays as it is.
         """
+        self._needs_heads("quantized_heads")
         if self.heads is not None and self.classifier.weight.device.type != "cpu":
             raise SelfInformedError(f"quantized_heads: these run on a CPU; the network is on {self.classifier.weight.device}")
         if self.heads is not None:
@@ -175,7 +185,12 @@ class AugmentedClassifier(nn.Module):
         """Writes heads.safetensors (new weights and classifier) and config.json (plan, versions, the base's fingerprint)."""
         from selfinformed.augmented.saved import save
 
+        self._needs_heads("save_pretrained")
         save(self, folder)
+
+    def _needs_heads(self, what: str) -> None:
+        if self.is_control:
+            raise SelfInformedError(f"{what}: this network is a control, made to be compared; it has no heads on label groups; use one that augment made")
 
 
 def augment(
@@ -221,14 +236,15 @@ def augment(
 class _ClassifierSlot(nn.Module):
     """Stands where the base's classifier stood, or the last of several whose average is the logits."""
 
-    def __init__(self, net: WrappedClassifier, plan: HeadPlan, reinitialise: bool) -> None:
+    def __init__(self, net: WrappedClassifier, plan: HeadPlan, classifier: str | nn.Linear | AveragedClassifier, heads: Heads | None) -> None:
         super().__init__()
         self.original: nn.Linear | AveragedClassifier = copy.deepcopy(net.classifier).requires_grad_(False)
-        self.classifier: nn.Linear | AveragedClassifier = copy.deepcopy(net.classifier).requires_grad_(True)
-        if reinitialise:
+        self.classifier = copy.deepcopy(net.classifier).requires_grad_(True) if isinstance(classifier, str) else classifier
+        if classifier == "reinitialise":
             self.classifier.reset_parameters()
-        weight = next(self.classifier.parameters())
-        self.heads = Heads(plan, zero_outputs=not reinitialise).to(weight) if len(plan.groups) else None
+        if heads is None and len(plan.groups):
+            heads = Heads(plan, zero_outputs=classifier != "reinitialise")
+        self.heads = heads if heads is None else heads.to(net.classifier.weight)
         self.disabled = False
         self.dispatch: Dispatch | None = None
         self._attached: list[torch.Tensor | None] = [None] * len(net.attach_points)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,31 +10,20 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from selfinformed.augmented.network import augment
 from selfinformed.data.examples import Examples
-from selfinformed.evidence.evaluation import Evaluation, evaluate
+from selfinformed.evidence.arms import ARMS, DESCRIPTIONS, Bench, Structure
+from selfinformed.evidence.evaluation import evaluate
+from selfinformed.evidence.journal import Journal, data_fingerprint
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.files import plain, read_json, write_json, write_text
+from selfinformed.runtime.files import read_json, write_json
 from selfinformed.runtime.progress import progress
 from selfinformed.runtime.versions import machine, versions
 from selfinformed.structure.average_precision import nan_mean
-from selfinformed.structure.groups import LabelGroups
-from selfinformed.structure.plans import HeadPlan, plan
+from selfinformed.structure.plans import HeadPlan
 from selfinformed.training.features import FeatureStore
-from selfinformed.training.fitting import fit, fit_whole
 
-ARMS = ("base", "classifier", "confusions", "codetections", "random", "dense", "finetune")
-METHOD = "confusions"
-DESCRIPTIONS = {
-    "base": "the network as it is",
-    "classifier": "classifier retrained, nothing added",
-    "confusions": "heads on groups from confusions (eq. 3)",
-    "codetections": "heads on groups from co-detections (eq. 4)",
-    "random": "the same heads, labels permuted",
-    "dense": "one head over all labels, same cost",
-    "finetune": "the whole network trained on for the same time",
-}
+METHODS = ("searched", "confusions")  # what a comparison is about: the first of them that was run
 FORMAT = "selfinformed.comparison/1"
 FloatArray = npt.NDArray[np.float64]
 
@@ -58,6 +46,11 @@ class Comparison:
         present = {row["arm"] for row in self.rows}
         return [arm for arm in ARMS if arm in present]
 
+    @property
+    def method(self) -> str:
+        """The arm that the others are controls of: the searched structure where there is one, else heads on groups from confusions."""
+        return next((arm for arm in METHODS if arm in self.arms), METHODS[-1])
+
     def values(self, arm: str, column: str = "mean_average_precision") -> FloatArray:
         """One figure of an arm for each seed, in the order of the seeds."""
         rows = sorted((row for row in self.rows if row["arm"] == arm), key=lambda row: row["seed"])
@@ -73,7 +66,7 @@ class Comparison:
                 row[column] = float(self.values(arm, column).mean())
             row["interval"] = interval(self.values(arm))
             row["over_base"] = self.difference(arm, "base") if "base" in self.arms else None
-            row["method_over_it"] = self.difference(METHOD, arm) if METHOD in self.arms and arm != METHOD else None
+            row["method_over_it"] = self.difference(self.method, arm) if self.method in self.arms and arm != self.method else None
             rows.append(row)
         return rows
 
@@ -86,23 +79,23 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """Whether the method won, at what cost, and what beat it."""
-        if not {METHOD, "base"} <= set(self.arms):
+        method = self.method
+        if not {method, "base"} <= set(self.arms):
             return "The comparison holds no base or no augmented network."
-        gain, cost = self.difference(METHOD, "base"), self.values(METHOD, "extra_computation").mean()
-        change = "raise" if gain["low"] > 0 else "lower" if gain["high"] < 0 else "do not surely change"
-        text = (
-            f"Heads on groups from confusions {change} mAP@{self.top_k} by {_points(gain)} for {100 * (cost - 1):.1f}% more multiply-adds."
-        )
-        others = [arm for arm in self.arms if arm not in (METHOD, "base")]
-        above = [arm for arm in others if self.difference(METHOD, arm)["low"] > 0]
-        below = [arm for arm in others if self.difference(METHOD, arm)["high"] < 0]
+        gain, cost = self.difference(method, "base"), self.values(method, "extra_computation").mean()
+        subject, raises, lowers, unclear, beats, loses = _WORDS[method]
+        change = raises if gain["low"] > 0 else lowers if gain["high"] < 0 else unclear
+        text = f"{subject} {change} mAP@{self.top_k} by {_points(gain)} for {100 * (cost - 1):.1f}% more multiply-adds."
+        others = [arm for arm in self.arms if arm not in (method, "base")]
+        above = [arm for arm in others if self.difference(method, arm)["low"] > 0]
+        below = [arm for arm in others if self.difference(method, arm)["high"] < 0]
         unsure = [arm for arm in others if arm not in above and arm not in below]
         if above:
-            text += f" They beat {_listed(above, self)}."
+            text += f" {beats} {_listed(above, self)}."
         if unsure:
             text += f" Not told apart at this number of seeds: {_listed(unsure, self)}."
         if below:
-            text += f" They do not beat {_listed(below, self)}, which did better."
+            text += f" {loses} {_listed(below, self)}, which did better."
         return text
 
     def to_dict(self) -> dict[str, Any]:
@@ -146,10 +139,15 @@ def compare(
     *,
     holdout: Examples | FeatureStore | None = None,
     codetections: HeadPlan | None = None,
+    hinton: HeadPlan | None = None,
+    searched: Structure | None = None,
+    views: Examples | FeatureStore | None = None,
     seeds: int = 3,
     arms: Sequence[str] | None = None,
     top_k: int = 50,
     epochs: int = 2,
+    tuning: int | Sequence[float] | None = None,
+    tune_finetune: bool = False,
     finetune_learning_rate: float = 5e-4,
     classifier: Literal["keep", "reinitialise"] = "keep",
     journal: str | Path | None = None,
@@ -157,46 +155,69 @@ def compare(
 ) -> Comparison:
     """Trains the method and every control alike and judges them on the same test data.
 
+    `plan` sets the multiply-adds of all controls: `random` permutes its labels, `dense` spends them on one head, `gated` on a mixture of
+    experts, `adapter` on a low-rank adapter, `views` on a second look at so many test examples.
+
     Args:
         net: the wrapped base.
-        plan: the method's heads, on groups from confusions; `random` permutes its labels, `dense` spends its multiply-adds on one head.
+        plan: the method's heads, on groups from confusions.
         train, test: examples, or cached features (`finetune` needs the examples they were built from).
-        holdout: where the mean and covariance of the heads' input come from (default: `train`).
+        holdout: where the mean and covariance of the heads' input come from (default: `train`), and what `tuning` chooses by.
         codetections: heads on groups from co-detections; without it that arm is left out.
+        hinton: heads on as many groups at the same budget from `cluster(counts, method="hinton")`; likewise.
+        searched: what `search` found; likewise. It is then the method that the controls are held against.
+        views: another, augmented view of the test examples in the same order; likewise.
         seeds: how many; seed s draws the new weights, the order of examples and the permutation.
-        arms: which of base, classifier, confusions, codetections, random, dense, finetune (default: all there is input for).
+        arms: which of base, classifier, confusions, codetections, random, dense, hinton, finetune, gated, adapter, views, searched
+            (default: all there is input for).
         top_k: K of mAP@K.
         epochs: passes over `train` for each arm on cached features.
+        tuning: factors of both learning rates, e.g. (0.5, 1, 2), or how many powers of two about 1. Each arm, method and controls alike, is first
+            trained once with each, at seed 0, and keeps for all seeds the one with the highest mAP on `holdout`: as many more trainings per arm.
+            Default: none. These tries are not part of the rows' seconds.
+        tune_finetune: whether `finetune` tries them too. Each try trains the whole network for as long as the method took, its features counted.
         finetune_learning_rate: peak of the `finetune` arm's schedule.
         classifier: whether the arms keep the trained classifier or re-initialise it (the paper's choice).
-        journal: a file that takes each row as it is done; with it a stopped comparison goes on where it was.
+        journal: a file that takes each row and each try as it is done; with it a stopped comparison of the same inputs goes on where it was.
         **training: further options of `fit`, the same for every arm on cached features.
+
+    Raises:
+        SelfInformedError: an arm is asked for that lacks its input, `views` are of other examples, or `tuning` has no hold-out data.
     """
-    train = train if isinstance(train, FeatureStore) else FeatureStore.build(net, train, what="caching train features")
-    test = test if isinstance(test, FeatureStore) else FeatureStore.build(net, test, what="caching test features")
-    if isinstance(holdout, Examples):
-        holdout = FeatureStore.build(net, holdout, what="caching hold-out features")
-    chosen = _choose_arms(arms, plan, codetections, train, test)
+    train, test = _features(net, train, "train"), _features(net, test, "test")
+    holdout = None if holdout is None else _features(net, holdout, "hold-out")
+    views = None if views is None else _features(net, views, "views of the test")
+    bench = Bench(
+        net, plan, train, test, holdout, codetections, hinton, searched, views, epochs, classifier, finetune_learning_rate, training
+    )  # fmt: skip
+    chosen = bench.choose(arms)
     if seeds < 1:
         raise SelfInformedError(f"seeds: expected at least 1, got {seeds}")
-    inputs = [net.fingerprint, plan.to_dict(), codetections and codetections.to_dict(), len(train), len(test), top_k, epochs, finetune_learning_rate]
-    done = _Journal(journal, [*inputs, classifier, training])
+    factors = _factors(tuning, holdout, tune_finetune and "finetune" in chosen)
+    inputs = [
+        net.fingerprint, [data_fingerprint(store) for store in (train, test, holdout, views)], plan.to_dict(), codetections and codetections.to_dict(),
+        hinton and hinton.to_dict(), searched and [searched.plan.to_dict(), searched.top_groups, searched.description],
+        top_k, epochs, factors, tune_finetune, finetune_learning_rate, classifier, training,
+    ]  # fmt: skip
+    done = Journal(journal, inputs)
     wanted = [(arm, seed) for seed in range(seeds) for arm in chosen]
-    base = evaluate(net, test, top_k) if any((arm, seed) not in done.rows for arm, seed in wanted) else None
+    missing = sorted((key for key in wanted if key not in done.rows), key=lambda key: (key[1], key[0] == "finetune"))  # which waits for the method's time
+    base = evaluate(net, test, top_k) if any(arm == "base" for arm, _ in missing) else None
     caching = train.seconds + (holdout.seconds if holdout is not None else 0.0)
-    for arm, seed in progress(wanted, len(wanted), "comparing"):
-        if (arm, seed) in done.rows or base is None:
-            continue
-        if arm == "base":
+    tuned = {arm: _tuned_as(arm) for arm in chosen if factors and arm != "base" and (arm != "finetune" or tune_finetune)}
+    for arm, seed in progress(missing, len(missing), "comparing"):
+        if base is not None and arm == "base":
             done.add(arm, seed, base, 0.0)
-        elif arm == "finetune":
-            seconds = caching + _seconds_of_heads(done, seed)
-            done.add(arm, seed, *_finetuned(net, plan, train, test, top_k, seconds, finetune_learning_rate, seed))
-        else:
-            aug = augment(net, _plan_of(arm, net, plan, codetections, seed), classifier=classifier, seed=seed)
-            history = fit(aug, train, holdout=holdout, epochs=epochs, seed=seed, **training)
-            done.add(arm, seed, evaluate(aug, test, top_k), caching + history.seconds, history.seconds)
-    about = {"seeds": seeds, "epochs": epochs, "n_train": len(train), "n_test": len(test), "versions": versions(), "machine": machine()}
+            continue
+        factor = _tune(bench, done, tuned[arm], factors, top_k, caching) if arm in tuned else 1.0
+        finetune = arm == "finetune"
+        aug, history = bench.trained(arm, seed, factor, caching + _seconds_of_heads(done, seed) if finetune else 0.0)
+        seconds, head_seconds = (history.seconds, 0.0) if finetune else (caching + history.seconds, history.seconds)
+        done.add(arm, seed, bench.judged(arm, aug, top_k), seconds, head_seconds)
+    about = {
+        "seeds": seeds, "epochs": epochs, "n_train": len(train), "n_test": len(test), "versions": versions(), "machine": machine(),
+        "tuned": {arm: _choice(done, of, factors) for arm, of in tuned.items()}, "searched": searched and searched.description,
+    }  # fmt: skip
     rows = [done.rows[key] for key in wanted]
     per_label = {arm: _mean_over_seeds([done.per_label[arm, seed] for seed in range(seeds)]) for arm in chosen}
     return Comparison(rows, per_label, top_k, about)
@@ -212,89 +233,61 @@ def interval(values: npt.NDArray[np.float64]) -> tuple[float, float]:
     return (float(values.mean()) - half, float(values.mean()) + half)
 
 
-class _Journal:
-    """The rows done so far, in memory and, if asked for, in a file of one JSON line each."""
-
-    def __init__(self, path: str | Path | None, inputs: Sequence[Any]) -> None:
-        import hashlib
-
-        self.path = Path(path) if path else None
-        self.key = hashlib.sha256(json.dumps(plain(inputs), sort_keys=True).encode()).hexdigest()
-        self.rows: dict[tuple[str, int], dict[str, Any]] = {}
-        self.per_label: dict[tuple[str, int], FloatArray] = {}
-        self._lines: list[str] = []
-        if self.path and self.path.exists():
-            for line in self.path.read_text("utf-8").splitlines():
-                self._take(line)
-
-    def add(self, arm: str, seed: int, evaluation: Evaluation, seconds: float, head_seconds: float = 0.0) -> None:
-        row = {"arm": arm, "seed": seed, **evaluation.figures(), "seconds": seconds, "head_seconds": head_seconds}
-        line = json.dumps(plain({"key": self.key, "row": row, "per_label": evaluation.ranking.average_precision}))
-        self._take(line)
-        if self.path:
-            write_text(self.path, "\n".join(self._lines) + "\n")
-
-    def _take(self, line: str) -> None:
-        try:
-            content = json.loads(line)
-        except ValueError:  # half written: that row is made again
-            return
-        if content["key"] == self.key:  # rows of other inputs are forgotten
-            arm, seed = content["row"]["arm"], content["row"]["seed"]
-            self.rows[arm, seed] = content["row"]
-            self.per_label[arm, seed] = np.array(content["per_label"], dtype=float)
-            self._lines.append(line)
+def _features(net: WrappedClassifier, data: Examples | FeatureStore, what: str) -> FeatureStore:
+    return data if isinstance(data, FeatureStore) else FeatureStore.build(net, data, what=f"caching {what} features")
 
 
-def _choose_arms(
-    arms: Sequence[str] | None, plan: HeadPlan, codetections: HeadPlan | None, train: FeatureStore, test: FeatureStore
-) -> list[str]:
-    missing = {
-        "codetections": None if codetections else "the plan of heads on groups from co-detections (codetections=)",
-        "finetune": None if train.examples and test.examples else "examples, not cached features alone, for train and test",
-    }
-    if arms is None:
-        return [arm for arm in ARMS if not missing.get(arm)]
-    for arm in arms:
-        if arm not in ARMS:
-            raise SelfInformedError(f"arms: expected some of {', '.join(ARMS)}; got {arm!r}")
-        if missing.get(arm):
-            raise SelfInformedError(f"arms: {arm!r} needs {missing[arm]}")
-    return [arm for arm in ARMS if arm in arms]
+def _factors(tuning: int | Sequence[float] | None, holdout: FeatureStore | None, tune_finetune: bool) -> list[float]:
+    """The learning-rate factors that each arm tries; none without tuning."""
+    if tuning is None:
+        return []
+    factors = [2.0 ** (i - (tuning - 1) // 2) for i in range(tuning)] if isinstance(tuning, int) else [float(factor) for factor in tuning]
+    if not factors or not all(0 < factor < np.inf for factor in factors):
+        raise SelfInformedError(f"tuning: expected at least one learning-rate factor above 0, or a number of them; got {tuning!r}")
+    if holdout is None or (tune_finetune and holdout.examples is None):
+        raise SelfInformedError("tuning: learning rates are chosen on hold-out data; give holdout=" + (", as examples" if tune_finetune else ""))
+    return factors
 
 
-def _plan_of(arm: str, net: WrappedClassifier, heads: HeadPlan, codetections: HeadPlan | None, seed: int) -> HeadPlan:
-    if arm == "confusions":
-        return heads
-    if arm == "codetections" and codetections is not None:
-        return codetections
-    if arm == "random":
-        return heads.with_groups(heads.groups.randomized(seed))
-    if arm == "dense":
-        depth = max(map(len, heads.hidden))
-        allowed = sum(heads.head_multiply_adds) + 0.5  # costs are whole numbers: the half keeps rounding from losing a unit that just fits
-        return plan(net, LabelGroups.everything(net.n_labels), budget=allowed / heads.base_multiply_adds, depth=depth)
-    return plan(net, LabelGroups(net.n_labels, ()), hidden=(1,))
+def _tuned_as(arm: str) -> str:
+    """The arm whose learning rates an arm uses: `views` trains what `classifier` trains."""
+    return "classifier" if arm == "views" else arm
 
 
-def _finetuned(
-    net: WrappedClassifier, heads: HeadPlan, train: FeatureStore, test: FeatureStore, top_k: int, seconds: float, learning_rate: float, seed: int
-) -> tuple[Evaluation, float]:
-    assert train.examples is not None
-    assert test.examples is not None
-    aug = augment(net, _plan_of("classifier", net, heads, None, seed), seed=seed)
-    history = fit_whole(aug, train.examples, seconds=seconds, learning_rate=learning_rate, seed=seed)
-    return evaluate(aug, test.examples, top_k), history.seconds
+def _tune(bench: Bench, done: Journal, arm: str, factors: Sequence[float], top_k: int, caching: float) -> float:
+    """Trains an arm with each factor not tried yet, at seed 0, and gives the best."""
+    for factor in factors:
+        if (arm, factor) not in done.tries:
+            try:
+                aug, _ = bench.trained(arm, 0, factor, caching + _seconds_of_heads(done, 0) if arm == "finetune" else 0.0)
+                score = bench.score(arm, aug, top_k)
+            except SelfInformedError:  # a rate too high for the loss to stay finite; what is wrong with every rate is raised by the rows
+                score = float("nan")
+            done.add_try(arm, factor, score)
+    return float(_choice(done, arm, factors)["factor"])
 
 
-def _seconds_of_heads(done: _Journal, seed: int) -> float:
+def _choice(done: Journal, arm: str, factors: Sequence[float]) -> dict[str, Any]:
+    """The factor with the highest mAP on hold-out data, the first of several, and what each gave."""
+    scores = [done.tries[arm, factor] for factor in factors]
+    best = max(range(len(factors)), key=lambda i: scores[i] if scores[i] == scores[i] else -1.0)
+    return {"factor": factors[best], "tries": [{"factor": f, "mean_average_precision": s} for f, s in zip(factors, scores, strict=True)]}
+
+
+def _seconds_of_heads(done: Journal, seed: int) -> float:
     """How long this seed's method trained, or the longest of its arms where the method is not among them."""
     taken = {arm: row["head_seconds"] for (arm, s), row in done.rows.items() if s == seed}
-    return float(taken.get(METHOD, max(taken.values(), default=0.0)))
+    return float(next((taken[arm] for arm in METHODS if arm in taken), max(taken.values(), default=0.0)))
 
 
 def _mean_over_seeds(values: Sequence[FloatArray]) -> FloatArray:
     return np.array([nan_mean(column) for column in np.stack(values).T])
+
+
+_WORDS = {
+    "confusions": ("Heads on groups from confusions", "raise", "lower", "do not surely change", "They beat", "They do not beat"),
+    "searched": ("The structure that the search found", "raises", "lowers", "does not surely change", "It beats", "It does not beat"),
+}
 
 
 def _points(difference: dict[str, float]) -> str:
@@ -304,5 +297,4 @@ def _points(difference: dict[str, float]) -> str:
 
 
 def _listed(arms: Sequence[str], comparison: Comparison) -> str:
-    return ", ".join(f"{arm} ({100 * comparison.difference(METHOD, arm)['mean']:+.2f})" for arm in arms)
-
+    return ", ".join(f"{arm} ({100 * comparison.difference(comparison.method, arm)['mean']:+.2f})" for arm in arms)

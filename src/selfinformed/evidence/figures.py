@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from selfinformed.evidence.comparison import METHOD, Comparison
+from selfinformed.evidence.comparison import Comparison
 from selfinformed.runtime.files import written_atomically
 from selfinformed.structure.average_precision import nan_mean
 from selfinformed.structure.counts import ConfusionCounts
@@ -69,7 +69,7 @@ def cost_figure(comparison: Comparison) -> Figure:
     for row, height in zip(rows, heights, strict=True):
         x, y = 100 * (row["extra_computation"] - 1), 100 * row["mean_average_precision"]
         low, high = (100 * v if np.isfinite(v) else y for v in row["interval"])
-        colour = ACCENT if row["arm"] == METHOD else INK if row["arm"] == "base" else CONTROL
+        colour = ACCENT if row["arm"] == comparison.method else INK if row["arm"] == "base" else CONTROL
         axes.errorbar(x, y, [[max(y - low, 0)], [max(high - y, 0)]], fmt="o", color=colour, capsize=3, markersize=6)
         axes.annotate(f"{row['arm']} {y:.1f}", (x, y), (x + 0.04 * max(widest, 1), height), color=colour, fontsize=9, va="center")
     axes.set_xlim(-0.1 * max(widest, 1), 1.45 * max(widest, 1))
@@ -77,14 +77,14 @@ def cost_figure(comparison: Comparison) -> Figure:
     return figure
 
 
-def group_gain_figure(comparison: Comparison, groups: LabelGroups, arms: Sequence[str] = (METHOD, "random")) -> Figure:
-    """Gain over the base in mean average precision, for each group of labels."""
-    shown = [arm for arm in arms if {arm, "base"} <= comparison.per_label.keys()]
+def group_gain_figure(comparison: Comparison, groups: LabelGroups) -> Figure:
+    """Gain over the base in mean average precision of the method and of random groups, for each group of labels."""
+    shown = [arm for arm in (comparison.method, "random") if {arm, "base"} <= comparison.per_label.keys()]
     figure, axes = _figure(6.4, 0.9 + 0.55 * len(groups))
     for i, arm in enumerate(shown):
         gains = [100 * nan_mean((comparison.per_label[arm] - comparison.per_label["base"])[m]) for m in groups.members]
         height = 0.8 / len(shown)
-        axes.barh(np.arange(len(groups)) + i * height, gains, height * 0.92, color=ACCENT if arm == METHOD else CONTROL, label=arm)
+        axes.barh(np.arange(len(groups)) + i * height, gains, height * 0.92, color=ACCENT if arm == comparison.method else CONTROL, label=arm)
     names = [f"{i + 1}: {_short(name)}" for i, name in enumerate(groups.names)]
     axes.set_yticks(np.arange(len(groups)) + 0.4 - 0.4 / max(len(shown), 1), names, fontsize=8.5)
     axes.invert_yaxis()

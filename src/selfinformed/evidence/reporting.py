@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from selfinformed.data.labels import LabelSpace
-from selfinformed.evidence.comparison import METHOD, Comparison
+from selfinformed.evidence.comparison import Comparison
 from selfinformed.evidence.figures import (
     confusion_figure,
     cost_figure,
@@ -81,7 +81,7 @@ def report(findings: Findings, folder: str | Path) -> Path:
         verdict=findings.comparison.verdict,
         comparison=findings.comparison,
         summary=findings.comparison.summary(),
-        method=METHOD,
+        method=findings.comparison.method,
         headroom=findings.headroom,
         groups=_groups(findings),
         mistakes=findings.mistakes,
@@ -99,7 +99,7 @@ def report(findings: Findings, folder: str | Path) -> Path:
 def _groups(findings: Findings) -> list[dict[str, Any]]:
     comparison, labels = findings.comparison, findings.labels
     unknown = np.full(len(labels), np.nan)
-    gains = comparison.per_label.get(METHOD, unknown) - comparison.per_label.get("base", unknown)
+    gains = comparison.per_label.get(comparison.method, unknown) - comparison.per_label.get("base", unknown)
     shown = []
     heads = findings.plan.groups
     for i, members in enumerate(findings.groups.members):

@@ -249,12 +249,19 @@ class Run:
         c = self.config
 
         def make() -> Comparison:
-            wants_codetections = c.arms is None or "codetections" in c.arms
+            def wants(arm: str) -> bool:
+                return c.arms is None or arm in c.arms
+
+            heads, hinton = self.plan(), None
+            if wants("hinton"):
+                found = cluster(self.counts("codetections"), len(self.groups()), c.seed, self.labels, **_HINTON)
+                budget = heads.extra_computation - 1 + 0.5 / heads.base_multiply_adds  # the half keeps rounding from losing a unit that just fits
+                hinton = plan(self.net, found, budget=budget, depth=max(map(len, heads.hidden)), dense_share=c.dense_share)
             return compare(
-                self.net, self.plan(), self.features("train"), self.features("test"), holdout=self.features("holdout"),
-                codetections=self.plan("codetections") if wants_codetections else None, seeds=c.seeds, arms=c.arms, top_k=c.map_k,
-                epochs=c.epochs, classifier="keep" if c.keep_classifier else "reinitialise", journal=self.folder / "comparison.jsonl",
-                **self._training(),
+                self.net, heads, self.features("train"), self.features("test"), holdout=self.features("holdout"),
+                codetections=self.plan("codetections") if wants("codetections") else None, hinton=hinton, seeds=c.seeds, arms=c.arms,
+                top_k=c.map_k, epochs=c.epochs, tuning=c.tuning, classifier="keep" if c.keep_classifier else "reinitialise",
+                journal=self.folder / "comparison.jsonl", **self._training(),
             )  # fmt: skip
 
         return self._stage("compare", "comparison.json", Comparison.load, make, lambda t, path: t.save(path))
@@ -329,6 +336,7 @@ class Run:
         return result
 
 
+_HINTON: dict[str, Any] = {"method": "hinton"}
 _ARTEFACTS = frozenset(
     {
         "detections", "counts.safetensors", "codetections.safetensors", "groups.json", "stability.json", "sweep.json",

@@ -1,0 +1,178 @@
+"""The arms of a comparison: what each of them is, needs, and trains."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from selfinformed.augmented.controls import adapted, gated
+from selfinformed.augmented.network import AugmentedClassifier, augment
+from selfinformed.evidence.evaluation import Evaluation, evaluate
+from selfinformed.evidence.views import check_views, evaluate_with_views
+from selfinformed.network.wrap import WrappedClassifier
+from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.structure.groups import LabelGroups
+from selfinformed.structure.plans import HeadPlan, plan
+from selfinformed.training.features import FeatureStore, rank
+from selfinformed.training.fitting import History, fit, fit_whole
+
+ARMS = (
+    "base", "classifier", "confusions", "codetections", "random", "dense", "hinton", "finetune", "gated", "adapter", "views", "searched",
+)  # fmt: skip
+DESCRIPTIONS = {
+    "base": "the network as it is",
+    "classifier": "classifier retrained, nothing added",
+    "confusions": "heads on groups from confusions (eq. 3)",
+    "codetections": "heads on groups from co-detections (eq. 4)",
+    "random": "the same heads, labels permuted",
+    "dense": "one head over all labels, same cost",
+    "hinton": "heads on groups from the covariance of predictions",
+    "finetune": "the whole network trained on for the same time",
+    "gated": "as many experts over all labels under a learned gate",
+    "adapter": "a low-rank adapter on the frozen classifier",
+    "views": "classifier retrained, a second view of unsure examples",
+    "searched": "the structure that the search found",
+}
+
+
+class Structure(Protocol):
+    """What `search` finds: heads, how they are trained, and on which examples they run."""
+
+    @property
+    def plan(self) -> HeadPlan: ...
+    @property
+    def top_groups(self) -> int | None: ...
+    @property
+    def description(self) -> str: ...
+    def train(
+        self, net: WrappedClassifier, train: FeatureStore, *, holdout: FeatureStore | None, epochs: int, seed: int,
+        classifier: Literal["keep", "reinitialise"], **training: Any,
+    ) -> tuple[AugmentedClassifier, History]: ...  # fmt: skip
+    def evaluating(self, aug: AugmentedClassifier) -> AbstractContextManager[Any]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """All that the arms of one comparison are made from; the names are those of `compare`."""
+
+    net: WrappedClassifier
+    plan: HeadPlan
+    train: FeatureStore
+    test: FeatureStore
+    holdout: FeatureStore | None = None
+    codetections: HeadPlan | None = None
+    hinton: HeadPlan | None = None
+    searched: Structure | None = None
+    views: FeatureStore | None = None
+    epochs: int = 2
+    classifier: Literal["keep", "reinitialise"] = "keep"
+    finetune_learning_rate: float = 5e-4
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    def choose(self, arms: Sequence[str] | None) -> list[str]:
+        """The arms to run, in the table's order: those asked for, or all that there is input for."""
+        if self.views is not None:
+            check_views(self.test, self.views)
+        if arms is None:
+            return [arm for arm in ARMS if not self.missing(arm)]
+        for arm in arms:
+            if arm not in ARMS:
+                raise SelfInformedError(f"arms: expected some of {', '.join(ARMS)}; got {arm!r}")
+            if missing := self.missing(arm):
+                raise SelfInformedError(f"arms: {arm!r} needs {missing}")
+        return [arm for arm in ARMS if arm in arms]
+
+    def missing(self, arm: str) -> str | None:
+        """What an arm needs and does not have."""
+        if arm in ("gated", "adapter"):
+            try:
+                self._made(arm, 0)
+            except SelfInformedError as error:
+                return f"other heads or a larger budget ({error})"
+            return None
+        needs = {
+            "codetections": (self.codetections, "the plan of heads on groups from co-detections (codetections=)"),
+            "hinton": (self.hinton, "the plan of heads on groups from cluster(counts, method='hinton') (hinton=)"),
+            "searched": (self.searched, "what search found (searched=)"),
+            "views": (self.views, "another view of the test examples (views=)"),
+            "finetune": (self.train.examples and self.test.examples, "examples, not cached features alone, for train and test"),
+        }
+        given, what = needs.get(arm, (True, ""))
+        return what if given is None else None
+
+    def trained(self, arm: str, seed: int, factor: float = 1.0, seconds: float = 0.0) -> tuple[AugmentedClassifier, History]:
+        """Trains one arm, with its learning rates times a factor; `finetune` for so many seconds."""
+        training = scaled(self.training, factor)
+        if arm == "finetune":
+            assert self.train.examples is not None
+            aug = augment(self.net, _no_heads(self.net), seed=seed)
+            rate = factor * self.finetune_learning_rate
+            return aug, fit_whole(aug, self.train.examples, seconds=seconds, learning_rate=rate, seed=seed)
+        if arm == "searched":
+            assert self.searched is not None
+            return self.searched.train(
+                self.net, self.train, holdout=self.holdout, epochs=self.epochs, seed=seed, classifier=self.classifier, **training
+            )
+        aug = self._made(arm, seed)
+        return aug, fit(aug, self.train, holdout=self.holdout, epochs=self.epochs, seed=seed, **training)
+
+    def score(self, arm: str, aug: AugmentedClassifier, top_k: int) -> float:
+        """mAP on the hold-out examples, by which an arm chooses among its learning rates."""
+        assert self.holdout is not None
+        if arm == "searched":
+            return self._judged_as_found(aug, self.holdout, top_k).ranking.mean_average_precision
+        return rank(aug, self.holdout.examples if arm == "finetune" and self.holdout.examples else self.holdout, top_k).mean_average_precision
+
+    def judged(self, arm: str, aug: AugmentedClassifier, top_k: int) -> Evaluation:
+        """Judges one trained arm on the test examples."""
+        if arm == "finetune":
+            assert self.test.examples is not None
+            return evaluate(aug, self.test.examples, top_k)
+        if arm == "searched":
+            return self._judged_as_found(aug, self.test, top_k)
+        if arm == "views":
+            assert self.views is not None
+            return evaluate_with_views(aug, self.test, self.views, min(1.0, self.plan.extra_computation - 1), top_k)
+        return evaluate(aug, self.test, top_k)
+
+    def _judged_as_found(self, aug: AugmentedClassifier, data: FeatureStore, top_k: int) -> Evaluation:
+        assert self.searched is not None
+        with self.searched.evaluating(aug):
+            return evaluate(aug, data, top_k)
+
+    def _made(self, arm: str, seed: int) -> AugmentedClassifier:
+        if arm == "gated":
+            return gated(self.net, self.plan, classifier=self.classifier, seed=seed)
+        if arm == "adapter":
+            return adapted(self.net, self.plan, seed=seed)
+        return augment(self.net, self.plan_of(arm, seed), classifier=self.classifier, seed=seed)
+
+    def plan_of(self, arm: str, seed: int) -> HeadPlan:
+        """The heads of an arm that has heads, or none."""
+        heads = self.plan
+        if arm == "random":
+            return heads.with_groups(heads.groups.randomized(seed))
+        if arm == "dense":
+            # Costs are whole numbers: the half keeps rounding from losing a unit that just fits.
+            allowed = heads.multiply_adds - heads.base_multiply_adds + 0.5
+            everything = LabelGroups.everything(self.net.n_labels)
+            return plan(self.net, everything, budget=allowed / heads.base_multiply_adds, depth=max(map(len, heads.hidden)))
+        given = {"confusions": heads, "codetections": self.codetections, "hinton": self.hinton}.get(arm)
+        return given or _no_heads(self.net)
+
+
+_RATES: dict[str, float] = {name: inspect.signature(fit).parameters[name].default for name in ("learning_rate", "classifier_learning_rate")}
+
+
+def scaled(training: Mapping[str, Any], factor: float) -> dict[str, Any]:
+    """The options of `fit` with both learning rates, given or its own, times a factor."""
+    if factor == 1:
+        return dict(training)
+    return {**training, **{name: factor * training.get(name, own) for name, own in _RATES.items()}}
+
+
+def _no_heads(net: WrappedClassifier) -> HeadPlan:
+    return plan(net, LabelGroups(net.n_labels, ()), hidden=(1,))

@@ -1,0 +1,89 @@
+"""What a comparison has done so far, so that a stopped one goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from selfinformed.evidence.evaluation import Evaluation
+from selfinformed.runtime.files import plain, write_text
+from selfinformed.training.features import FeatureStore
+
+_ROWS = 16  # examples whose features tell data sets with the same targets apart
+
+
+class Journal:
+    """Rows and tries done so far, in memory and, if asked for, in a file of one JSON line each.
+
+    Lines of other inputs are forgotten.
+
+    Attributes:
+        rows: by arm and seed, the row of the comparison.
+        per_label: by arm and seed, each label's average precision.
+        tries: by arm and learning-rate factor, mAP on hold-out data.
+    """
+
+    def __init__(self, path: str | Path | None, inputs: Sequence[Any]) -> None:
+        self.path = Path(path) if path else None
+        self.key = hashlib.sha256(json.dumps(plain(inputs), sort_keys=True, default=repr).encode()).hexdigest()
+        self.rows: dict[tuple[str, int], dict[str, Any]] = {}
+        self.per_label: dict[tuple[str, int], npt.NDArray[np.float64]] = {}
+        self.tries: dict[tuple[str, float], float] = {}
+        self._lines: list[str] = []
+        if self.path and self.path.exists():
+            for line in self.path.read_text("utf-8").splitlines():
+                self._take(line)
+
+    def add(self, arm: str, seed: int, evaluation: Evaluation, seconds: float, head_seconds: float = 0.0) -> None:
+        """Keeps one row."""
+        row = {"arm": arm, "seed": seed, **evaluation.figures(), "seconds": seconds, "head_seconds": head_seconds}
+        self._write({"row": row, "per_label": evaluation.ranking.average_precision})
+
+    def add_try(self, arm: str, factor: float, score: float) -> None:
+        """Keeps one try of a learning rate."""
+        self._write({"try": {"arm": arm, "factor": factor, "mean_average_precision": score}})
+
+    def _write(self, content: dict[str, Any]) -> None:
+        self._take(json.dumps(plain({"key": self.key, **content})))
+        if self.path:
+            write_text(self.path, "\n".join(self._lines) + "\n")
+
+    def _take(self, line: str) -> None:
+        try:
+            content = json.loads(line)
+        except ValueError:  # half written: that row is made again
+            return
+        if content["key"] != self.key:
+            return
+        self._lines.append(line)
+        if "try" in content:
+            tried = content["try"]
+            score = tried["mean_average_precision"]
+            self.tries[tried["arm"], tried["factor"]] = float("nan") if score is None else score
+            return
+        arm, seed = content["row"]["arm"], content["row"]["seed"]
+        self.rows[arm, seed] = content["row"]
+        self.per_label[arm, seed] = np.array(content["per_label"], dtype=float)
+
+
+def data_fingerprint(store: FeatureStore | None) -> str | None:
+    """SHA-256 over the network that computed the features, the targets, and a few examples' features.
+
+    These are means over the columns in three digits, so that the last bits, which another number of threads may change, do not count.
+    """
+    if store is None:
+        return None
+    digest = hashlib.sha256(f"{store.fingerprint} {len(store)} {store.targets.n_labels}".encode())
+    for array in (store.targets.offsets, store.targets.labels):
+        digest.update(np.ascontiguousarray(array).data)
+    rows = torch.linspace(0, len(store) - 1, min(_ROWS, len(store))).long()
+    for part in store.batch(rows):
+        digest.update(" ".join(f"{value:.3g}" for value in part.double().abs().mean(1).tolist()).encode())
+    return digest.hexdigest()
