@@ -65,6 +65,7 @@ class RunConfig:
     classifier_learning_rate: float = _option(3e-3, "peak learning rate of the classifier")
     finetune: bool = _option(False, "train the whole network for one pass after the heads")
     probe_width: int = _option(256, "units of the dense head that probes the headroom")
+    attach_points: int = _option(0, "earlier points of the network at which the probe tries heads too; their features are cached once more")
     seeds: int = _option(3, "seeds of the comparison")
     arms: tuple[str, ...] | None = _option(None, "arms of the comparison, e.g. base,confusions,dense (default: all)")
     seed: int = _option(0, "of clustering, weights and the order of examples")
@@ -89,8 +90,9 @@ class RunConfig:
         return "\n".join(lines)
 
     def differences(self, other: RunConfig) -> list[str]:
-        """Names of the options in which two configurations differ, apart from the output folder and `top_groups`, which changes nothing else."""
-        return [f.name for f in fields(self) if f.name not in ("output", "top_groups") and getattr(self, f.name) != getattr(other, f.name)]
+        """Names of the options in which two configurations differ, apart from the output folder and those that change one artefact only,
+        which is then made again."""
+        return [f.name for f in fields(self) if f.name not in ("output", "top_groups", "attach_points") and getattr(self, f.name) != getattr(other, f.name)]
 
 
 def demo_config(base: str, fonts: str | None, output: str) -> RunConfig:
@@ -153,6 +155,6 @@ def _checked(content: dict[str, Any], where: str) -> RunConfig:
 _LEAST = {
     "n_groups": 1, "top_groups": 0, "bootstraps": 0, "cover_share": 0.0, "sweep": 1,
     "n_labels": 1, "hidden": 1, "top_k": 1, "map_k": 1, "views": 1, "skip_bad": 0, "depth": 1, "epochs": 0, "batch_size": 1,
-    "forward_batch_size": 1, "probe_width": 1, "seeds": 1, "seed": 0, "budget": 0.0, "dense_share": 0.0, "learning_rate": 0.0,
+    "forward_batch_size": 1, "probe_width": 1, "attach_points": 0, "seeds": 1, "seed": 0, "budget": 0.0, "dense_share": 0.0, "learning_rate": 0.0,
     "classifier_learning_rate": 0.0, "image_size": 1,
 }  # fmt: skip

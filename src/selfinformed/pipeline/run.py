@@ -20,6 +20,7 @@ from selfinformed.evidence.conditional import conditional_curve
 from selfinformed.evidence.evaluation import evaluate, mistaken_pairs
 from selfinformed.evidence.figures import conditional_figure, save_figure, sweep_figure
 from selfinformed.evidence.reporting import Findings, report
+from selfinformed.network.stages import with_earlier_points
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.pipeline.config import RunConfig, read_config
 from selfinformed.pipeline.inputs import Inputs
@@ -165,13 +166,23 @@ class Run:
         return self._stage("features", f"features/{split}.safetensors", read, make, lambda s, path: s.save(path))
 
     def headroom(self) -> dict[str, Any]:
-        """probe.json."""
+        """probe.json: what heads could gain, also at `attach_points` earlier points of the network."""
+        c, path = self.config, self.folder / "probe.json"
+        if path.exists() and read_json(path, "probe").get("earlier_points", -1) < c.attach_points:
+            path.unlink()  # of fewer attach points
 
         def make() -> dict[str, Any]:
-            return probe(
-                self.net, self.features("train"), self.features("holdout"), groups=self.groups(), width=self.config.probe_width,
-                epochs=self.config.epochs, top_k=self.config.map_k, seed=self.config.seed,
-            ).to_dict()  # fmt: skip
+            net, train, holdout = self.net, self.features("train"), self.features("holdout")
+            if c.attach_points:
+                net = with_earlier_points(net, c.attach_points)
+                again = self.estimate()["cache_seconds"] * (1 + len(holdout) / len(train))
+                self.say(f"           heads may read {', '.join(map(str, net.attach_points))}; caching their features takes about {again:.0f} s")
+                train, holdout = (FeatureStore.build(net, self.inputs.examples(s), c.forward_batch_size) for s in ("train", "holdout"))
+            budget = self.plan().extra_computation - 1 if c.hidden else c.budget
+            found = probe(
+                net, train, holdout, groups=self.groups(), width=c.probe_width, epochs=c.epochs, top_k=c.map_k, seed=c.seed, budget=budget
+            )
+            return {**found.to_dict(), "earlier_points": c.attach_points}
 
         return self._stage("probe", "probe.json", lambda path: read_json(path, "probe"), make, lambda h, path: write_json(path, h))
 
