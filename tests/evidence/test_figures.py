@@ -96,8 +96,8 @@ def test_forecasts_stand_against_gains() -> None:
     assert [(p.get_xdata()[0], p.get_ydata()[0]) for p in points] == [pytest.approx(xy) for xy in [(20, 21), (0, -0.1), (10, 8)]]
     assert points[0].get_color() == points[2].get_color() != points[1].get_color()
     assert [text.get_text() for text in axes.texts] == ["kanji, budget", "kanji, converged", "cjk, budget"]
-    low, high = axes.get_xlim()
-    assert low < -0.1 and high > 23
+    assert axes.get_xlim()[0] < -0.1
+    assert axes.get_xlim()[1] > 23
     assert calibration_figure([]).axes
 
 

@@ -17,7 +17,10 @@ EXPECTED = {
     "timm coatnet_pico_rw_224 (CoAtNet)": [("stages.0", "mean"), ("stages.1", "mean"), ("stages.2", "mean")],
     "torchvision alexnet (AlexNet)": [("features.2", "mean"), ("features.5", "mean"), ("features.7", "mean")],
 }
-ALSO = ["timm swin_tiny_patch4_window7_224 (Swin)", "transformers BertForSequenceClassification (BERT)", "transformers Wav2Vec2ForSequenceClassification (wav2vec 2.0)"]
+ALSO = [
+    "timm swin_tiny_patch4_window7_224 (Swin)", "transformers BertForSequenceClassification (BERT)",
+    "transformers Wav2Vec2ForSequenceClassification (wav2vec 2.0)",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("entry", [e for e in ZOO if str(e) in [*EXPECTED, *ALSO]], ids=str)

@@ -164,7 +164,7 @@ def test_the_forecast_is_what_the_best_then_gains_on_test_data(kind: str, reques
 def test_headroom_is_found_at_the_attach_point_where_it_is(problem: Problem) -> None:
     """The stack's 16 units have lost what the trunk's 144 features hold."""
     net = wrap(problem.net.model, problem.net.example_inputs, labels=problem.net.labels, attach=["trunk", "stack"])
-    found = probe(net, problem.train, problem.holdout, width=64, budget=0.2)
+    found = probe(net, problem.train, problem.holdout, width=64, budget=0.1)
     trunk, stack, both = found.points
     assert [row["attach"] for row in found.points] == ["the output of 'trunk'", "the output of 'stack'", "all attach points side by side"]
     assert min(trunk["gain"], both["gain"]) > stack["gain"] + 0.05
@@ -192,7 +192,7 @@ def test_earlier_points_are_probed_too(problem: Problem) -> None:
 
 def test_a_budget_too_small_for_a_head_leaves_the_classifier(problem: Problem) -> None:
     found = probe(problem.net, problem.store("train"), problem.store("holdout"), width=4, budget=1e-4)
-    assert found.points[0]["budget_gain"] is None
+    assert (found.points[0]["budget_gain"], found.width) == (None, 4)
     assert found.forecast.choice == "classifier"
 
 
@@ -222,6 +222,11 @@ def test_halves_are_judged_as_they_are_alone(either: Problem) -> None:
 def test_the_same_seed_says_the_same(problem: Problem, headroom: Headroom) -> None:
     again = probe(problem.net, problem.store("train"), problem.store("holdout"), groups=problem.groups, width=128)
     assert again.to_dict() == headroom.to_dict()
+
+
+def test_the_wide_head_is_no_narrower_than_that_of_the_budget(problem: Problem) -> None:
+    few, heads = problem.train.take(range(50)), plan(problem.net, LabelGroups.everything(N_LABELS), budget=0.1)
+    assert probe(problem.net, few, few, width=4, epochs=0, budget=0.1).width == heads.hidden[0][0] > 4
 
 
 @pytest.mark.parametrize("n", [2, 3, 513])

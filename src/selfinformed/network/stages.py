@@ -21,7 +21,7 @@ def candidate_attach_points(net: WrappedClassifier, n: int = 3) -> tuple[AttachP
     tokens [B, tokens, D], both reduced by their mean, or [B, D]. Nearest to each of n shares of the multiply-adds the outermost such module is
     taken (a stage or a block rather than a layer in it); of a network with fewer stages than that, further ones from its end.
     """
-    found = [point for point in _points(net) if point.share < _EARLY]
+    found = [point for point in _points(net) if 0 < point.share < _EARLY]
     outermost = {point.share: point for point in sorted(found, key=lambda p: (-p.depth, p.time))}  # the last written is the least deep, then the latest
     left, chosen = list(outermost.values()), []
     for share in (i / (n + 1) for i in range(n, 0, -1)):

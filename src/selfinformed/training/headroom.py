@@ -154,7 +154,7 @@ def probe(
         net: the wrapped network, perhaps with several attach points; see `with_earlier_points`.
         train, holdout: examples, or their cached features.
         groups: says which groups the headroom lies in.
-        width: of the wide dense head.
+        width: of the wide dense head, which is made no narrower than that of the budget.
         epochs: passes over `train`, as `fit` would take.
         top_k: K of mAP@K.
         seed: of the training, the halves and the samples.
@@ -184,31 +184,31 @@ def probe(
     def on_train(model: Model) -> float:
         return 100 * rank(model, sample, top_k).mean_average_precision
 
-    everything = LabelGroups.everything(net.n_labels)
-    aug = trained(plan(net, LabelGroups(net.n_labels, ()), hidden=(width,)), train, epochs)
+    everything, places = LabelGroups.everything(net.n_labels), _places(net)
+    aug = trained(plan(net, LabelGroups(net.n_labels, ()), hidden=(width,), attach=places[0][1]), train, epochs)
     base, candidates = judged(net), {"classifier": judged(aug)}
     seen = {"base": on_train(net), "classifier": on_train(aug)}
     points: list[dict[str, Any]] = []
-    best: tuple[Ranking, HeadPlan, str, float] | None = None
-    for name, module in _places(net):
-        wide = plan(net, everything, hidden=(width,), attach=module)
-        aug = trained(wide, train, epochs)
-        dense = rank(aug, holdout, top_k)
-        if best is None or dense.mean_average_precision > best[0].mean_average_precision:
-            best = dense, wide, name, on_train(aug)
+    tried: list[tuple[Ranking, HeadPlan, str, float]] = []  # the wide heads
+    for name, module in places:
+        within: HeadPlan | None = None
         with suppress(SelfInformedError):  # the budget does not reach for one unit
             within = plan(net, everything, budget=budget, attach=module)
+        wide = plan(net, everything, hidden=(max(width, within.hidden[0][0] if within else 1),), attach=module)
+        aug = trained(wide, train, epochs)
+        tried.append((rank(aug, holdout, top_k), wide, name, on_train(aug)))
+        if within is not None:
             candidates[f"a dense head reading {name}"] = judged(trained(within, train, epochs))
-        points.append(_row(name, base.whole, dense, candidates.get(f"a dense head reading {name}")))
-    assert best is not None
-    dense, wide, attach, seen["dense"] = best
+        points.append(_row(name, base.whole, tried[-1][0], candidates.get(f"a dense head reading {name}")))
+    dense, wide, attach, seen["dense"] = max(tried, key=lambda t: t[0].mean_average_precision)
     classifier = candidates["classifier"].whole
     held_out = {"base": base.whole, "classifier": classifier, "dense": dense}
     diagnosis = Diagnosis(
         {name: 100 * ranking.mean_average_precision for name, ranking in held_out.items()}, seen,
         100 * rank(trained(wide, half, 2 * epochs), holdout, top_k).mean_average_precision,
     )  # fmt: skip
-    return Headroom(base.whole, classifier, dense, width, attach, net.labels, points, foresee(base, candidates, budget, seed), diagnosis, groups)
+    forecast = foresee(base, candidates, budget, seed)
+    return Headroom(base.whole, classifier, dense, wide.hidden[0][0], attach, net.labels, points, forecast, diagnosis, groups)
 
 
 def _places(net: WrappedClassifier) -> list[tuple[str, str | None]]:
@@ -217,7 +217,7 @@ def _places(net: WrappedClassifier) -> list[tuple[str, str | None]]:
         return [(str(net.attach), None)]
     modules = [point.module for point in net.attach_points]
     places: list[tuple[str, str | None]] = [(str(point), point.module) for point in net.attach_points if modules.count(point.module) == 1]
-    return places if any(shape.map for shape in net.shapes) else [*places, (_SIDE_BY_SIDE, None)]
+    return places if places and any(shape.map for shape in net.shapes) else [*places, (_SIDE_BY_SIDE, None)]
 
 
 def _row(name: str, base: Ranking, dense: Ranking, within: Judged | None) -> dict[str, Any]:
