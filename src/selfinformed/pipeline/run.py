@@ -172,16 +172,18 @@ class Run:
             path.unlink()  # of fewer attach points
 
         def make() -> dict[str, Any]:
-            net, train, holdout = self.net, self.features("train"), self.features("holdout")
-            if c.attach_points:
-                net = with_earlier_points(net, c.attach_points)
-                again = self.estimate()["cache_seconds"] * (1 + len(holdout) / len(train))
-                self.say(f"           heads may read {', '.join(map(str, net.attach_points))}; caching their features takes about {again:.0f} s")
-                train, holdout = (FeatureStore.build(net, self.inputs.examples(s), c.forward_batch_size) for s in ("train", "holdout"))
-            budget = self.plan().extra_computation - 1 if c.hidden else c.budget
+            net = with_earlier_points(self.net, c.attach_points) if c.attach_points else self.net
+            if net.attach_points == self.net.attach_points:
+                stores = [self.features("train"), self.features("holdout")]
+            else:
+                data = [self.inputs.examples("train"), self.inputs.examples("holdout")]
+                seconds = self.estimate()["cache_seconds"] * sum(map(len, data)) / len(data[0])
+                self.say(f"           heads may read {', '.join(map(str, net.attach_points))}; caching their features takes about {seconds:.0f} s")
+                stores = [FeatureStore.build(net, examples, c.forward_batch_size) for examples in data]
             found = probe(
-                net, train, holdout, groups=self.groups(), width=c.probe_width, epochs=c.epochs, top_k=c.map_k, seed=c.seed, budget=budget
-            )
+                net, *stores, groups=self.groups(), width=c.probe_width, epochs=c.epochs, top_k=c.map_k, seed=c.seed,
+                budget=self.plan().extra_computation - 1 if c.hidden else c.budget,
+            )  # fmt: skip
             return {**found.to_dict(), "earlier_points": c.attach_points}
 
         return self._stage("probe", "probe.json", lambda path: read_json(path, "probe"), make, lambda h, path: write_json(path, h))
