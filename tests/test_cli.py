@@ -75,7 +75,8 @@ def test_json_is_valid_and_alone_on_standard_output(call, finished: Path, verb: 
     content = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     expected = {
         "measure": {"n_examples", "n_labels", "top_k", "pairs"}, "cluster": {"members", "names", "eigenvalues"}, "plan": {"hidden", "estimate"},
-        "probe": {"verdict", "worth_it", "gain", "forecast", "limited_by", "diagnosis", "attach_points"}, "evaluate": {"mean_average_precision", "base", "groups"}, "compare": {"rows", "summary", "verdict"},
+        "probe": {"verdict", "worth_it", "gain", "forecast", "limited_by", "diagnosis", "attach_points"},
+        "evaluate": {"mean_average_precision", "base", "groups"}, "compare": {"rows", "summary", "verdict"},
         "search": {"trials", "plan"}, "report": {"report"},
     }  # fmt: skip
     if verb == "fit":
