@@ -12,6 +12,7 @@ from selfinformed.structure.average_precision import Ranking, nan_mean
 
 WORTH_IT = 1.0  # points of mAP: a smaller gain is not worth acting on
 GAP = 5.0  # points of mAP between training and held-out examples, above which a network knows its training examples by heart
+STEEP = 0.5  # points of mAP that the second half of the training examples brings, above which still more of them would help
 CEILING = 95.0  # mAP in percent on held-out examples, above which there is next to nothing left to gain
 RESAMPLES = 200
 
@@ -111,31 +112,32 @@ class Diagnosis:
 
         - `capacity`: on hold-out examples the wide head is at least `WORTH_IT` above the retrained classifier.
         - `nothing`: the best of the three is at `CEILING` or above.
-        - `data`: the gap is at least `GAP`, and either the second half of the training examples brought at least `WORTH_IT`, or the base has
+        - `data`: the gap is at least `GAP`, and either the second half of the training examples brought at least `STEEP`, or the base has
           such a gap of its own (then its trunk knows all of them by heart, whatever a head is trained on).
-        - `trunk`: the rest. The features do not tell the labels apart, for a head of any width.
+        - `trunk`: the rest. The features do not tell the labels apart for a head of any width, not even on training examples, or only there.
         """
         if self.holdout["dense"] - self.holdout["classifier"] >= WORTH_IT:
             return "capacity"
         if max(self.holdout.values()) >= CEILING:
             return "nothing"
         own_gap = self.train["base"] - self.holdout["base"]
-        return "data" if self.gap >= GAP and (self.learning >= WORTH_IT or own_gap >= GAP) else "trunk"
+        return "data" if self.gap >= GAP and (self.learning >= STEEP or own_gap >= GAP) else "trunk"
 
     def __str__(self) -> str:
         """One sentence: what limits the network, why, and what to do."""
         over_classifier = self.holdout["dense"] - self.holdout["classifier"]
         trained, held_out = self.train["dense"], self.holdout["dense"]
+        scores = f"{trained:.1f} mAP on training examples and {held_out:.1f} on held-out ones"
         return {
             "capacity": f"It is limited by its capacity: a wide head is {over_classifier:+.1f} mAP above the retrained classifier, so plan heads.",
             "nothing": f"Nothing holds it back: it reaches {max(self.holdout.values()):.1f} mAP already, so keep it.",
             "data": (
-                f"It is limited by its data: a wide head reaches {trained:.1f} mAP on training examples and {held_out:.1f} on held-out ones, and the "
-                f"second half of the training examples brought {self.learning:+.1f}; get more of them, or more augmented views."
+                f"It is limited by its data: a wide head reaches {scores}, and the second half of the training examples "
+                f"brought {self.learning:+.1f}; get more of them, or more augmented views."
             ),
             "trunk": (
-                f"It is limited by its trunk: even on training examples a wide head reaches {trained:.1f} mAP ({held_out:.1f} on held-out ones); "
-                "attach heads earlier, or train the trunk on."
+                f"It is limited by its trunk: a wide head reaches {scores}, and more of the same examples would hardly help; attach heads earlier, or "
+                "train the trunk on."
             ),
         }[self.limited_by]
 
