@@ -75,7 +75,8 @@ def test_json_is_valid_and_alone_on_standard_output(call, finished: Path, verb: 
     content = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     expected = {
         "measure": {"n_examples", "n_labels", "top_k", "pairs"}, "cluster": {"members", "names", "eigenvalues"}, "plan": {"hidden", "estimate"},
-        "probe": {"verdict", "worth_it", "gain"}, "evaluate": {"mean_average_precision", "base", "groups"}, "compare": {"rows", "summary", "verdict"},
+        "probe": {"verdict", "worth_it", "gain", "forecast", "limited_by", "diagnosis", "attach_points"},
+        "evaluate": {"mean_average_precision", "base", "groups"}, "compare": {"rows", "summary", "verdict"},
         "search": {"trials", "plan"}, "report": {"report"},
     }  # fmt: skip
     if verb == "fit":
@@ -107,6 +108,16 @@ def test_the_demos_configuration_can_be_printed(call) -> None:
     content = yaml.safe_load(out)
     assert code == 0
     assert (content["model"], content["train"], content["output"], content["seeds"]) == ("demo:converged", "glyphs", "runs/demo-converged", 2)
+
+
+def test_the_probe_shows_attach_points_forecast_and_limit(call, finished: Path) -> None:
+    _, out, _ = call("probe", finished / "out")
+    saved = json.loads((finished / "out" / "probe.json").read_text())
+    assert saved["verdict"] in out
+    assert "the input of 'classifier'" in out
+    assert f"limited by: {saved['limited_by']}" in out
+    assert f"forecast at 50.0% more multiply-adds: {100 * saved['forecast']['gain']:+.2f} mAP (" in out
+    assert "where the gain of the wide head lies" in out
 
 
 def test_options_change_the_configuration(call, workspace: Path) -> None:

@@ -203,15 +203,32 @@ def plan(run: Run, json: bool) -> None:
     _show(json, {**heads.to_dict(), **parts, "estimate": run.estimate()}, rows, _price(run))
 
 
-@_verb(_INPUTS + _COUNTS + _CLUSTER + ["epochs", "probe_width"], "selfinformed probe config.yaml")
+@_verb(_INPUTS + _COUNTS + _CLUSTER + ["budget", "epochs", "probe_width", "attach_points"], "selfinformed probe config.yaml --attach-points 3")
 def probe(run: Run, json: bool) -> None:
-    """Says before training how much heads at the attach point could gain, and in which groups it lies."""
+    """Says before training how much heads could gain and where, what a budget will gain, and what limits the network."""
     headroom = run.headroom()
+    places = [
+        {
+            "reading": row["attach"], "wide head": _percent(row["mean_average_precision"]), "gain": _percent(row["gain"], "+"),
+            "gain at the budget": _percent(row["budget_gain"], "+"),
+        }
+        for row in headroom["attach_points"]
+    ]  # fmt: skip
     rows = [
         {"group": r["group"], "labels": r["labels"], "gain": _percent(r["gain"], "+"), "share": _percent(r["share"], digits=0) + "%"}
         for r in headroom["groups"]
     ]
-    _show(json, headroom, rows, headroom["verdict"])
+    _show(json, headroom, places, headroom["verdict"])
+    if json:
+        return
+    forecast = headroom["forecast"]
+    low, high = (_percent(end, "+") for end in forecast["interval"])
+    print(  # noqa: T201
+        f"forecast at {_percent(forecast['budget'], digits=1)}% more multiply-adds: {_percent(forecast['gain'], '+')} mAP ({low} to {high}), "
+        f"by {'retraining the classifier' if forecast['choice'] == 'classifier' else forecast['choice']}; limited by: {headroom['limited_by']}"
+    )
+    if rows:
+        _table(rows, "where the gain of the wide head lies")
 
 
 @_verb(_INPUTS + _COUNTS + _CLUSTER + _PLAN + _FIT, "selfinformed fit config.yaml --epochs 4")
@@ -388,7 +405,7 @@ def _table(rows: list[dict[str, Any]], title: str) -> None:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in rows[0]:
-        text = name in ("arm", "group", "most confused", "structure", "detected", "annotated", "network")
+        text = name in ("arm", "group", "reading", "most confused", "structure", "detected", "annotated", "network")
         table.add_column(name, justify="left" if text else "right", overflow="fold")
     for row in rows:
         table.add_row(*(Text(str(value)) for value in row.values()))

@@ -13,6 +13,7 @@ from selfinformed.evidence.comparison import Comparison
 from selfinformed.evidence.figures import (
     _spread,
     block_sums,
+    calibration_figure,
     confusion_figure,
     cost_figure,
     eigenvalue_figure,
@@ -78,6 +79,26 @@ def test_recall_curves_hold_their_points() -> None:
     axes = recall_figure({"base": {2: 0.5, 1: 0.25}, "augmented": {1: 0.5}}).axes[0]
     assert axes.lines[0].get_ydata().tolist() == [25, 50]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["base", "augmented"]
+
+
+def test_forecasts_stand_against_gains() -> None:
+    rows = [
+        {"benchmark": "kanji", "base": "budget", "forecast": 0.2, "interval": [0.18, 0.23], "gain": 0.21},
+        {"benchmark": "kanji", "base": "converged", "forecast": 0.0, "interval": [0.0, 0.0], "gain": -0.001},
+        {"benchmark": "cjk", "base": "budget", "forecast": 0.1, "interval": [0.09, 0.12], "gain": 0.08},
+    ]
+    axes = calibration_figure(rows).axes[0]
+    identity = axes.lines[0]
+    assert np.array_equal(identity.get_xdata(), identity.get_ydata())
+    band = axes.collections[0].get_paths()[0].vertices
+    assert np.abs(band[:, 1] - band[:, 0]).max() == pytest.approx(0.5)
+    points = [container.lines[0] for container in axes.containers]
+    assert [(p.get_xdata()[0], p.get_ydata()[0]) for p in points] == [pytest.approx(xy) for xy in [(20, 21), (0, -0.1), (10, 8)]]
+    assert points[0].get_color() == points[2].get_color() != points[1].get_color()
+    assert [text.get_text() for text in axes.texts] == ["kanji, budget", "kanji, converged", "cjk, budget"]
+    assert axes.get_xlim()[0] < -0.1
+    assert axes.get_xlim()[1] > 23
+    assert calibration_figure([]).axes
 
 
 def test_heights_are_spread_apart_in_order() -> None:

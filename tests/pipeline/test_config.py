@@ -105,6 +105,7 @@ def test_changes_are_checked():
 
 def test_differences_leave_the_output_aside():
     assert RunConfig().differences(RunConfig(output="elsewhere")) == []
+    assert RunConfig().differences(RunConfig(top_groups=(1,), attach_points=3)) == []
     assert RunConfig().differences(RunConfig(seed=1, hidden=(3,))) == ["hidden", "seed"]
 
 

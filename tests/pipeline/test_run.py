@@ -13,6 +13,7 @@ from safetensors import safe_open
 from conftest import write_config, write_images
 from selfinformed.evidence import comparison as comparison_module
 from selfinformed.evidence.comparison import Comparison
+from selfinformed.network.wrap import AttachPoint, wrap
 from selfinformed.pipeline import run as module
 from selfinformed.pipeline.config import read_config
 from selfinformed.pipeline.run import Run
@@ -278,3 +279,28 @@ def test_the_conditional_curve_is_made_for_other_numbers_of_heads_in_the_same_fo
     assert [row["top_groups"] for row in Run(config).conditional()] == [0, 3]
     assert [row["top_groups"] for row in Run(config.with_changes({"top_groups": [1, 9]})).conditional()] == [0, 1, 3]
     assert (workspace / "out" / "figures" / "conditional.png").exists()
+
+
+def test_the_probe_is_made_again_for_more_attach_points_only(workspace: Path, monkeypatch) -> None:
+    def rows(run: Run) -> list[str]:
+        return [row["attach"] for row in run.headroom()["attach_points"]]
+
+    config, said = read_config(workspace / "config.yaml"), []
+    more = config.with_changes({"attach_points": 1})
+    assert rows(Run(config)) == ["the input of 'classifier'"]
+    assert rows(Run(more)) == ["the input of 'classifier'"]  # its one convolution ends the trunk
+    (workspace / "out" / "probe.json").unlink()
+    with_pooled = [AttachPoint("trunk.2", "output", "mean"), AttachPoint("classifier", "input")]
+    monkeypatch.setattr(module, "with_earlier_points", lambda net, n: wrap(net.model, net.example_inputs, labels=net.labels, attach=with_pooled[-1 - n :]))
+    three = ["the output of 'trunk.2'", "the input of 'classifier'", "all attach points side by side"]
+    assert rows(Run(more, said.append)) == three
+    assert any("heads may read the output of 'trunk.2'" in line and "takes about" in line for line in said)
+    monkeypatch.setattr(module, "probe", lambda *_, **__: pytest.fail("it was probed again"))
+    assert rows(Run(config)) == rows(Run(more)) == three
+    assert list(json.loads((workspace / "out" / "probe.json").read_text())["forecast"]) == ["gain", "interval", "choice", "optimism", "budget"]
+
+
+def test_the_probe_forecasts_for_what_the_plan_costs(workspace: Path) -> None:
+    assert opened(workspace).headroom()["forecast"]["budget"] == 0.5
+    given = opened(workspace, hidden=[4], output=str(workspace / "given"))
+    assert given.headroom()["forecast"]["budget"] == pytest.approx(given.plan().extra_computation - 1)

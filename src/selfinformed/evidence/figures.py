@@ -60,6 +60,28 @@ def conditional_figure(rows: Sequence[Mapping[str, Any]], base: float) -> Figure
     return figure
 
 
+def calibration_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """What the probe forecast, with its interval, against what training then gained on test data; within the band they differ by at most half a point.
+
+    Args:
+        rows: {benchmark, base, forecast, interval (low, high), gain}, one for each benchmark and base, all gains as shares from 0 to 1.
+    """
+    figure, axes = _figure(6.4, 5.4)
+    ends = np.array([100 * value for row in rows for value in (row["forecast"], row["gain"], *row["interval"])] or [0.0])
+    line = np.array([min(0.0, ends.min()) - 1, ends.max() + 1])
+    axes.fill_between(line, line - 0.5, line + 0.5, color=QUIET, alpha=0.3, linewidth=0)
+    axes.plot(line, line, color=QUIET, linewidth=1)
+    colours = dict(zip(dict.fromkeys(row["base"] for row in rows), (ACCENT, CONTROL, INK, QUIET), strict=False))
+    for row in rows:
+        x, y, (low, high) = 100 * row["forecast"], 100 * row["gain"], row["interval"]
+        colour = colours.get(row["base"], QUIET)
+        axes.errorbar(x, y, xerr=[[max(x - 100 * low, 0)], [max(100 * high - x, 0)]], fmt="o", color=colour, capsize=3, markersize=6)
+        axes.annotate(f"{row['benchmark']}, {row['base']}", (x, y), (6, -11), textcoords="offset points", color=colour, fontsize=9)
+    axes.set_xlim(*line), axes.set_ylim(*line)
+    axes.set_xlabel("gain the probe forecast on hold-out data, points of mAP"), axes.set_ylabel("gained on test data, points of mAP")
+    return figure
+
+
 def cost_figure(comparison: Comparison) -> Figure:
     """mAP against multiply-adds, with 95% intervals over seeds."""
     figure, axes = _figure(6.4, 4.2)

@@ -81,6 +81,7 @@ class RunConfig:
     candidates: int = _option(48, "structures in a search's first round")
     rounds: int = _option(4, "rounds of a search; a third of the structures goes on to the next, trained three times as long")
     budget_of: Literal["multiply_adds", "latency"] = _option("multiply_adds", "what the budget of a search binds")
+    attach_points: int = _option(0, "earlier points of the network at which the probe tries heads too; their features are cached once more")
     seeds: int = _option(3, "seeds of the comparison")
     arms: tuple[str, ...] | None = _option(None, "arms of the comparison, e.g. base,confusions,dense (default: all)")
     tuning: int | None = _option(None, "learning rates, powers of two about those given, that each arm of the comparison tries on hold-out data first, e.g. 3")
@@ -106,8 +107,9 @@ class RunConfig:
         return "\n".join(lines)
 
     def differences(self, other: RunConfig) -> list[str]:
-        """Names of the options in which two configurations differ, apart from the output folder and `top_groups`, which changes nothing else."""
-        return [f.name for f in fields(self) if f.name not in ("output", "top_groups") and getattr(self, f.name) != getattr(other, f.name)]
+        """Names of the options in which two configurations differ, apart from the output folder and those that change one artefact only,
+        which is then made again."""
+        return [f.name for f in fields(self) if f.name not in ("output", "top_groups", "attach_points") and getattr(self, f.name) != getattr(other, f.name)]
 
 
 def demo_config(base: str, fonts: str | None, output: str) -> RunConfig:
@@ -175,7 +177,7 @@ _LEAST = {
     "n_groups": 1, "top_groups": 0, "bootstraps": 0, "cover_share": 0.0, "sweep": 1,
     "n_labels": 1, "hidden": 1, "top_k": 1, "map_k": 1, "views": 1, "skip_bad": 0, "depth": 1, "epochs": 0, "batch_size": 1,
     "forward_batch_size": 1, "probe_width": 1, "seeds": 1, "seed": 0, "budget": 0.0, "dense_share": 0.0, "learning_rate": 0.0,
-    "classifier_learning_rate": 0.0, "image_size": 1, "candidates": 1, "rounds": 1, "tuning": 1,
+    "classifier_learning_rate": 0.0, "image_size": 1, "candidates": 1, "rounds": 1, "tuning": 1, "attach_points": 0,
     "weight_decay": 0.0, "label_smoothing": 0.0, "logit_adjustment": 0.0, "class_weights": 0.0,
     "balanced_sampling": 0.0, "soft_targets": 0.0, "temperature": 0.0, "ema": 0.0, "tail_average": 0.0, "patience": 0,
 }  # fmt: skip

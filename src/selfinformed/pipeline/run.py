@@ -21,6 +21,7 @@ from selfinformed.evidence.conditional import conditional_curve
 from selfinformed.evidence.evaluation import evaluate, mistaken_pairs
 from selfinformed.evidence.figures import conditional_figure, save_figure, sweep_figure
 from selfinformed.evidence.reporting import Findings, report
+from selfinformed.network.stages import with_earlier_points
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.pipeline.config import RunConfig, read_config
 from selfinformed.pipeline.inputs import Inputs
@@ -167,13 +168,25 @@ class Run:
         return self._stage("features", f"features/{split}.safetensors", read, make, lambda s, path: s.save(path))
 
     def headroom(self) -> dict[str, Any]:
-        """probe.json."""
+        """probe.json: what heads could gain, also at `attach_points` earlier points of the network."""
+        c, path = self.config, self.folder / "probe.json"
+        if path.exists() and read_json(path, "probe").get("earlier_points", -1) < c.attach_points:
+            path.unlink()  # of fewer attach points
 
         def make() -> dict[str, Any]:
-            return probe(
-                self.net, self.features("train"), self.features("holdout"), groups=self.groups(), width=self.config.probe_width,
-                epochs=self.config.epochs, top_k=self.config.map_k, seed=self.config.seed,
-            ).to_dict()  # fmt: skip
+            net = with_earlier_points(self.net, c.attach_points) if c.attach_points else self.net
+            if net.attach_points == self.net.attach_points:
+                stores = [self.features("train"), self.features("holdout")]
+            else:
+                data = [self.inputs.examples("train"), self.inputs.examples("holdout")]
+                seconds = self.estimate()["cache_seconds"] * sum(map(len, data)) / len(data[0])
+                self.say(f"           heads may read {', '.join(map(str, net.attach_points))}; caching their features takes about {seconds:.0f} s")
+                stores = [FeatureStore.build(net, examples, c.forward_batch_size) for examples in data]
+            found = probe(
+                net, *stores, groups=self.groups(), width=c.probe_width, epochs=c.epochs, top_k=c.map_k, seed=c.seed,
+                budget=self.plan().extra_computation - 1 if c.hidden else c.budget,
+            )  # fmt: skip
+            return {**found.to_dict(), "earlier_points": c.attach_points}
 
         return self._stage("probe", "probe.json", lambda path: read_json(path, "probe"), make, lambda h, path: write_json(path, h))
 

@@ -1,39 +1,48 @@
-"""Headroom: the most that heads at the attach point could gain, found before any are planned."""
+"""Headroom: the most that heads could gain at each attach point, and what a budget will gain, found before any are planned."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from selfinformed.augmented.network import augment
+from selfinformed.augmented.network import AugmentedClassifier, augment
 from selfinformed.data.examples import Examples
 from selfinformed.data.labels import LabelSpace
 from selfinformed.network.wrap import WrappedClassifier
+from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import write_json
-from selfinformed.structure.average_precision import Ranking, nan_mean
+from selfinformed.structure.average_precision import Ranking, RankingMetrics, nan_mean
 from selfinformed.structure.groups import LabelGroups
-from selfinformed.structure.plans import plan
-from selfinformed.training.features import FeatureStore, rank
+from selfinformed.structure.plans import HeadPlan, plan
+from selfinformed.training.features import FeatureStore, Model, rank, score_batches
 from selfinformed.training.fitting import fit
+from selfinformed.training.forecasting import WORTH_IT, Diagnosis, Forecast, Judged, Limit, foresee
 
-WORTH_IT = 1.0  # points of mAP: less than this and the verdict advises against heads
+_SIDE_BY_SIDE = "all attach points side by side"
 
 
 @dataclass(frozen=True, eq=False)
 class Headroom:
-    """What could be gained at the attach point, on hold-out data; mAP as shares from 0 to 1.
+    """What could be gained at the attach points, on hold-out data; mAP as shares from 0 to 1.
 
     Attributes:
         base: the network as it is.
         classifier: after retraining the classifier alone.
-        dense: with a wide dense head and no budget, trained as heads would be: about the most any head there could reach.
+        dense: with a wide dense head and no budget, trained as heads would be: about the most any head could reach, at the best attach point.
         width: of that dense head.
         attach: where it read.
         labels, groups: names for what lies where.
+        points: a row for each attach point {attach, mean_average_precision, gain, budget_gain}: mAP with a wide dense head there, its gain over
+            the base, and that of a dense head within the budget (None where the budget does not reach for one unit).
+        forecast: what structures at the budget will gain.
+        diagnosis: what limits the network.
     """
 
     base: Ranking
@@ -42,6 +51,9 @@ class Headroom:
     width: int
     attach: str
     labels: LabelSpace
+    points: Sequence[dict[str, Any]]
+    forecast: Forecast
+    diagnosis: Diagnosis
     groups: LabelGroups | None = None
 
     @property
@@ -56,23 +68,28 @@ class Headroom:
         return self.gain >= WORTH_IT
 
     @property
+    def limited_by(self) -> Limit:
+        """What keeps the network from scoring higher; see `Diagnosis.limited_by`."""
+        return self.diagnosis.limited_by
+
+    @property
     def verdict(self) -> str:
-        """One sentence."""
+        """What is to be had, and what limits the network: two sentences."""
         cheap = 100 * (self.classifier.mean_average_precision - self.base.mean_average_precision)
         where = f"reading {self.attach}"
         if not self.worth_it:
-            return (
-                f"There is little to gain: heads {where} could add about {max(self.gain, 0):.1f} mAP at most, so heads there are not worth training; "
-                "try an earlier attach point, more training data or longer training of the whole network."
-            )
-        if cheap > 0.7 * self.gain:
-            return (
+            said = f"There is little to gain: heads {where} could add about {max(self.gain, 0):.1f} mAP at most, so heads there are not worth training."
+        elif cheap > 0.7 * self.gain:
+            said = (
                 f"There is headroom, but retraining the classifier alone gains {cheap:+.1f} of at most about {self.gain:+.1f} mAP: do that first; "
                 f"heads {where} can add only the rest."
             )
-        return (
-            f"There is headroom: heads {where} could add about {self.gain:+.1f} mAP at most, of which retraining the classifier alone gains {cheap:+.1f}."
-        )
+        else:
+            said = (
+                f"There is headroom: heads {where} could add about {self.gain:+.1f} mAP at most, of which retraining the classifier alone "
+                f"gains {cheap:+.1f}; {self.forecast}."
+            )
+        return f"{said} {self.diagnosis}"
 
     def by_label(self) -> npt.NDArray[np.float64]:
         """Gain of the wide dense head in average precision for each label [C], NaN without positives."""
@@ -105,7 +122,8 @@ class Headroom:
                 "base": self.base.mean_average_precision, "classifier": self.classifier.mean_average_precision,
                 "dense": self.dense.mean_average_precision,
             },
-            "groups": self.by_group(), "labels": self.most(20),
+            "limited_by": self.limited_by, "forecast": self.forecast.to_dict(), "diagnosis": self.diagnosis.to_dict(),
+            "attach_points": list(self.points), "groups": self.by_group(), "labels": self.most(20),
         }  # fmt: skip
 
     def save(self, path: str | Path) -> None:
@@ -123,28 +141,105 @@ def probe(
     epochs: int = 2,
     top_k: int = 50,
     seed: int = 0,
+    budget: float = 0.03,
 ) -> Headroom:
-    """Says before any head is planned how much there is to win at the attach point.
+    """Says before any head is planned how much there is to win at each attach point, what a budget will win, and what limits the network.
 
-    On cached features it retrains the classifier alone, and with a wide dense head that no budget binds; both are judged on hold-out data.
+    All of it is judged on hold-out data, from which nothing else is taken: not even the heads' input transform, which comes from a sample of as
+    many training examples. On cached features it trains, each for `epochs` passes or as many steps:
+    the classifier alone; at each attach point (and over all side by side, where none is a map) a wide dense head that no budget binds and one
+    that keeps to the budget; and the best wide head on half of the examples. That is 4 trainings as `fit` does them, and with p > 1 attach
+    points 4 + 2p; half of the training features, and as many as there are hold-out examples, are held in memory beside the rest.
 
     Args:
-        net: the wrapped network.
+        net: the wrapped network, perhaps with several attach points; see `with_earlier_points`.
         train, holdout: examples, or their cached features.
         groups: says which groups the headroom lies in.
-        width: of the dense head.
+        width: of the wide dense head, which is made no narrower than that of the budget.
         epochs: passes over `train`, as `fit` would take.
         top_k: K of mAP@K.
-        seed: of the training.
+        seed: of the training, the halves and the samples.
+        budget: extra multiply-adds, as a share of the base's, for which to forecast the gain.
+
+    Raises:
+        SelfInformedError: the budget is not positive, or there are too few examples to halve.
     """
     train = train if isinstance(train, FeatureStore) else FeatureStore.build(net, train)
     holdout = holdout if isinstance(holdout, FeatureStore) else FeatureStore.build(net, holdout)
-    retrained = []
-    for label_groups in (LabelGroups(net.n_labels, ()), LabelGroups.everything(net.n_labels)):
-        aug = augment(net, plan(net, label_groups, hidden=(width,)), seed=seed)
-        fit(aug, train, holdout=holdout, epochs=epochs, seed=seed)
-        retrained.append(rank(aug, holdout, top_k))
-    classifier, dense = retrained
-    attach = " and ".join(map(str, net.attach_points))
-    return Headroom(rank(net, holdout, top_k), classifier, dense, width, attach, net.labels, groups)
+    if not budget > 0:
+        raise SelfInformedError(f"budget: expected extra multiply-adds above 0, as a share of the base's, e.g. 0.03; got {budget}")
+    if min(len(train), len(holdout)) < 2:
+        raise SelfInformedError(f"probe: expected at least 2 training and 2 hold-out examples, which it halves; got {len(train)} and {len(holdout)}")
+    rng = np.random.default_rng(seed)
+    first = rng.permutation(len(holdout)) < len(holdout) // 2
+    sample, half = (_take(train, rng.permutation(len(train))[:n]) for n in (len(holdout), len(train) // 2))
 
+    def trained(heads: HeadPlan, store: FeatureStore, passes: int) -> AugmentedClassifier:
+        aug = augment(net, heads, seed=seed)
+        fit(aug, store, holdout=sample, epochs=passes, seed=seed)  # whitened by the examples that judge, they would score lower than test examples
+        return aug
+
+    def judged(model: Model) -> Judged:
+        return _judged(model, holdout, top_k, first)
+
+    def on_train(model: Model) -> float:
+        return 100 * rank(model, sample, top_k).mean_average_precision
+
+    everything, places = LabelGroups.everything(net.n_labels), _places(net)
+    aug = trained(plan(net, LabelGroups(net.n_labels, ()), hidden=(width,), attach=places[0][1]), train, epochs)
+    base, candidates = judged(net), {"classifier": judged(aug)}
+    seen = {"base": on_train(net), "classifier": on_train(aug)}
+    points: list[dict[str, Any]] = []
+    tried: list[tuple[Ranking, HeadPlan, str, float]] = []  # the wide heads
+    for name, module in places:
+        within: HeadPlan | None = None
+        with suppress(SelfInformedError):  # the budget does not reach for one unit
+            within = plan(net, everything, budget=budget, attach=module)
+        wide = plan(net, everything, hidden=(max(width, within.hidden[0][0] if within else 1),), attach=module)
+        aug = trained(wide, train, epochs)
+        tried.append((rank(aug, holdout, top_k), wide, name, on_train(aug)))
+        if within is not None:
+            candidates[f"a dense head reading {name}"] = judged(trained(within, train, epochs))
+        points.append(_row(name, base.whole, tried[-1][0], candidates.get(f"a dense head reading {name}")))
+    dense, wide, attach, seen["dense"] = max(tried, key=lambda t: t[0].mean_average_precision)
+    classifier = candidates["classifier"].whole
+    held_out = {"base": base.whole, "classifier": classifier, "dense": dense}
+    diagnosis = Diagnosis(
+        {name: 100 * ranking.mean_average_precision for name, ranking in held_out.items()}, seen,
+        100 * rank(trained(wide, half, 2 * epochs), holdout, top_k).mean_average_precision,
+    )  # fmt: skip
+    forecast = foresee(base, candidates, budget, seed)
+    return Headroom(base.whole, classifier, dense, wide.hidden[0][0], attach, net.labels, points, forecast, diagnosis, groups)
+
+
+def _places(net: WrappedClassifier) -> list[tuple[str, str | None]]:
+    """What to call each place a head can read, and the `attach` with which it is planned."""
+    if len(net.attach_points) == 1:
+        return [(str(net.attach), None)]
+    modules = [point.module for point in net.attach_points]
+    places: list[tuple[str, str | None]] = [(str(point), point.module) for point in net.attach_points if modules.count(point.module) == 1]
+    return places if places and any(shape.map for shape in net.shapes) else [*places, (_SIDE_BY_SIDE, None)]
+
+
+def _row(name: str, base: Ranking, dense: Ranking, within: Judged | None) -> dict[str, Any]:
+    gained = None if within is None else within.whole.mean_average_precision - base.mean_average_precision
+    reached = dense.mean_average_precision
+    return {"attach": name, "mean_average_precision": reached, "gain": reached - base.mean_average_precision, "budget_gain": gained}
+
+
+def _judged(model: Model, store: FeatureStore, top_k: int, first: npt.NDArray[np.bool_]) -> Judged:
+    """One pass over the examples; `first` [N] says which are of the first half."""
+    whole, one, other = (RankingMetrics(model.n_labels, top_k) for _ in range(3))
+    for scores, targets, name in score_batches(model, store):
+        mine = first[whole.n_examples : whole.n_examples + len(targets)]
+        whole.update(scores, targets, name)
+        for metrics, rows in ((one, np.flatnonzero(mine)), (other, np.flatnonzero(~mine))):
+            metrics.update(scores[rows], targets.take(rows))
+    return Judged(whole.compute(), (one.compute(), other.compute()))
+
+
+def _take(store: FeatureStore, rows: npt.NDArray[np.int64]) -> FeatureStore:
+    """Some of the examples, in the order of the store, in memory."""
+    rows = np.sort(rows)
+    attached, penultimate = store.batch(torch.from_numpy(rows))
+    return replace(store, attached=attached, penultimate=penultimate, targets=store.targets.take(rows), examples=None)
