@@ -22,7 +22,8 @@ from selfinformed.structure.plans import HeadPlan
 
 DOCUMENTED = {
     "config.yaml", "counts.safetensors", "groups.json", "plan.json", "probe.json", "heads.safetensors", "config.json", "history.jsonl",
-    "evaluation.json", "comparison.json", "comparison.jsonl", "report.html", "figures/cost.png", "figures/confusions.png", "figures/groups.png", "figures/eigenvalues.png",
+    "evaluation.json", "comparison.json", "comparison.jsonl", "report.html", "figures/cost.png",
+    "figures/confusions.png", "figures/groups.png", "figures/eigenvalues.png",
 }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -118,16 +119,19 @@ class Shards:
 
     def read(self, part: str, rows: torch.Tensor) -> torch.Tensor:
         """Features [n, width] of some rows, int64 [n], from whichever shards they are in."""
-        shard = torch.bucketize(rows, self.starts[1:], right=True)  # the last that starts at or before the row
-        order = shard.argsort(stable=True)  # in which rows of one shard stand as they were given
-        found, counts = shard[order].unique_consecutive(return_counts=True)  # type: ignore[no-untyped-call]
-        sorted_rows, gathered = rows[order], torch.empty(len(rows), self.widths[part], dtype=self.dtype)
-        first = 0
-        for number, count in zip(found.tolist(), counts.tolist(), strict=True):
-            features = self._mapped(number, len(found) <= self._n_open)  # type: ignore[attr-defined]
-            torch.index_select(features[part], 0, sorted_rows[first : first + count] - self.starts[number], out=gathered[first : first + count])
-            first += count
-        return gathered if len(found) == 1 else torch.empty_like(gathered).index_copy_(0, order, gathered)
+        wanted, starts = rows.numpy(), self.starts.numpy()
+        if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
+            raise IndexError(f"rows {wanted.min()} to {wanted.max()} of {len(self)} examples")
+        shard = np.searchsorted(starts[1:], wanted, side="right")  # the last that starts at or before the row
+        order = np.argsort(shard, kind="stable")
+        within, shard = (wanted - starts[shard])[order], shard[order]
+        bounds = [0, *(np.flatnonzero(np.diff(shard)) + 1).tolist(), len(shard)]
+        gathered = torch.empty(len(wanted), self.widths[part], dtype=self.dtype)
+        target = gathered.numpy()
+        for first, last in pairwise(bounds if len(shard) else []):
+            features = self._mapped(int(shard[first]), len(bounds) <= self._n_open + 1)[part]  # type: ignore[attr-defined]
+            np.take(features, within[first:last], 0, target[first:last], "clip")  # checked above; "raise" would copy once more
+        return gathered if len(bounds) == 2 else torch.empty_like(gathered).index_copy_(0, torch.from_numpy(order), gathered)
 
     def load(self, part: str) -> torch.Tensor:
         """All features [N, width], read from one end to the other."""
@@ -156,19 +160,17 @@ class Shards:
         """Shards mapped at a time: those of a window. The least recently used is let go, and read ahead again when it comes back."""
         return min(_MOST_OPEN, 4 + len(self.paths) * self.window // max(1, len(self)))
 
-    def _map(self, number: int, ahead: bool) -> dict[str, torch.Tensor]:
-        n = int(self.starts[number + 1] - self.starts[number])
+    def _map(self, number: int, ahead: bool) -> dict[str, npt.NDArray[Any]]:
+        n, kind = int(self.starts[number + 1] - self.starts[number]), torch.empty(0, dtype=self.dtype).numpy().dtype
         try:
             with self.paths[number].open("rb") as file:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # nobody writes to it; torch warns of what it could not write to
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise SelfInformedError(f"{self.paths[number]} cannot be read ({error}); run again to have it made again") from None
         if ahead and hasattr(mmap, "MADV_WILLNEED"):
             mapped.madvise(mmap.MADV_WILLNEED)  # in one go, before the rows are asked for one by one
-        return {
-            part: torch.frombuffer(mapped, dtype=self.dtype, count=n * width, offset=self.places[number][part]).view(n, width)
-            for part, width in self.widths.items()
-        }
+        places = self.places[number]
+        return {part: np.frombuffer(mapped, kind, n * width, places[part]).reshape(n, width) for part, width in self.widths.items()}
 
 
 @dataclass(frozen=True, eq=False)
