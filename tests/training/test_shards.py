@@ -178,6 +178,24 @@ def test_what_was_computed_otherwise_is_refused_by_what_differs(problem, tmp_pat
     assert shards(tmp_path) == before
 
 
+def test_features_read_at_another_place_are_refused(problem, tmp_path):
+    at = [wrap(problem.net.model, problem.test.example_inputs(), labels=problem.net.labels, attach=place) for place in ("trunk.5", "trunk.6")]
+    FeatureStore.build(at[0], problem.test, folder=tmp_path)
+    with refused("holds features of another network, or of another place in it"):
+        FeatureStore.load(tmp_path, at[1])
+    with refused("holds work of another run", "attach .*trunk.5.*, now .*trunk.6"):
+        FeatureStore.build(at[1], problem.test, folder=tmp_path)
+
+
+def test_where_nothing_can_be_read_there_are_no_features(problem, tmp_path):
+    for examples in (problem.test.take([]), damaged(problem.test.take(range(9)), [*range(9)], 9)):
+        for folder in (None, tmp_path / str(len(examples))):
+            with refused("features: there is no example to read"):
+                FeatureStore.build(problem.net, examples, folder=folder)
+        with refused("features: there is no example to read"):
+            estimate(problem.net, examples)
+
+
 def test_loaded_for_another_network_or_other_data_they_are_refused(problem, several, tmp_path):
     FeatureStore.build(problem.net, problem.holdout, folder=tmp_path)
     with refused("holds features of another network"):

@@ -166,9 +166,9 @@ class Run:
             self.say(f"{'features':<10} {name} will take {about['bytes'] / 1e6:,.0f} MB of disk and about {about['seconds']:,.0f} s in all")
             store = FeatureStore.build(self.net, examples, c.forward_batch_size, f"caching {split} features", folder, c.feature_dtype)
             self.say(f"{'features':<10} {name} in {time.perf_counter() - start:.1f} s")
-            if examples.skipped:
-                write_json(skipped, [{"example": row, "reason": reason} for row, reason in examples.skipped.items()])
-                self.say(f"           {len(examples.skipped)} unreadable {split} examples set aside, see {skipped.name}")
+        if examples.skipped and not skipped.exists():
+            write_json(skipped, [{"example": row, "reason": reason} for row, reason in examples.skipped.items()])
+            self.say(f"           {len(examples.skipped)} unreadable {split} examples set aside, see {skipped.name}")
         self._done[name] = store
         return store
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ FORMAT = "selfinformed.features/1"
 _FEATURES_AT_ONCE = 512
 _VALUES_AT_ONCE = 2**22
 _SHARE_OF_MEMORY = 0.5
+_NOTHING = "features: there is no example to read"
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,15 +119,17 @@ class FeatureStore:
         """
         n_views, examples = (1, examples) if isinstance(examples, Examples) else (len(examples), _one_after_another(examples))
         check_labels(net, examples)
+        if dtype not in get_args(FeatureType):
+            raise SelfInformedError(f"dtype: expected {' or '.join(get_args(FeatureType))}; got {dtype!r}")
         if not len(examples):
-            raise SelfInformedError("features: there is no example to read")
+            raise SelfInformedError(_NOTHING)
         if folder is not None:
             write_shards(net, examples, Path(folder), batch_size, dtype, n_views, what)
             return cls.load(folder, net, examples, memory)
         start = time.perf_counter()
         rows, parts = compute(net, examples, batch_size, dtype, examples.name, what)
         if not len(rows):
-            raise SelfInformedError("features: there is no example to read")
+            raise SelfInformedError(_NOTHING)
         source = examples.take(rows) if examples.skipped else examples
         seconds, penultimate = time.perf_counter() - start, parts["penultimate"]
         attached = parts.get("attached", penultimate)
@@ -167,6 +171,8 @@ class FeatureStore:
     def _open(cls, folder: Path, net: WrappedClassifier, examples: Examples | None, memory: float) -> FeatureStore:
         room = int(memory * free_memory())
         shards = open_shards(folder, net, examples, room)
+        if not len(shards):
+            raise SelfInformedError(_NOTHING)
         source = examples.take(shards.rows) if examples is not None and shards.skipped else examples
         resident = len(shards) * shards.row_bytes <= room
         parts: dict[str, Rows] = {part: shards.load(part) if resident else StoredRows(shards, part) for part in shards.widths}
@@ -192,10 +198,11 @@ def estimate(
 ) -> dict[str, float]:
     """What `FeatureStore.build` will take, from one timed batch: {bytes, seconds, forward_seconds}, the last without reading the inputs."""
     views = [examples] if isinstance(examples, Examples) else examples
-    n = sum(map(len, views))
-    batches = views[0].batches(batch_size)
+    n, batches = sum(map(len, views)), views[0].batches(batch_size)
     start = time.perf_counter()
-    rows, inputs = next(batches)
+    rows, inputs = next(batches, (None, None))
+    if rows is None or inputs is None:
+        raise SelfInformedError(_NOTHING)
     reading = time.perf_counter() - start
     net.features(inputs)  # the first call is slower
     start = time.perf_counter()

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,11 @@ def part_widths(net: WrappedClassifier) -> dict[str, int]:
     return {"attached": sum(shape.size for shape in net.shapes), **penultimate}
 
 
+def places_read(net: WrappedClassifier) -> list[list[str]]:
+    """Where in the network the features come from, as JSON values."""
+    return [[point.module, point.side, point.reduce] for point in net.attach_points]
+
+
 def compute(
     net: WrappedClassifier, examples: Examples, batch_size: int, dtype: FeatureType, name: Callable[[int], str], what: str | None = None
 ) -> tuple[npt.NDArray[np.int64], dict[str, torch.Tensor]]:
@@ -40,8 +45,6 @@ def compute(
     Raises:
         SelfInformedError: features of an example, called `name(row)`, are not finite, or beyond what the type can hold.
     """
-    if dtype not in get_args(FeatureType):
-        raise SelfInformedError(f"dtype: expected {' or '.join(get_args(FeatureType))}; got {dtype!r}")
     made = {part: torch.empty(len(examples), width, dtype=getattr(torch, dtype)) for part, width in part_widths(net).items()}
     rows, n = [np.empty(0, np.int64)], 0
     for batch, inputs in examples.batches(batch_size, what):
@@ -63,8 +66,8 @@ def write_shards(
     size = batch_size * max(1, min(-(-len(examples) // _SHARDS), _SHARD_BYTES // item) // batch_size)
     origin = {"model": net.fingerprint, "data": examples.fingerprint}
     manifest = {
-        "format": FORMAT, **origin, "n_examples": len(examples), "n_views": n_views, "dtype": dtype, "widths": widths, "batch_size": batch_size,
-        "unit_size": size,
+        "format": FORMAT, **origin, "attach": places_read(net), "n_examples": len(examples), "n_views": n_views, "dtype": dtype, "widths": widths,
+        "batch_size": batch_size, "unit_size": size,
     }  # fmt: skip
 
     def work(unit: int) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:

@@ -21,7 +21,7 @@ from selfinformed.data.targets import Targets
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_json
-from selfinformed.training.shards import FORMAT, part_widths, seconds_file
+from selfinformed.training.shards import FORMAT, part_widths, places_read, seconds_file
 
 _MOST_OPEN = 256  # shards mapped at a time, each of which takes a file handle
 
@@ -45,8 +45,8 @@ def open_shards(folder: Path, net: WrappedClassifier, examples: Examples | None,
             `examples.skip_bad` allows. `examples.skipped` has the unreadable ones.
     """
     manifest = _manifest(folder)
-    if manifest["model"] != net.fingerprint or manifest["widths"] != part_widths(net):
-        raise SelfInformedError(f"{folder} holds features of another network; delete it to have them computed again")
+    if manifest["model"] != net.fingerprint or manifest["widths"] != part_widths(net) or manifest["attach"] != places_read(net):
+        raise SelfInformedError(f"{folder} holds features of another network, or of another place in it; delete it to have them computed again")
     if examples is not None and manifest["data"] != examples.fingerprint:
         raise SelfInformedError(f"{folder} holds features of other data; delete it to have them computed again")
     paths = [folder / f"unit-{unit:06d}.safetensors" for unit in range(manifest["n_units"])]
@@ -270,7 +270,7 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
 
 def _manifest(folder: Path) -> dict[str, Any]:
     manifest = read_json(folder / "manifest.json", "features")
-    kinds = {"n_units": int, "unit_size": int, "n_examples": int, "n_views": int, "model": str, "data": str, "dtype": str, "widths": dict}
+    kinds = {"n_units": int, "unit_size": int, "n_examples": int, "n_views": int, "model": str, "data": str, "dtype": str, "widths": dict, "attach": list}
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or any(not isinstance(manifest.get(k), t) for k, t in kinds.items()):
         raise SelfInformedError(f"{folder} holds no features of format {FORMAT}; choose another folder, or delete it")
     return manifest
