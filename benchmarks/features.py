@@ -22,6 +22,7 @@ from torch import nn
 from selfinformed.data.examples import Examples, open_dataset
 from selfinformed.network.wrap import WrappedClassifier, wrap
 from selfinformed.training.features import FeatureStore
+from selfinformed.training.stored import StoredRows
 
 N, ATTACHED, PENULTIMATE, C, BATCH = 50_000, 768, 256, 100, 256
 RUNS = 3
@@ -41,11 +42,11 @@ def main() -> None:
 def measured(net: WrappedClassifier, examples: Examples, folder: Path, dtype: Any, copy: float) -> list[dict[str, Any]]:
     """A row for each way to keep the same features."""
     stores = {"disk": FeatureStore.build(net, examples, 500, folder=folder, dtype=dtype, memory=0)}
-    shards = stores["disk"].shards
-    assert shards is not None
+    assert isinstance(stores["disk"].attached, StoredRows)
+    shards = stores["disk"].attached.shards
     quarter = replace(shards, window=N // 4)
     stores["disk, a window of a quarter"] = replace(
-        stores["disk"], shards=quarter, **{part: replace(getattr(stores["disk"], part), shards=quarter) for part in ("attached", "penultimate")}
+        stores["disk"], **{part: replace(getattr(stores["disk"], part), shards=quarter) for part in ("attached", "penultimate")}
     )
     stores["memory"] = FeatureStore.load(folder, net, examples, memory=1)
     rows = torch.randint(N, (BATCH,), generator=torch.Generator().manual_seed(0))

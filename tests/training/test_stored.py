@@ -32,8 +32,8 @@ def stores(request, problem: Problem, tmp_path_factory) -> tuple[FeatureStore, F
 
 
 def windowed(store: FeatureStore, window: int) -> FeatureStore:
-    shards = replace(store.shards, window=window)
-    return replace(store, shards=shards, attached=replace(store.attached, shards=shards), penultimate=replace(store.penultimate, shards=shards))
+    shards = replace(store.attached.shards, window=window)
+    return replace(store, attached=replace(store.attached, shards=shards), penultimate=replace(store.penultimate, shards=shards))
 
 
 def equal(one: FeatureStore, other: FeatureStore, rows: torch.Tensor) -> bool:
@@ -63,7 +63,7 @@ def test_a_row_that_is_not_there_is_an_error(stores, row):
 
 @given(window=st.integers(0, 700), seed=st.integers(0, 2**31))
 def test_a_permutation_has_every_row_once_and_few_shards_in_use(stores, window, seed):
-    shards = windowed(stores[0], window).shards
+    shards = windowed(stores[0], window).attached.shards
     order = shards.permutation(torch.Generator().manual_seed(seed))
     assert torch.equal(order.sort().values, torch.arange(600))
     assert torch.equal(order, shards.permutation(torch.Generator().manual_seed(seed)))
@@ -75,7 +75,7 @@ def test_a_permutation_has_every_row_once_and_few_shards_in_use(stores, window, 
 
 def test_each_shard_is_mapped_once_in_a_pass_and_a_second_time_at_its_end(stores, monkeypatch):
     store, mapped = windowed(stores[0], 128), []
-    shards = store.shards
+    shards = store.attached.shards
     original = Shards._map
     monkeypatch.setattr(Shards, "_map", lambda self, number, ahead: mapped.append((number, ahead)) or original(self, number, ahead))
     shards = replace(shards)  # takes in the changed method
@@ -88,7 +88,7 @@ def test_each_shard_is_mapped_once_in_a_pass_and_a_second_time_at_its_end(stores
 
 
 def test_a_window_of_everything_is_a_full_shuffle(stores):
-    shards = windowed(stores[0], 600).shards
+    shards = windowed(stores[0], 600).attached.shards
     orders = torch.stack([shards.permutation(torch.Generator().manual_seed(seed)) for seed in range(400)])
     means = orders.double().mean(0)  # of what stands at each place: 299.5, with a deviation of 173 / 20
     assert (means - 299.5).abs().max() < 5 * 173 / 20
@@ -108,7 +108,8 @@ def test_statistics_and_transforms_are_those_in_memory(stores):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(seen[0].attached[:], ours(resident.attached.float()), rtol=1e-4, atol=1e-4)
         assert seen[0].attached.shape == tuple(seen[1].attached.shape)
-        assert seen[0].shards is lazy.shards
+        assert torch.equal(seen[0].permutation(torch.Generator().manual_seed(1)), lazy.permutation(torch.Generator().manual_seed(1)))
+        assert not torch.equal(seen[0].permutation(torch.Generator().manual_seed(1)), resident.permutation(torch.Generator().manual_seed(1)))
 
 
 def test_a_transform_that_memory_cannot_hold_is_applied_to_what_is_read(stores, monkeypatch):
@@ -146,6 +147,14 @@ def test_training_in_the_order_of_the_shards_gains_as_much(stores, problem):
         gains.append(rank(aug, problem.store("test")).mean_average_precision)
     assert abs(gains[0] - gains[1]) < 0.05
     assert min(gains) > rank(problem.net, problem.store("test")).mean_average_precision + 0.02
+
+
+def test_some_rows_taken_into_memory_are_a_store_of_their_own(stores):
+    lazy, _ = stores
+    rows = torch.arange(5, 505, 5)
+    attached, penultimate = lazy.batch(rows)
+    part = replace(lazy, attached=attached, penultimate=penultimate, targets=lazy.targets.take(rows.numpy()), examples=None)
+    assert torch.equal(part.permutation(torch.Generator()).sort().values, torch.arange(100))
 
 
 def test_saved_in_one_file_and_loaded_they_are_the_same(stores, problem, tmp_path):

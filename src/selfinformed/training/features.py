@@ -23,7 +23,7 @@ from selfinformed.structure.average_precision import Ranking, RankingMetrics
 from selfinformed.structure.measuring import check_labels
 from selfinformed.training.moments import HeadInput, transform_of
 from selfinformed.training.shards import FeatureType, compute, part_widths, write_shards
-from selfinformed.training.stored import Rows, Shards, StoredRows, TransformedRows, open_shards
+from selfinformed.training.stored import Rows, StoredRows, TransformedRows, open_shards
 
 __all__ = ["FeatureStore", "HeadInput", "Model", "estimate", "rank", "score_batches", "scores_from_features"]
 
@@ -46,7 +46,6 @@ class FeatureStore:
         seconds: how long that took.
         examples: what they were computed from, where that is at hand.
         shapes: of the attach points, whose features stand side by side.
-        shards: where features lie that are not in memory.
         n_views: how many views of the same examples follow one another.
     """
 
@@ -57,7 +56,6 @@ class FeatureStore:
     seconds: float
     examples: Examples | None = None
     shapes: tuple[FeatureShape, ...] = ()
-    shards: Shards | None = None
     n_views: int = 1
 
     def __post_init__(self) -> None:
@@ -79,7 +77,10 @@ class FeatureStore:
 
     def permutation(self, generator: torch.Generator) -> torch.Tensor:
         """All example numbers, of all views, in a random order that can be read fast: any where they are in memory, else near shard by shard."""
-        return self.shards.permutation(generator) if self.shards else torch.randperm(len(self), generator=generator)
+        rows = self.attached
+        while isinstance(rows, TransformedRows):
+            rows = rows.rows
+        return rows.shards.permutation(generator) if isinstance(rows, StoredRows) else torch.randperm(len(self), generator=generator)
 
     def transformed(self, transform: InputTransform) -> FeatureStore:
         """The same examples as heads see them behind a transform: all at once if memory holds that too, else whenever some are read."""
@@ -178,7 +179,7 @@ class FeatureStore:
         parts: dict[str, Rows] = {part: shards.load(part) if resident else StoredRows(shards, part) for part in shards.widths}
         return cls(
             parts.get("attached", parts["penultimate"]), parts["penultimate"], shards.targets, net.fingerprint, shards.seconds, source, net.shapes,
-            None if resident else shards, shards.n_views,
+            shards.n_views,
         )  # fmt: skip
 
     def input_transform(self, kind: HeadInput) -> InputTransform:
