@@ -25,8 +25,8 @@ from selfinformed.training.stepping import Training
 
 DOCUMENTED = {
     "config.yaml", "counts.safetensors", "groups.json", "plan.json", "probe.json", "heads.safetensors", "config.json", "history.jsonl",
-    "evaluation.json", "comparison.json", "comparison.jsonl", "report.html", "features/train.safetensors", "features/holdout.safetensors",
-    "features/test.safetensors", "figures/cost.png", "figures/confusions.png", "figures/groups.png", "figures/eigenvalues.png",
+    "evaluation.json", "comparison.json", "comparison.jsonl", "report.html", "figures/cost.png",
+    "figures/confusions.png", "figures/groups.png", "figures/eigenvalues.png",
 }  # fmt: skip
 
 
@@ -40,8 +40,8 @@ def complete(run: Run) -> Run:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Every file but the detections, whose number depends on the batch size."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file() and "detections" not in p.parts}
+    """Every file but those of detections and features, whose number depends on the batch size."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file() and not {"detections", "features"} & {*p.parts}}
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,7 @@ STAGES = ("count", "cluster", "plan", "probe", "fit", "evaluate", "compare", "au
 
 def test_just_the_documented_files_are_made(done: Run) -> None:
     assert set(files(done.folder)) == DOCUMENTED
+    assert sorted(p.name for p in (done.folder / "features").iterdir()) == ["holdout", "test", "train"]
     assert read_config(done.folder) == done.config
     assert ConfusionCounts.load(done.folder / "counts.safetensors").n_examples == 240
     assert len(LabelGroups.load(done.folder / "groups.json")) == 3
@@ -148,7 +149,7 @@ def test_artefacts_without_a_configuration_are_refused(done: Run, workspace: Pat
 
 
 @pytest.mark.parametrize(
-    "name", ["counts.safetensors", "groups.json", "plan.json", "config.json", "heads.safetensors", "features/test.safetensors", "comparison.json"]
+    "name", ["counts.safetensors", "groups.json", "plan.json", "config.json", "heads.safetensors", "features/test/unit-000002.safetensors", "comparison.json"]
 )
 def test_a_half_written_artefact_is_one_line(done: Run, workspace: Path, name: str) -> None:
     path = done.folder / name
@@ -253,9 +254,41 @@ def test_the_estimate_foresees_the_cache(workspace: Path) -> None:
     run = opened(workspace)
     estimate = run.estimate()
     store = run.features("train")
-    assert estimate["cache_bytes"] == 4 * (store.attached.numel() + store.penultimate.numel())
+    assert store.attached is store.penultimate  # this network has no stack
+    assert estimate["cache_bytes"] == 4 * store.attached.numel()
     assert estimate["cache_seconds"] > 0
     assert estimate["training_seconds"] > 0
+
+
+def test_features_in_float16_take_half_and_train_as_well(workspace: Path) -> None:
+    said: list[str] = []
+    run = Run(read_config(write_config(workspace, feature_dtype="float16")), said.append)
+    assert run.estimate()["cache_bytes"] == 2 * 240 * 144
+    assert run.features("train").attached.dtype == torch.float16
+    assert run.features("train").batch(torch.tensor([0]))[0].dtype == torch.float32
+    assert run.evaluation()["mean_average_precision"] > run.evaluation()["base"]["mean_average_precision"]
+    assert sum("features/train will take 0 MB of disk and about 0 s in all" in line for line in said) == 1
+
+
+def test_a_stopped_cache_goes_on_where_it_was(done: Run, workspace: Path) -> None:
+    folder = done.folder / "features" / "train"
+    before = {path.name: path.read_bytes() for path in folder.glob("unit-*")}
+    (folder / "unit-000001.safetensors").unlink()
+    (inode,) = {path.stat().st_ino for path in folder.glob("unit-000003.*")}
+    store = opened(workspace).features("train")
+    assert len(store) == 240
+    assert {path.name: path.read_bytes() for path in folder.glob("unit-*")} == before
+    assert (folder / "unit-000003.safetensors").stat().st_ino == inode
+
+
+def test_features_that_an_older_version_kept_in_one_file_are_read(done: Run, workspace: Path, monkeypatch) -> None:
+    store = done.features("test")
+    shutil.rmtree(done.folder / "features" / "test")
+    store.save(done.folder / "features" / "test.safetensors")
+    monkeypatch.setattr(module.FeatureStore, "build", lambda *_, **__: pytest.fail("features were computed again"))
+    again = opened(workspace).features("test")
+    assert torch.equal(again.attached, store.attached)
+    assert not (done.folder / "features" / "test").exists()
 
 
 def test_unreadable_images_are_set_aside_listed_and_stay_so_on_resuming(workspace: Path) -> None:

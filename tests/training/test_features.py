@@ -177,6 +177,32 @@ def test_features_that_are_not_finite_name_the_example(problem: Problem) -> None
         FeatureStore.build(problem.net, open_dataset((pictures, [0] * 5), problem.net.labels))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("part", ["attached", "penultimate"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_store_holds_nothing_that_is_not_finite(problem: Problem, value: float, part: str, dtype: torch.dtype) -> None:
+    store = problem.store("test")
+    whole = getattr(store, part).to(dtype, copy=True)
+    whole[:, :] = torch.finfo(dtype).max  # large, but finite
+    assert len(replace(store, **{part: whole})) == 600
+    whole[417, 5] = value
+    with pytest.raises(SelfInformedError, match="gives example 417 features that are not finite"):
+        replace(store, **{part: whole})
+
+
+def test_float16_stays_so_in_memory_and_is_read_as_float32(problem: Problem) -> None:
+    store = FeatureStore.build(problem.net, problem.test, dtype="float16")
+    whole = problem.store("test")
+    assert store.attached.dtype == store.penultimate.dtype == torch.float16
+    for kept, given in zip(store.batch(torch.arange(600)), (whole.attached, whole.penultimate), strict=True):
+        assert kept.dtype == torch.float32
+        torch.testing.assert_close(kept, given, rtol=2**-11, atol=1e-7)
+    transform = whole.input_transform("whitened")
+    assert store.transformed(transform).attached.dtype == torch.float32
+    torch.testing.assert_close(store.transformed(transform).attached, transform(whole.attached), rtol=0.01, atol=0.01)
+    assert rank(problem.net, store).mean_average_precision == pytest.approx(rank(problem.net, whole).mean_average_precision, abs=5e-3)
+
+
 def test_empty_data_and_wrong_label_counts_are_refused(problem: Problem) -> None:
     with pytest.raises(SelfInformedError, match="no example to read"):
         FeatureStore.build(problem.net, problem.test.take([]))

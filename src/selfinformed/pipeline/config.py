@@ -61,6 +61,7 @@ class RunConfig:
     epochs: int = _option(2, "passes over the cached training features")
     batch_size: int = _option(256, "examples per training step")
     forward_batch_size: int = _option(64, "examples per forward pass of the network")
+    feature_dtype: Literal["float32", "float16"] = _option("float32", "type of the cached features; float16 takes half the disk and memory")
     learning_rate: float = _option(6e-3, "peak learning rate of the heads")
     classifier_learning_rate: float = _option(3e-3, "peak learning rate of the classifier")
     finetune: bool = _option(False, "train the whole network for one pass after the heads")

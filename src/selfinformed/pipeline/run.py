@@ -33,11 +33,12 @@ from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.measuring import count, detect
 from selfinformed.structure.plans import HeadPlan, plan
 from selfinformed.structure.stability import stability
-from selfinformed.training.features import FeatureStore
+from selfinformed.training.features import FeatureStore, estimate
 from selfinformed.training.fitting import fit
 from selfinformed.training.headroom import probe
 from selfinformed.training.recipe import Recipe
 from selfinformed.training.searching import Space, search
+from selfinformed.training.stored import are_whole
 
 T = TypeVar("T")
 Say = Callable[[str], None]
@@ -151,21 +152,28 @@ class Run:
         return self._stage("plan", _named("plan", kind), HeadPlan.load, make, lambda p, path: p.save(path))
 
     def features(self, split: Split) -> FeatureStore:
-        """features/SPLIT.safetensors."""
-        examples, skipped = self.inputs.examples(split), self.folder / f"skipped-{split}.json"
-
-        def make() -> FeatureStore:
-            store = FeatureStore.build(self.net, examples, self.config.forward_batch_size, f"caching {split} features")
-            if examples.skipped:
-                write_json(skipped, [{"example": row, "reason": reason} for row, reason in examples.skipped.items()])
-                self.say(f"           {len(examples.skipped)} unreadable {split} examples set aside, see {skipped.name}")
-            return store
-
-        def read(path: Path) -> FeatureStore:
+        """features/SPLIT/unit-*.safetensors; what an older version kept as features/SPLIT.safetensors is read too."""
+        c, name = self.config, f"features/{split}"
+        if name in self._done:
+            return self._done[name]  # type: ignore[no-any-return]
+        examples, folder, skipped = self.inputs.examples(split), self.folder / name, self.folder / f"skipped-{split}.json"
+        if (one_file := folder.with_suffix(".safetensors")).exists():
             left_out = [row["example"] for row in read_json(skipped, "features")] if skipped.exists() else []
-            return FeatureStore.load(path, self.net, examples.take(np.delete(np.arange(len(examples)), left_out)) if left_out else examples)
-
-        return self._stage("features", f"features/{split}.safetensors", read, make, lambda s, path: s.save(path))
+            kept = examples.take(np.delete(np.arange(len(examples)), left_out)) if left_out else examples
+            store = FeatureStore.load(one_file, self.net, kept)
+        elif are_whole(folder):
+            store = FeatureStore.load(folder, self.net, examples)
+            self.say(f"{'features':<10} {name} is there already")
+        else:
+            about, start = estimate(self.net, examples, c.forward_batch_size, c.feature_dtype), time.perf_counter()
+            self.say(f"{'features':<10} {name} will take {about['bytes'] / 1e6:,.0f} MB of disk and about {about['seconds']:,.0f} s in all")
+            store = FeatureStore.build(self.net, examples, c.forward_batch_size, f"caching {split} features", folder, c.feature_dtype)
+            self.say(f"{'features':<10} {name} in {time.perf_counter() - start:.1f} s")
+        if examples.skipped and not skipped.exists():
+            write_json(skipped, [{"example": row, "reason": reason} for row, reason in examples.skipped.items()])
+            self.say(f"           {len(examples.skipped)} unreadable {split} examples set aside, see {skipped.name}")
+        self._done[name] = store
+        return store
 
     def headroom(self) -> dict[str, Any]:
         """probe.json: what heads could gain, also at `attach_points` earlier points of the network."""
@@ -313,16 +321,12 @@ class Run:
     def estimate(self) -> dict[str, float]:
         """What training will take: cached features in bytes, seconds to cache them and to train once, from one timed batch."""
         heads, cost, examples = self.plan(), self.net.cost, self.inputs.examples("train")
-        rows, inputs = next(examples.batches(self.config.forward_batch_size))
-        self.net.features(inputs)
-        start = time.perf_counter()
-        features = self.net.features(inputs)
-        each = (time.perf_counter() - start) / len(rows)
+        about = estimate(self.net, examples, self.config.forward_batch_size, self.config.feature_dtype)
         trained = heads.multiply_adds - cost.multiply_adds + cost.by_part["classifier"]
         return {
-            "cache_bytes": 4.0 * len(examples) * (features.attached.shape[1] + features.penultimate.shape[1]),
-            "cache_seconds": each * len(examples),
-            "training_seconds": each * len(examples) * self.config.epochs * 3 * trained / cost.multiply_adds,  # a backward pass costs two forward
+            "cache_bytes": about["bytes"],
+            "cache_seconds": about["seconds"],
+            "training_seconds": about["forward_seconds"] * self.config.epochs * 3 * trained / cost.multiply_adds,  # a backward pass costs two forward
         }
 
     def _training(self) -> dict[str, Any]:

@@ -3,150 +3,249 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import torch
 
 from selfinformed.augmented.network import AugmentedClassifier
 from selfinformed.augmented.readers import InputTransform
-from selfinformed.data.examples import Examples
+from selfinformed.data.examples import Examples, Inputs
 from selfinformed.data.targets import Targets
 from selfinformed.network.wrap import FeatureShape, WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_tensors, write_tensors
+from selfinformed.runtime.memory import free_memory
 from selfinformed.structure.average_precision import Ranking, RankingMetrics
 from selfinformed.structure.measuring import check_labels
+from selfinformed.training.moments import HeadInput, transform_of
+from selfinformed.training.shards import FeatureType, compute, part_widths, write_shards
+from selfinformed.training.stored import Rows, StoredRows, TransformedRows, open_shards
+
+__all__ = ["FeatureStore", "HeadInput", "Model", "estimate", "rank", "score_batches", "scores_from_features"]
 
 FORMAT = "selfinformed.features/1"
 _FEATURES_AT_ONCE = 512
-HeadInput = Literal["whitened", "standardised", "raw"]
+_VALUES_AT_ONCE = 2**22
+_SHARE_OF_MEMORY = 0.5
+_NOTHING = "features: there is no example to read"
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureStore:
-    """Cached features of N examples.
+    """Cached features of N examples, in memory or, where they take more, on disk. Read them through `batch`.
 
     Attributes:
-        attached: float32 [N, D], the attach point.
-        penultimate: float32 [N, P], the classifier's input.
+        attached: [N, D], the attach point, in float32 or float16: a tensor, or what gives one when indexed with rows or a slice.
+        penultimate: [N, P], the classifier's input, likewise.
         targets: annotations.
         fingerprint: of the network that computed them.
         seconds: how long that took.
         examples: what they were computed from, where that is at hand.
         shapes: of the attach points, whose features stand side by side.
+        n_views: how many views of the same examples follow one another.
     """
 
-    attached: torch.Tensor
-    penultimate: torch.Tensor
+    attached: Rows
+    penultimate: Rows
     targets: Targets
     fingerprint: str
     seconds: float
     examples: Examples | None = None
     shapes: tuple[FeatureShape, ...] = ()
+    n_views: int = 1
 
     def __post_init__(self) -> None:
         if not self.shapes:
             object.__setattr__(self, "shapes", (FeatureShape(self.attached.shape[1]),))
-        bad = torch.nonzero(~(self.attached.sum(1) + self.penultimate.sum(1)).isfinite()).flatten()
-        if len(bad):
-            who = self.examples.name(int(bad[0])) if self.examples is not None else f"example {int(bad[0])}"
-            raise SelfInformedError(f"features: the network gives {who} features that are not finite; mend the example or the network")
+        for part in (self.attached, self.penultimate):  # what is on disk was checked before it was written
+            bad = _first_not_finite(part) if isinstance(part, torch.Tensor) else None
+            if bad is not None:
+                who = self.examples.name(bad) if self.examples is not None else f"example {bad}"
+                raise SelfInformedError(f"features: the network gives {who} features that are not finite; mend the example or the network")
 
     def __len__(self) -> int:
         return len(self.attached)
 
     def batch(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What heads and classifier read of some examples: float32 [b, D] and [b, P]."""
-        return self.attached[rows].float(), self.penultimate[rows].float()
+        attached = self.attached[rows].float()
+        return attached, attached if self.penultimate is self.attached else self.penultimate[rows].float()
 
     def permutation(self, generator: torch.Generator) -> torch.Tensor:
-        """All example numbers in a random order that can be read fast."""
-        return torch.randperm(len(self), generator=generator)
+        """All example numbers, of all views, in a random order that can be read fast: any where they are in memory, else near shard by shard."""
+        rows = self.attached
+        while isinstance(rows, TransformedRows):
+            rows = rows.rows
+        return rows.shards.permutation(generator) if isinstance(rows, StoredRows) else torch.randperm(len(self), generator=generator)
 
     def transformed(self, transform: InputTransform) -> FeatureStore:
-        """The same examples as heads see them behind a transform."""
-        return replace(self, attached=transform(self.attached))
+        """The same examples as heads see them behind a transform: all at once if memory holds that too, else whenever some are read."""
+        if not isinstance(self.attached, torch.Tensor) or 4 * self.attached.numel() > _SHARE_OF_MEMORY * free_memory():
+            return replace(self, attached=TransformedRows(self.attached, transform))
+        whole = torch.empty(self.attached.shape)
+        for rows in self._chunks():
+            whole[rows] = transform(self.attached[rows].float())
+        return replace(self, attached=whole)
 
     @classmethod
-    def build(cls, net: WrappedClassifier, examples: Examples, batch_size: int = 64, what: str = "caching features") -> FeatureStore:
-        """Runs the network once over the examples; unreadable ones that may be skipped are left out."""
+    def build(
+        cls,
+        net: WrappedClassifier,
+        examples: Examples | Sequence[Examples],
+        batch_size: int = 64,
+        what: str = "caching features",
+        folder: str | Path | None = None,
+        dtype: FeatureType = "float32",
+        memory: float = _SHARE_OF_MEMORY,
+    ) -> FeatureStore:
+        """Runs the network once over the examples; unreadable ones that may be skipped are left out.
+
+        Args:
+            net: the wrapped network.
+            examples: or several views of the same examples, which follow one another.
+            batch_size: examples per forward pass.
+            what: the name of the work, for progress and errors.
+            folder: keeps the features there, shard by shard. Then this can be killed and called again, any number of processes that share the
+                folder divide the work, and the features may take more than memory.
+            dtype: `float32`, or `float16`: half the size, and each feature rounded to 11 bits.
+            memory: the share of free memory that features in a folder may take; larger ones are read from there as they are needed.
+
+        Raises:
+            SelfInformedError: no example can be read; features are not finite, or beyond 65504 for float16; the disk is too small or full; the
+                folder holds features of another network, other data or another type; more examples are unreadable than `skip_bad` allows.
+        """
+        n_views, examples = (1, examples) if isinstance(examples, Examples) else (len(examples), _one_after_another(examples))
         check_labels(net, examples)
+        if dtype not in get_args(FeatureType):
+            raise SelfInformedError(f"dtype: expected {' or '.join(get_args(FeatureType))}; got {dtype!r}")
+        if not len(examples):
+            raise SelfInformedError(_NOTHING)
+        if folder is not None:
+            write_shards(net, examples, Path(folder), batch_size, dtype, n_views, what)
+            return cls.load(folder, net, examples, memory)
         start = time.perf_counter()
-        kept, attached, penultimate = [], [], []
-        for rows, inputs in examples.batches(batch_size, what):
-            features = net.features(inputs)
-            kept.append(rows)
-            attached.append(features.attached.float().cpu())
-            penultimate.append(features.penultimate.float().cpu())
-        if not kept:
-            raise SelfInformedError("features: there is no example to read")
-        source = examples.take(np.concatenate(kept)) if examples.skipped else examples
-        seconds = time.perf_counter() - start
-        return cls(torch.cat(attached), torch.cat(penultimate), source.targets, net.fingerprint, seconds, source, net.shapes)
+        rows, parts = compute(net, examples, batch_size, dtype, examples.name, what)
+        if not len(rows):
+            raise SelfInformedError(_NOTHING)
+        source = examples.take(rows) if examples.skipped else examples
+        seconds, penultimate = time.perf_counter() - start, parts["penultimate"]
+        attached = parts.get("attached", penultimate)
+        return cls(attached, penultimate, source.targets, net.fingerprint, seconds, source, net.shapes, n_views=n_views)
 
     def save(self, path: str | Path) -> None:
         """Writes safetensors, atomically."""
         arrays = {
-            "attached": self.attached.numpy(), "penultimate": self.penultimate.numpy(),
+            "attached": self.attached[:].numpy(), "penultimate": self.penultimate[:].numpy(),
             "offsets": self.targets.offsets, "labels": self.targets.labels,
         }  # fmt: skip
-        numbers = {"n_labels": str(self.targets.n_labels), "fingerprint": self.fingerprint, "seconds": str(self.seconds)}
+        numbers = {"n_labels": str(self.targets.n_labels), "fingerprint": self.fingerprint, "seconds": str(self.seconds), "n_views": str(self.n_views)}
         write_tensors(path, arrays, {"format": FORMAT, **numbers})
 
     @classmethod
-    def load(cls, path: str | Path, net: WrappedClassifier, examples: Examples | None = None) -> FeatureStore:
-        """Reads what `save` wrote, for the same network only; `examples` are those it was built from."""
+    def load(cls, path: str | Path, net: WrappedClassifier, examples: Examples | None = None, memory: float = _SHARE_OF_MEMORY) -> FeatureStore:
+        """Reads what `save` wrote, or a folder that `build` filled, for the same network only.
+
+        Args:
+            path: the file or folder.
+            net: the network that computed the features.
+            examples: those they were computed from; of a file, without those that were left out.
+            memory: the share of free memory that a folder's features may take; larger ones are read from disk as they are needed.
+        """
+        if Path(path).is_dir():
+            return cls._open(Path(path), net, examples, memory)
         arrays, metadata = read_tensors(path, FORMAT)
         if metadata.get("fingerprint") != net.fingerprint:
             raise SelfInformedError(f"{path} holds features of another network; delete it to have them computed again")
         try:
             targets = Targets(arrays["offsets"], arrays["labels"], int(metadata["n_labels"]))
             attached, penultimate = torch.from_numpy(arrays["attached"]), torch.from_numpy(arrays["penultimate"])
-            return cls(attached, penultimate, targets, metadata["fingerprint"], float(metadata["seconds"]), examples, net.shapes)
+            seconds, n_views = float(metadata["seconds"]), int(metadata.get("n_views", "1"))
+            return cls(attached, penultimate, targets, metadata["fingerprint"], seconds, examples, net.shapes, n_views=n_views)
         except (KeyError, ValueError) as error:
             raise SelfInformedError(f"{path} holds no valid features ({error!r}); delete it to have them computed again") from None
+
+    @classmethod
+    def _open(cls, folder: Path, net: WrappedClassifier, examples: Examples | None, memory: float) -> FeatureStore:
+        room = int(memory * free_memory())
+        shards = open_shards(folder, net, examples, room)
+        if not len(shards):
+            raise SelfInformedError(_NOTHING)
+        source = examples.take(shards.rows) if examples is not None and shards.skipped else examples
+        resident = len(shards) * shards.row_bytes <= room
+        parts: dict[str, Rows] = {part: shards.load(part) if resident else StoredRows(shards, part) for part in shards.widths}
+        return cls(
+            parts.get("attached", parts["penultimate"]), parts["penultimate"], shards.targets, net.fingerprint, shards.seconds, source, net.shapes,
+            shards.n_views,
+        )  # fmt: skip
 
     def input_transform(self, kind: HeadInput) -> InputTransform:
         """What gives each attach point, over these examples (and the positions of a map), zero mean and unit deviations (`standardised`)
         or also no correlations (`whitened`, symmetric, shrunk by a hundredth of the mean variance).
         """
-        if kind not in get_args(HeadInput):
-            raise SelfInformedError(f"head_input: expected {', '.join(get_args(HeadInput))}; got {kind!r}")
-        shifts, matrices = [], []
-        for part, shape in zip(torch.split(self.attached, [s.size for s in self.shapes], 1), self.shapes, strict=True):
-            seen = part if shape.map is None else part.unflatten(1, (shape.map[0], -1)).transpose(1, 2).flatten(0, 1)  # type: ignore[no-untyped-call]
-            shift, matrix = _transform(seen, kind)
-            shifts.append(shift)
-            matrices.append(matrix)
-        return InputTransform(self.shapes, tuple(shifts), tuple(matrices))
+        return transform_of((self.attached[rows].float() for rows in self._chunks()), self.shapes, kind)
+
+    def _chunks(self) -> Iterator[slice]:
+        """All examples in turn, some megabytes at a time."""
+        size = max(1, _VALUES_AT_ONCE // max(1, self.attached.shape[1]))
+        return (slice(start, min(start + size, len(self))) for start in range(0, len(self), size))
 
 
-def _transform(seen: torch.Tensor, kind: HeadInput) -> tuple[torch.Tensor, torch.Tensor]:
-    """Shift [D] and matrix [D, D] for features [N, D]."""
-    features = seen.double()
-    size = features.shape[1]
-    if kind == "raw":
-        return torch.zeros(size), torch.eye(size)
-    shift, deviation = features.mean(0), features.std(0, correction=0)
-    scale = torch.where(deviation > 1e-6 * deviation.max().clamp(min=1e-12), 1 / deviation, 0.0)  # constant features are left out
-    transform = torch.diag(scale)
-    if kind == "whitened":
-        standard = (features - shift) * scale
-        if len(features) < size:  # the covariance has few eigenvectors; the rest of the space has variance zero
-            values, left = torch.linalg.eigh(standard @ standard.T / len(features))
-            kept = values > 1e-10 * values[-1].clamp(min=1e-12)
-            values = values[kept]
-            vectors = standard.T @ left[:, kept] / (len(features) * values).sqrt()
-        else:
-            values, vectors = torch.linalg.eigh(standard.T @ standard / len(features))
-        floor = 0.01 * (values.clamp(min=0).sum() / size).clamp(min=1e-12)
-        weights = 1 / (values.clamp(min=0) + floor).sqrt() - 1 / floor.sqrt()
-        transform = scale[:, None] * (torch.eye(size).to(scale) / floor.sqrt() + (vectors * weights) @ vectors.T)
-    return shift.float(), transform.float()
+def estimate(
+    net: WrappedClassifier, examples: Examples | Sequence[Examples], batch_size: int = 64, dtype: FeatureType = "float32"
+) -> dict[str, float]:
+    """What `FeatureStore.build` will take, from one timed batch: {bytes, seconds, forward_seconds}, the last without reading the inputs."""
+    views = [examples] if isinstance(examples, Examples) else examples
+    n, batches = sum(map(len, views)), views[0].batches(batch_size)
+    start = time.perf_counter()
+    rows, inputs = next(batches, (None, None))
+    if rows is None or inputs is None:
+        raise SelfInformedError(_NOTHING)
+    reading = time.perf_counter() - start
+    net.features(inputs)  # the first call is slower
+    start = time.perf_counter()
+    net.features(inputs)
+    forward = time.perf_counter() - start
+    size = torch.finfo(getattr(torch, dtype)).bits // 8 * sum(part_widths(net).values())
+    return {"bytes": float(n * size), "seconds": n / len(rows) * (reading + forward), "forward_seconds": n / len(rows) * forward}
+
+
+def _one_after_another(views: Sequence[Examples]) -> Examples:
+    """Views of the same examples as one set of examples."""
+    if not views:
+        raise SelfInformedError("features: there is no view of the examples; give at least one")
+    first = views[0]
+    if len(views) == 1:
+        return first
+    for number, view in enumerate(views):
+        if view.labels != first.labels or not np.array_equal(view.targets.offsets, first.targets.offsets) or not np.array_equal(
+            view.targets.labels, first.targets.labels
+        ):
+            raise SelfInformedError(f"features: view {number} has other targets than view 0; give views of the same examples in the same order")
+
+    def read(rows: Sequence[int]) -> Inputs:
+        if not len(rows):
+            return first.read([])
+        view, row = np.divmod(np.asarray(rows, dtype=np.int64), len(first))
+        order = np.argsort(view, kind="stable")
+        parts = [views[v].read(row[order[view[order] == v]].tolist()) for v in np.unique(view)]
+        back = torch.from_numpy(np.argsort(order))
+        if isinstance(parts[0], dict):
+            return {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
+        return torch.cat(parts)[back]
+
+    targets = first.targets.take(np.tile(np.arange(len(first)), len(views)))
+    names = [name for view in views for name in view.names or ()] if all(view.names is not None for view in views) else None
+    return Examples(read, targets, first.labels, names, sum(view.skip_bad for view in views), content=lambda: "".join(v.fingerprint for v in views).encode())
+
+
+def _first_not_finite(features: torch.Tensor) -> int | None:
+    """The first row with a value that is not finite; without a copy of the features."""
+    bad = torch.nonzero(~(features.amax(1).isfinite() & features.amin(1).isfinite())).flatten()  # both are NaN where there is one
+    return int(bad[0]) if len(bad) else None
 
 
 Model = WrappedClassifier | AugmentedClassifier

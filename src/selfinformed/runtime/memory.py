@@ -1,0 +1,30 @@
+"""How much memory there is to take."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_SYSTEM, _GROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+
+
+def free_memory() -> int:
+    """Bytes that can be taken without swapping: what the system has available, within the limit of this process's container."""
+    return int(max(0, min(_of_system(), _of_container())))
+
+
+def _of_system() -> int:
+    try:
+        lines = dict(line.split(":", 1) for line in _SYSTEM.read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):  # no Linux: half of what there is
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _of_container() -> float:
+    try:
+        limit, used = (int((_GROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        lines = dict(line.split() for line in (_GROUP / "memory.stat").read_text().splitlines())
+        return limit - used + int(lines["inactive_file"])  # cached files give way
+    except (OSError, KeyError, ValueError):  # no container, or one without a limit ("max")
+        return float("inf")
