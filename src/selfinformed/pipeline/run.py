@@ -108,7 +108,8 @@ class Run:
 
         def make() -> LabelGroups:
             wanted = self.config.n_groups if kind == "confusions" else len(self.groups())
-            return cluster(self.counts(kind), wanted, self.config.seed, self.labels, self.config.cover_share)
+            counts = self.counts("codetections" if self.config.grouping == "hinton" else kind)
+            return cluster(counts, wanted, self.config.seed, self.labels, self.config.cover_share, self.config.grouping)
 
         return self._stage("cluster", _named("groups", kind), LabelGroups.load, make, lambda g, path: g.save(path))
 
