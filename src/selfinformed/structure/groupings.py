@@ -142,7 +142,11 @@ def _merged(graph: sp.csr_array, sizes: IntArray, n_groups: int, cap: int) -> In
 
 @njit(nogil=True, cache=True)
 def _merge(starts: Array, columns: Array, data: Array, sizes: Array, n_groups: int, cap: int) -> Array:  # pragma: no cover - compiled
-    """Group of each node, named by its lowest node. Sizes only grow, so that two groups too large to merge once are so for ever."""
+    """Group of each node, named by its lowest node.
+
+    The pair with most weight is the best for both its ends, so that the heap need only hold pairs that are. Sizes only grow: two groups that are
+    too large to merge stay so, and forget each other.
+    """
     n = left = len(sizes)
     parent, total = np.arange(n), np.zeros(n, data.dtype)
     ids, masses = [columns[starts[i] : starts[i + 1]] for i in range(n)], [data[starts[i] : starts[i + 1]] for i in range(n)]
@@ -150,14 +154,13 @@ def _merge(starts: Array, columns: Array, data: Array, sizes: Array, n_groups: i
     heap = [(-most[0], 0, 0) for _ in range(0)]
     for one in range(n):
         ids[one], masses[one], partner[one], most[one] = _partners(one, ids[one], masses[one], parent, sizes, cap, total)
-        if partner[one] > one:  # the other end names a pair that is best for it alone
+    for one in range(n):
+        if partner[one] > one and partner[partner[one]] == one:
             heapq.heappush(heap, (-most[one], one, partner[one]))
-        elif partner[one] >= 0:
-            heapq.heappush(heap, (-most[one], partner[one], one))
     while left > n_groups and len(heap):
         _, low, high = heapq.heappop(heap)
-        if parent[low] != low or parent[high] != high or (partner[low] != high and partner[high] != low):
-            continue  # of a group that is gone, or has found a better partner since
+        if parent[low] != low or parent[high] != high or partner[low] != high or partner[high] != low:
+            continue  # one is gone, or has found a better partner since
         parent[high] = low
         sizes[low] += sizes[high]
         left -= 1
@@ -168,14 +171,12 @@ def _merge(starts: Array, columns: Array, data: Array, sizes: Array, n_groups: i
             other, mass, before = near[i], near_masses[i], partner[near[i]]
             if before in (low, high) and sizes[other] + sizes[low] > cap:
                 ids[other], masses[other], partner[other], most[other] = _partners(other, ids[other], masses[other], parent, sizes, cap, total)
+                if partner[other] >= 0 and partner[partner[other]] == other:
+                    heapq.heappush(heap, (-most[other], min(other, partner[other]), max(other, partner[other])))
             elif sizes[other] + sizes[low] <= cap and (before in (low, high) or mass > most[other] or (mass == most[other] and low < before)):
                 partner[other], most[other] = low, mass
-            else:
-                continue
-            if partner[other] >= 0:
-                heapq.heappush(heap, (-most[other], min(other, partner[other]), max(other, partner[other])))
         ids[low], masses[low], partner[low], most[low] = _partners(low, near, near_masses, parent, sizes, cap, total)
-        if partner[low] >= 0:
+        if partner[low] >= 0 and partner[partner[low]] == low:
             heapq.heappush(heap, (-most[low], min(low, partner[low]), max(low, partner[low])))
     smallest = [(sizes[one], one) for one in range(n) if parent[one] == one]
     heapq.heapify(smallest)
