@@ -226,3 +226,11 @@ def test_the_conditional_curve_is_made_for_other_numbers_of_heads_in_the_same_fo
     assert [row["top_groups"] for row in Run(config).conditional()] == [0, 3]
     assert [row["top_groups"] for row in Run(config.with_changes({"top_groups": [1, 9]})).conditional()] == [0, 1, 3]
     assert (workspace / "out" / "figures" / "conditional.png").exists()
+
+
+def test_groups_are_found_by_the_method_that_was_chosen(workspace: Path) -> None:
+    run = opened(workspace, grouping="greedy")
+    assert run.groups().method == run.groups("codetections").method == "greedy"
+    by_covariance = opened(workspace, grouping="hinton", output=str(workspace / "hinton"))
+    assert by_covariance.groups().method == "hinton"  # which needs co-detections
+    assert by_covariance.counts("codetections").kind == "codetections"

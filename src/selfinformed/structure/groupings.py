@@ -75,11 +75,13 @@ def covariance_rows(matrix: sp.csr_array, n_examples: int, n_groups: int, seed: 
 
 
 def greedy(graph: sp.csr_array, n_groups: int) -> IntArray:
-    """Greedy pairs (Arnold 2016): merges the two groups with most confusions between them until n_groups are left.
+    """Greedy pairs (Arnold 2016): merges the two groups with most confusions between them, for each pair of their labels, until n_groups are left.
 
-    No group gets more than twice the mean size, 2 ceil(n / n_groups): with that, n_groups can always be reached. Of equal pairs the one with the
-    lowest labels goes first; where no two groups that may merge were ever mixed up, the two smallest do. A heap holds each group's best partner
-    and a merge looks at the partners of the two: O(E log E) for E confused pairs where groups share few partners, O(n^2) at worst.
+    His score is A + A^T averaged over labels too (summed, two large groups that share nothing but noise would merge before a label finds its own);
+    his clusters grow from seeds and may overlap, which is what a cover is for. No group gets more than twice the mean size, 2 ceil(n / n_groups):
+    with that, n_groups can always be reached. Of equal pairs the one with the lowest labels goes first; where no two groups that may merge were
+    ever mixed up, the two smallest do. A merge looks at the partners of the two groups, and once more at those of each group whose best was one
+    of them; a heap holds the pairs that are best for both: O(E log E) for E confused pairs of which no group is the best of very many.
     """
     n = graph.shape[0]
     return _merged(graph, np.ones(n, np.int64), n_groups, 2 * -(-n // n_groups))
@@ -89,7 +91,7 @@ def leiden(graph: sp.csr_array, n_groups: int | None, seed: int) -> IntArray:
     """Leiden (Traag, Waltman, van Eck 2019) for modularity with confusions as weights.
 
     The resolution whose number of communities is closest to n_groups is found by bisection; communities too many are merged, the two with most
-    confusions between them first. None takes the communities at resolution 1. Takes up to 12 runs, each a few passes over E.
+    confusions for each pair of their labels first. None takes the communities at resolution 1. Takes up to 12 runs, each a few passes over E.
 
     Raises:
         SelfInformedError: the extra is not installed.
@@ -135,7 +137,7 @@ def random_groups(n: int, n_groups: int, seed: int) -> IntArray:
 
 
 def _merged(graph: sp.csr_array, sizes: IntArray, n_groups: int, cap: int) -> IntArray:
-    """Group of each node when the two with most weight between them, at most `cap` large together, are merged until n_groups are left."""
+    """Group of each node when two groups at most `cap` large together, with most weight for each pair of labels, are merged until n_groups are left."""
     place: IntArray = np.unique(_merge(graph.indptr, graph.indices, graph.data, sizes.copy(), n_groups, cap), return_inverse=True)[1]
     return place
 
@@ -144,13 +146,13 @@ def _merged(graph: sp.csr_array, sizes: IntArray, n_groups: int, cap: int) -> In
 def _merge(starts: Array, columns: Array, data: Array, sizes: Array, n_groups: int, cap: int) -> Array:  # pragma: no cover - compiled
     """Group of each node, named by its lowest node.
 
-    The pair with most weight is the best for both its ends, so that the heap need only hold pairs that are. Sizes only grow: two groups that are
+    The heaviest pair is the best for both its ends, so that the heap need only hold pairs that are. Sizes only grow: two groups that are
     too large to merge stay so, and forget each other.
     """
     n = left = len(sizes)
-    parent, total = np.arange(n), np.zeros(n, data.dtype)
+    parent, total = np.arange(n), np.zeros(n, np.int64)
     ids, masses = [columns[starts[i] : starts[i + 1]] for i in range(n)], [data[starts[i] : starts[i + 1]] for i in range(n)]
-    partner, most = np.full(n, -1), np.zeros(n, data.dtype)
+    partner, most = np.full(n, -1), np.zeros(n)
     heap = [(-most[0], 0, 0) for _ in range(0)]
     for one in range(n):
         ids[one], masses[one], partner[one], most[one] = _partners(one, ids[one], masses[one], parent, sizes, cap, total)
@@ -168,13 +170,14 @@ def _merge(starts: Array, columns: Array, data: Array, sizes: Array, n_groups: i
         ids[high], masses[high] = both[:0], both_masses[:0]
         near, near_masses, _, _ = _partners(low, both, both_masses, parent, sizes, 2 * n * cap, total)
         for i in range(len(near)):
-            other, mass, before = near[i], near_masses[i], partner[near[i]]
-            if before in (low, high) and sizes[other] + sizes[low] > cap:
+            other, before = near[i], partner[near[i]]
+            mean = near_masses[i] / (sizes[low] * sizes[other])
+            if before in (low, high):
                 ids[other], masses[other], partner[other], most[other] = _partners(other, ids[other], masses[other], parent, sizes, cap, total)
                 if partner[other] >= 0 and partner[partner[other]] == other:
                     heapq.heappush(heap, (-most[other], min(other, partner[other]), max(other, partner[other])))
-            elif sizes[other] + sizes[low] <= cap and (before in (low, high) or mass > most[other] or (mass == most[other] and low < before)):
-                partner[other], most[other] = low, mass
+            elif mean == most[other] and low < before and sizes[low] + sizes[other] <= cap:
+                partner[other] = low  # a mean of two is never above both
         ids[low], masses[low], partner[low], most[low] = _partners(low, near, near_masses, parent, sizes, cap, total)
         if partner[low] >= 0 and partner[partner[low]] == low:
             heapq.heappush(heap, (-most[low], min(low, partner[low]), max(low, partner[low])))
@@ -195,8 +198,8 @@ def _merge(starts: Array, columns: Array, data: Array, sizes: Array, n_groups: i
 @njit(nogil=True, cache=True)
 def _partners(
     one: int, ids: Array, masses: Array, parent: Array, sizes: Array, cap: int, total: Array
-) -> tuple[Array, Array, int, int]:  # pragma: no cover - compiled
-    """Groups that a group may merge with, the mass to each, the best of them (-1: none; of equal ones the lowest), and its mass. `total`: zeros."""
+) -> tuple[Array, Array, int, float]:  # pragma: no cover - compiled
+    """Groups that a group may merge with, the mass to each, the best of them (-1: none; of equal ones the lowest), and its mean. `total`: zeros."""
     found, number = np.empty(len(ids), ids.dtype), 0
     for i in range(len(ids)):
         other = ids[i]
@@ -209,12 +212,13 @@ def _partners(
                 number += 1
             total[other] += masses[i]
     found = found[:number].copy()
-    sums, best, most = np.empty(number, masses.dtype), -1, total[0] * 0
+    sums, best, most = np.empty(number, masses.dtype), -1, 0.0
     for i in range(number):
         other = found[i]
         sums[i], total[other] = total[other], 0
-        if sums[i] > most or (sums[i] == most and other < best):
-            best, most = other, sums[i]
+        mean = sums[i] / (sizes[one] * sizes[other])
+        if mean > most or (mean == most and other < best):
+            best, most = other, mean
     return found, sums, best, most
 
 
@@ -229,7 +233,7 @@ def cheapest_assignment(cost: Array, capacity: Array) -> Array:  # pragma: no co
     place, sizes = np.empty(n, np.int64), np.zeros(k, np.int64)
     first, after, before = np.full(k, -1), np.full(n, -1), np.full(n, -1)  # the rows of each group, linked
     for row in range(n):
-        group = np.argmin(cost[row])
+        group = int(np.argmin(cost[row]))
         _link(row, group, place, first, after, before)
         sizes[group] += 1
     step, mover = np.empty((k, k)), np.full((k, k), -1)  # from a group to another: the least a move costs, and the row that moves
@@ -245,13 +249,13 @@ def cheapest_assignment(cost: Array, capacity: Array) -> Array:  # pragma: no co
                         distance[b], source[b], changed = distance[a] + step[a, b], a, True
             if not changed:
                 break
-        target = np.argmin(np.where(sizes < capacity, distance, np.inf))
+        target = int(np.argmin(np.where(sizes < capacity, distance, np.inf)))
         if sizes[target] >= capacity[target]:
             return place
         sizes[target] += 1
         while source[target] >= 0:
-            group = source[target]
-            row = mover[group, target]
+            group = int(source[target])
+            row = int(mover[group, target])
             if before[row] >= 0:
                 after[before[row]] = after[row]
             else:
