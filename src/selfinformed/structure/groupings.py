@@ -11,12 +11,16 @@ import scipy.sparse as sp
 from numba import njit
 
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.structure import kernels
+from selfinformed.structure.tables import in_threads
 
 Method = Literal["spectral", "balanced", "hinton", "greedy", "leiden", "random"]
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
 
 _EXACT = 2_000  # labels up to which the covariance is formed
+_ROWS = 1024  # of a product done at a time
+_COLUMNS = 32  # of a block multiplied at a time, so that they stay in cache
 _BALANCING = 20  # rounds of size-balanced k-means at most
 _RESOLUTIONS = 12  # of Leiden tried at most, the first 1
 _WIDEST = 16.0  # powers of two by which they go up and down
@@ -61,11 +65,21 @@ def covariance_rows(matrix: sp.csr_array, n_examples: int, n_groups: int, seed: 
     share = matrix.diagonal() / n_examples
     scaled = sp.csr_array(matrix / n_examples)
 
+    n = len(share)
+
     def times(block: Array) -> Array:
-        product: Array = scaled @ block - np.outer(share, share @ block)
+        product = -np.outer(share, share @ block)
+        for column in range(0, block.shape[1], _COLUMNS):
+            part = np.ascontiguousarray(block[:, column : column + _COLUMNS])
+
+            def add(start: int, part: Array = part, out: Array = product[:, column : column + _COLUMNS]) -> None:
+                rows = np.empty((min(_ROWS, n - start), part.shape[1]))
+                kernels.sparse_times(scaled.indptr, scaled.indices, scaled.data, part, start, rows)
+                out[start : start + _ROWS] += rows
+
+            in_threads(add, range(0, n, _ROWS))
         return product
 
-    n = len(share)
     if n <= _EXACT:
         return times(np.eye(n))
     block = np.random.default_rng(seed).standard_normal((n, min(2 * n_groups + 8, n)))
@@ -101,7 +115,7 @@ def leiden(graph: sp.csr_array, n_groups: int | None, seed: int) -> IntArray:
     except (ImportError, RuntimeError):
         raise SelfInformedError("method: leiden needs graspologic-native; run: pip install 'selfinformed[leiden]'") from None
     n = graph.shape[0]
-    indptr, indices, data = graph.indptr.astype(np.int64), graph.indices.astype(np.int32), graph.data.astype(np.float64)
+    (indptr, indices), data = _narrow(graph), graph.data.astype(np.float64)
 
     def communities(resolution: float) -> IntArray:
         if not graph.nnz:
@@ -138,8 +152,13 @@ def random_groups(n: int, n_groups: int, seed: int) -> IntArray:
 
 def _merged(graph: sp.csr_array, sizes: IntArray, n_groups: int, cap: int) -> IntArray:
     """Group of each node when two groups at most `cap` large together, with most weight for each pair of labels, are merged until n_groups are left."""
-    place: IntArray = np.unique(_merge(graph.indptr, graph.indices, graph.data, sizes.copy(), n_groups, cap), return_inverse=True)[1]
+    place: IntArray = np.unique(_merge(*_narrow(graph), graph.data, sizes.copy(), n_groups, cap), return_inverse=True)[1]
     return place
+
+
+def _narrow(graph: sp.csr_array) -> tuple[Array, Array]:
+    """Row starts int64 and columns int32, whatever scipy chose."""
+    return graph.indptr.astype(np.int64), graph.indices.astype(np.int32, copy=False)
 
 
 @njit(nogil=True, cache=True)
