@@ -8,6 +8,7 @@ from typing import Any, get_args, get_type_hints
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
@@ -82,12 +83,16 @@ def test_planted_confusions_of_a_trained_network(method: Any, problem: Problem) 
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_same_seed_same_groups_on_any_number_of_threads(method: Any) -> None:
+def test_same_seed_same_groups_on_any_number_of_threads(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groupings, "_EXACT", 10)
+    monkeypatch.setattr(groupings, "_ROWS", 16)
     counts, _ = planted(inside=0.3, seed=1)
-    found = []
+    found, before = [], torch.get_num_threads()
     for threads in (1, 2):
+        torch.set_num_threads(threads)
         with threadpool_limits(threads):
             found.append([m.tolist() for m in cluster(counts, 7, seed=5, method=method).members])
+    torch.set_num_threads(before)
     assert found[0] == found[1]
 
 
