@@ -33,7 +33,7 @@ _INPUTS = [
     "fonts", "views", "forward_batch_size", "feature_dtype", "device",
 ]  # fmt: skip
 _COUNTS = ["top_k", "predictions", "n_labels"]
-_CLUSTER = ["n_groups", "cover_share", "seed"]
+_CLUSTER = ["n_groups", "grouping", "cover_share", "seed"]
 _PLAN = ["budget", "hidden", "depth", "capacity", "dense_share"]
 _FIT = [
     "keep_classifier", "head_input", "epochs", "batch_size", "learning_rate", "classifier_learning_rate", "finetune", "schedule", "weight_decay",

@@ -337,3 +337,9 @@ def test_the_probe_forecasts_for_what_the_plan_costs(workspace: Path) -> None:
     assert opened(workspace).headroom()["forecast"]["budget"] == 0.5
     given = opened(workspace, hidden=[4], output=str(workspace / "given"))
     assert given.headroom()["forecast"]["budget"] == pytest.approx(given.plan().extra_computation - 1)
+def test_groups_are_found_by_the_method_that_was_chosen(workspace: Path) -> None:
+    run = opened(workspace, grouping="greedy")
+    assert run.groups().method == run.groups("codetections").method == "greedy"
+    by_covariance = opened(workspace, grouping="hinton", output=str(workspace / "hinton"))
+    assert by_covariance.groups().method == "hinton"  # which needs co-detections
+    assert by_covariance.counts("codetections").kind == "codetections"

@@ -20,6 +20,7 @@ _LARGE = 225_000  # weights of a block that take longer to read in 32 bits than 
 _INT8_BATCH = 8  # beyond it a product no longer waits for memory, and float32 is as fast or faster
 
 IntArray = npt.NDArray[np.int64]
+Piece = tuple[torch.Tensor, torch.Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -108,17 +109,30 @@ class BlockLinear(nn.Module):
             out[:, first : first + b] = int8_product(narrow[:, start : start + a], weight, scale)
         return out + torch.cat([bias.flatten() for bias in self.biases]) if len(self.biases) else out
 
-    def block(self, number: int, x: torch.Tensor) -> torch.Tensor:
-        """Block `number` alone: (m, a) -> (m, b)"""
+    def pieces(self) -> list[Piece]:
+        """Weight [tiles, a padded, tile] and bias [tiles, 1, tile] of each block. Split all at once: each slice of a weight would
+        have a gradient of the whole weight's size.
+        """
+        found: list[Piece] = [(torch.empty(0), None)] * len(self.blocks)
+        for number, bucket in enumerate(self.buckets):
+            sizes = [self._tiles[block][1].stop - self._tiles[block][1].start for block in bucket.blocks]
+            weights = self.weights[number].split(sizes)
+            biases = self.biases[number].split(sizes) if len(self.biases) else [None] * len(sizes)
+            for block, weight, bias in zip(bucket.blocks, weights, biases, strict=True):
+                found[block] = weight, bias
+        return found
+
+    def block(self, number: int, x: torch.Tensor, piece: Piece) -> torch.Tensor:
+        """Block `number` alone: (m, a) -> (m, b); `piece` is its part of `pieces`."""
         width, outputs = self.blocks[number]
         bucket, tiles = self._tiles[number]
         if self._int8 is not None and suits_int8(x):
             product = int8_product(x.bfloat16(), *self._int8[number]).to(x)
             return product + self.biases[bucket][tiles].flatten()[:outputs] if len(self.biases) else product
-        weight = self.weights[bucket][tiles, :width]
-        out = torch.matmul(x, weight)  # (tiles, m, tile)
-        if len(self.biases):
-            out = out + self.biases[bucket][tiles]
+        weight, bias = piece
+        out = torch.matmul(x, weight[:, :width])  # (tiles, m, tile)
+        if bias is not None:
+            out = out + bias
         return out[0, :, :outputs] if len(out) == 1 else out.transpose(0, 1).flatten(1)[:, :outputs]
 
     def weight_of(self, number: int) -> torch.Tensor:

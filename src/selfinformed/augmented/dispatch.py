@@ -119,7 +119,7 @@ class Dispatch:
         by_group = chosen.flatten().argsort(stable=True)
         sizes = torch.bincount(chosen.flatten(), minlength=len(self._members)).tolist()
         examples = torch.split(by_group // self.top_groups, sizes)
-        inputs = [reader.inputs(attached) for reader in heads.readers]
+        inputs, pieces = [reader.inputs(attached) for reader in heads.readers], heads.pieces()
         added = torch.zeros(n * n_labels, dtype=logits.dtype, device=logits.device)
         for layer in self._layers:  # groups that share no label: no place is written twice
             places, values = [], []
@@ -127,7 +127,7 @@ class Dispatch:
                 rows = examples[group].to(logits.device)
                 if len(rows):
                     read = inputs[heads.reader_of[group]]
-                    values.append(heads.head(group, read if len(rows) == n else read.index_select(0, rows)).flatten())
+                    values.append(heads.head(group, read if len(rows) == n else read.index_select(0, rows), pieces).flatten())
                     places.append((rows[:, None] * n_labels + self._members[group].to(rows.device)).flatten())
             if places:
                 at = torch.cat(places)

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
 import torch
 from torch import nn
 
-from selfinformed.augmented.blocks import BlockLinear
+from selfinformed.augmented.blocks import BlockLinear, Piece
 from selfinformed.augmented.readers import InputTransform, Reader
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.plans import HeadPlan
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The weights of each head alone: its units of the first layer, its blocks of deeper layers, and of the output units."""
+
+    first: dict[int, tuple[torch.Tensor, torch.Tensor]]
+    layers: list[list[Piece]]
+    outputs: list[Piece]
 
 
 class Heads(nn.Module):
@@ -108,13 +118,20 @@ class Heads(nn.Module):
         read = [stages[end] for end in self.ending]
         return self.outputs(read[0] if len(read) == 1 else torch.cat(read, 1))  # type: ignore[no-any-return]
 
-    def head(self, number: int, inputs: torch.Tensor) -> torch.Tensor:
+    def pieces(self) -> Pieces:
+        """Every head's own weights, for several calls of `head`."""
+        first = {head: piece for r, reader in enumerate(self.readers) for head, piece in zip(self.heads_of(r), reader.pieces(), strict=True)}
+        return Pieces(first, [layer.pieces() for layer in self.layers], self.outputs.pieces())
+
+    def head(self, number: int, inputs: torch.Tensor, pieces: Pieces | None = None) -> torch.Tensor:
         """One head alone, from what its reader's `inputs` gives: (m, size) -> (m, n)"""
-        hidden = self.readers[self.reader_of[number]].rows(inputs, self.rows[number])
-        for layer, deep in zip(self.layers, self.deep, strict=True):
+        pieces = self.pieces() if pieces is None else pieces
+        hidden = self.readers[self.reader_of[number]].rows(inputs, self.rows[number], *pieces.first[number])
+        for layer, deep, of in zip(self.layers, self.deep, pieces.layers, strict=True):
             if number in deep:
-                hidden = layer.block(deep.index(number), hidden).relu()
-        return self.outputs.block(number, hidden)
+                place = deep.index(number)
+                hidden = layer.block(place, hidden, of[place]).relu()
+        return self.outputs.block(number, hidden, pieces.outputs[number])
 
     def quantize(self, on: bool) -> None:
         """See `AugmentedClassifier.quantized_heads`."""

@@ -79,11 +79,16 @@ class Reader(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(B, D) -> (B, sum w)"""
-        return self.rows(self.inputs(features), slice(None))
+        assert self.layer.bias is not None
+        return self.rows(self.inputs(features), slice(None), self.layer.weight, self.layer.bias)
 
-    def rows(self, x: torch.Tensor, rows: slice) -> torch.Tensor:
-        """Some of the hidden units, from `inputs`."""
-        weight, bias = self.layer.weight[rows], self.layer.bias[rows]  # type: ignore[index]
+    def pieces(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Weight and bias of each head's own units, split all at once (see `BlockLinear.pieces`)."""
+        assert self.layer.bias is not None
+        return list(zip(torch.split(self.layer.weight, self.widths), torch.split(self.layer.bias, self.widths), strict=True))
+
+    def rows(self, x: torch.Tensor, rows: slice, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """Some of the hidden units, with their weight and bias, from `inputs`."""
         if self.source.map is not None:
             return nn.functional.conv2d(x, weight, bias).relu().mean((2, 3))
         if self._int8 is not None and suits_int8(x):

@@ -48,6 +48,9 @@ class RunConfig:
     top_k: int | None = _option(None, "detections per example (default: min(100, max(5, labels // 150)))")
     map_k: int = _option(50, "K of mAP@K, labels kept of each example")
     n_groups: int | Literal["auto"] = _option(6, "label groups, or auto for the largest eigengap")
+    grouping: Literal["spectral", "balanced", "hinton", "greedy", "leiden", "random"] = _option(
+        "spectral", "how labels are grouped: the paper's spectral clustering, or another of docs/groupings.md (hinton: always on co-detections)"
+    )
     cover_share: float | None = _option(None, "a label joins each group in which it has more than this share of its confusions (default: a partition)")
     bootstraps: int = _option(3, "samples with replacement on which the groups are found again, to see how stable they are")
     sweep: tuple[int, ...] | None = _option(None, "numbers of groups to compare, e.g. 2,4,8,16: sweep.json and figures/sweep.png")

@@ -112,7 +112,8 @@ class Run:
 
         def make() -> LabelGroups:
             wanted = self.config.n_groups if kind == "confusions" else len(self.groups())
-            return cluster(self.counts(kind), wanted, self.config.seed, self.labels, self.config.cover_share)
+            counts = self.counts("codetections" if self.config.grouping == "hinton" else kind)
+            return cluster(counts, wanted, self.config.seed, self.labels, self.config.cover_share, self.config.grouping)
 
         return self._stage("cluster", _named("groups", kind), LabelGroups.load, make, lambda g, path: g.save(path))
 
@@ -275,7 +276,7 @@ class Run:
 
             heads, hinton = self.plan(), None
             if wants("hinton"):
-                found = cluster(self.counts("codetections"), len(self.groups()), c.seed, self.labels, **_HINTON)
+                found = cluster(self.counts("codetections"), len(self.groups()), c.seed, self.labels, method="hinton")
                 budget = heads.extra_computation - 1 + 0.5 / heads.base_multiply_adds  # the half keeps rounding from losing a unit that just fits
                 hinton = plan(self.net, found, budget=budget, depth=max(map(len, heads.hidden)), dense_share=c.dense_share)
             return compare(
@@ -353,7 +354,6 @@ class Run:
         return result
 
 
-_HINTON: dict[str, Any] = {"method": "hinton"}
 _ARTEFACTS = frozenset(
     {
         "detections", "counts.safetensors", "codetections.safetensors", "groups.json", "stability.json", "sweep.json",

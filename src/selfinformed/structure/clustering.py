@@ -1,10 +1,10 @@
-"""Spectral clustering of labels after Ng, Jordan and Weiss (2002) on B = A^T A, which is never formed."""
+"""Label groups: spectral clustering after Ng, Jordan and Weiss (2002) on B = A^T A, which is never formed, or another of `groupings`."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from selfinformed.data.labels import LabelSpace
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.counts import ConfusionCounts
 from selfinformed.structure.eigenpairs import FloatArray, leading_eigenpairs
+from selfinformed.structure.groupings import Method, balanced, confusion_graph, covariance_rows, greedy, leiden, random_groups
 from selfinformed.structure.groups import LabelGroups
 
 IntArray = npt.NDArray[np.int64]
@@ -30,29 +31,102 @@ def cluster(
     seed: int = 0,
     labels: LabelSpace | None = None,
     cover_share: float | None = None,
+    method: Method = "spectral",
 ) -> LabelGroups:
     """Groups the labels a network mixes up.
 
-    W = B with a zero diagonal, normalised to D^-1/2 W D^-1/2; rows of its n_groups leading eigenvectors, scaled to unit length, go
+    The paper's way: W = B with a zero diagonal, normalised to D^-1/2 W D^-1/2; rows of its n_groups leading eigenvectors, scaled to unit length, go
     to k-means. Labels that share no detection with another (degree zero) go to no group. Groups come largest first, labels within
     a group by falling degree, the most confused first. Where labels fall together in fewer places than groups were asked for, fewer
     groups are returned.
 
+    Other ways, with the same order and the same labels left out: `balanced`, the same points in groups whose sizes differ by one at most; `hinton`,
+    k-means on the covariance of co-detections (Hinton, Vinyals, Dean 2014); `greedy`, the two groups with most confusions between them merged
+    again and again (Arnold 2016); `leiden`, communities of the confusion graph (Traag 2019), fewer where their number jumps past n_groups; `random`.
+
     Args:
         counts: confusion or co-detection counts.
-        n_groups: how many, from 1 to the number of labels with a degree; or `auto`, the largest eigengap in 2..32.
-        seed: of the k-means; the same seed gives the same groups, on any number of threads.
+        n_groups: how many, from 1 to the number of labels with a degree; or `auto`, the largest eigengap in 2..32
+            (`leiden`: the communities at resolution 1).
+        seed: of the k-means, of Leiden, of random groups; the same seed gives the same groups, on any number of threads.
         labels: names groups by their most confused labels.
         cover_share: from 0 to 1; makes a cover: a label joins each group in which it has more than this share of its confusions too.
+        method: how.
 
     Raises:
-        SelfInformedError: no two labels share a detection, or n_groups is more than the labels that do.
+        SelfInformedError: no two labels share a detection, or n_groups is more than the labels that do; the method is unknown, is `hinton` and
+            the counts are confusions, or needs an extra that is not installed.
     """
-    spectrum = Spectrum(counts, n_groups)
-    groups = spectrum.groups(spectrum.n_groups, seed)
+    if method not in get_args(Method):
+        raise SelfInformedError(f"method: expected one of {', '.join(get_args(Method))}; got {method!r}")
+    if method == "hinton" and counts.kind != "codetections":
+        raise SelfInformedError(
+            f"method: hinton needs co-detection counts (eq. 4), got {counts.kind}; make them with measure(net, holdout, kind='codetections')"
+        )
+    groups = _grouped(counts, n_groups, seed, method)
     if cover_share is not None:
         groups = covering(groups, counts, cover_share)
     return groups.renamed(labels) if labels is not None else groups
+
+
+def _grouped(counts: ConfusionCounts, n_groups: int | Literal["auto"], seed: int, method: Method) -> LabelGroups:
+    if method in ("spectral", "balanced") or (n_groups == "auto" and method != "leiden"):
+        spectrum = Spectrum(counts, n_groups)
+        if method in ("spectral", "balanced"):
+            return spectrum.groups(spectrum.n_groups, seed, balance=method == "balanced")
+        confused, n, values = spectrum.confused, spectrum.n_groups, spectrum.values
+    else:
+        confused, n, values = Confused(counts, n_groups), 0 if n_groups == "auto" else int(n_groups), np.empty(0)
+    if method == "random":
+        place = random_groups(len(confused.labels), n, seed)
+    elif method == "hinton":
+        with threadpool_limits(1, "blas"):
+            points = covariance_rows(confused.counts(), counts.n_examples, n, seed)
+        place = kmeans(points, n, seed)
+    elif method == "greedy":
+        place = greedy(confusion_graph(confused.counts()), n)
+    else:
+        place = leiden(confusion_graph(confused.counts()), n or None, seed)
+    return confused.groups(place, method, values)
+
+
+class Confused:
+    """The labels that share a detection with another.
+
+    Attributes:
+        matrix: A, int64 [C, C].
+        labels: which, ascending.
+        degree: of each.
+    """
+
+    def __init__(self, counts: ConfusionCounts, n_groups: int | Literal["auto"]) -> None:
+        matrix = counts.to_scipy()
+        degree = similarity_degrees(matrix)
+        labels = np.flatnonzero(degree > 0)
+        n = len(labels)
+        if n == 0:
+            raise SelfInformedError("cluster: no two labels are ever detected together; measure more hold-out data, or a larger top_k")
+        if n_groups != "auto" and not (isinstance(n_groups, int | np.integer) and 1 <= n_groups <= n):
+            raise SelfInformedError(
+                f"n_groups: expected 'auto' or 1 to {n}, the labels (of {counts.n_labels}) confused with another; got {n_groups!r}"
+            )
+        self.matrix, self.labels, self.degree = matrix, labels, degree[labels]
+
+    def columns(self) -> sp.csr_array:
+        """A with the columns of these labels only."""
+        return self.matrix if len(self.labels) == self.matrix.shape[1] else self.matrix[:, self.labels]
+
+    def counts(self) -> sp.csr_array:
+        """A among these labels."""
+        return self.matrix if len(self.labels) == self.matrix.shape[1] else self.matrix[self.labels][:, self.labels]
+
+    def groups(self, place: IntArray, method: Method, eigenvalues: FloatArray) -> LabelGroups:
+        """Groups from that of each label, largest first, labels by falling degree."""
+        by_degree = np.argsort(-self.degree, kind="stable")
+        by_group = by_degree[np.argsort(place[by_degree], kind="stable")]
+        members = np.split(self.labels[by_group], np.cumsum(np.bincount(place))[:-1])
+        members = sorted((m for m in members if len(m)), key=lambda m: (-len(m), m[0]))
+        return LabelGroups(self.matrix.shape[1], tuple(members), (), method, tuple(eigenvalues.tolist()))
 
 
 class Spectrum:
@@ -64,36 +138,25 @@ class Spectrum:
     """
 
     def __init__(self, counts: ConfusionCounts, n_groups: int | Literal["auto"]) -> None:
-        self.n_labels = counts.n_labels
-        matrix = counts.to_scipy()
-        degree = similarity_degrees(matrix)
-        self.connected = np.flatnonzero(degree > 0)
-        n = len(self.connected)
-        if n == 0:
-            raise SelfInformedError("cluster: no two labels are ever detected together; measure more hold-out data, or a larger top_k")
-        if n_groups != "auto" and not (isinstance(n_groups, int | np.integer) and 1 <= n_groups <= n):
-            raise SelfInformedError(
-                f"n_groups: expected 'auto' or 1 to {n}, the labels (of {counts.n_labels}) confused with another; got {n_groups!r}"
-            )
+        self.confused = Confused(counts, n_groups)
+        n = len(self.confused.labels)
         wanted = min(_MOST_GROUPS, n - 1) + 1 if n_groups == "auto" else int(n_groups)
-        if n < counts.n_labels:
-            matrix = matrix[:, self.connected]
 
         def needed(values: FloatArray) -> int:
             return largest_gap(values[:wanted]) if n_groups == "auto" else wanted
 
-        self.degree = degree[self.connected]
         with threadpool_limits(1, "blas"):  # sums taken in one order
-            found = leading_eigenpairs(matrix, self.degree, min(max(wanted + 4, 16), n), needed)
+            found = leading_eigenpairs(self.confused.columns(), self.confused.degree, min(max(wanted + 4, 16), n), needed)
         self.values, self.vectors, self.n_groups = found.values, found.vectors, needed(found.values)
 
-    def groups(self, n_groups: int, seed: int) -> LabelGroups:
-        """The labels in n_groups, at most those asked for, by k-means on the unit rows of as many eigenvectors."""
-        place = kmeans(unit_rows(self.vectors[:, :n_groups]), n_groups, seed)
-        by_degree = np.argsort(-self.degree, kind="stable")
-        members = [self.connected[by_degree[place[by_degree] == group]] for group in range(n_groups)]
-        members = sorted((m for m in members if len(m)), key=lambda m: (-len(m), m[0]))
-        return LabelGroups(self.n_labels, tuple(members), (), "spectral", tuple(self.values.tolist()))
+    def groups(self, n_groups: int, seed: int, balance: bool = False) -> LabelGroups:
+        """The labels in n_groups by k-means on the unit rows of as many eigenvectors: at most those asked for, or just as many of balanced sizes."""
+        points = unit_rows(self.vectors[:, :n_groups])
+        place = kmeans(points, n_groups, seed)
+        if balance:
+            with threadpool_limits(1, "blas"):
+                place = balanced(points, place, n_groups)
+        return self.confused.groups(place, "balanced" if balance else "spectral", self.values)
 
 
 def covering(groups: LabelGroups, counts: ConfusionCounts, share: float) -> LabelGroups:

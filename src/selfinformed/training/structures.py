@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.clustering import cluster
 from selfinformed.structure.counts import ConfusionCounts, Kind
 from selfinformed.structure.detections import default_top_k
+from selfinformed.structure.groupings import Method
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import Capacity, HeadPlan, plan
 from selfinformed.training.features import FeatureStore, score_batches
@@ -227,9 +228,9 @@ class Builder:
         key = grouping, choice.n_groups, choice.detections, choice.cover_share
         if key not in self._groups:
             kind: Kind = "codetections" if grouping in ("codetections", "hinton") else "confusions"
-            method: Any = "spectral" if grouping in ("confusions", "codetections") else grouping
+            method: Method = "spectral" if grouping in ("confusions", "codetections") else cast("Method", grouping)
             counts = self.counts(kind, choice.detections)
-            self._groups[key] = cluster(counts, choice.n_groups, self.seed, self.net.labels, choice.cover_share, **({} if method == "spectral" else {"method": method}))
+            self._groups[key] = cluster(counts, choice.n_groups, self.seed, self.net.labels, choice.cover_share, method)
         return self._groups[key]
 
     def _plan(self, choice: Choice, groups: LabelGroups, budget: float, usage: list[float]) -> HeadPlan:
