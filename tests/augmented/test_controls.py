@@ -48,7 +48,8 @@ def slowly(module: GatedExperts, x: torch.Tensor) -> torch.Tensor:
         gates = gates / gates.sum()
         inputs = module.reader.inputs(example[None])
         for e in range(len(module.hidden)):
-            hidden = module.reader.rows(inputs, slice(firsts[e], firsts[e + 1]))[0]
+            mine = slice(firsts[e], firsts[e + 1])
+            hidden = module.reader.rows(inputs, mine, module.reader.layer.weight[mine], module.reader.layer.bias[mine])[0]
             for layers in module.deeper:
                 hidden = (layers[e].weight @ hidden + layers[e].bias).relu()
             total[row] += len(gates) * gates[e] * (module.outputs.weight[:, edges[e] : edges[e + 1]] @ hidden)

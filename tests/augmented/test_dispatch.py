@@ -9,13 +9,42 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import Problem
-from selfinformed.augmented.dispatch import Dispatch
+from selfinformed.augmented.dispatch import Dispatch, uncertainty
 from selfinformed.augmented.heads import Heads
 from selfinformed.augmented.network import AugmentedClassifier, augment
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import HeadPlan, Source, plan
 from selfinformed.training.fitting import fit
+
+
+def by_hand(heads: Heads, features: torch.Tensor) -> torch.Tensor:
+    total = torch.zeros(len(features), heads.plan.groups.n_labels)
+    for row, x in enumerate(features):
+        for g, members in enumerate(heads.plan.groups.members):
+            total[row, members] += slowly(heads, g, x)
+    return total
+
+
+def slowly(heads: Heads, g: int, x: torch.Tensor) -> torch.Tensor:
+    """One head on one example, from the weights as they are saved."""
+    source, weights = heads.plan.sources[g], heads.to_weights()
+    r = heads.reader_of[g]
+    several = len(heads.readers) > 1
+    x = x[source.start : source.stop]
+    if source.shared:
+        x = weights[f"shared.{r}.weight"] @ x + weights[f"shared.{r}.bias"]
+        x = x if source.linear else x.relu()
+    if heads.plan.hidden[g]:
+        first = f"first.{r}" if several else "first"
+        weight, bias = weights[f"{first}.weight"][heads.rows[g]], weights[f"{first}.bias"][heads.rows[g]]
+        if source.map is None:
+            x = (weight @ x + bias).relu()
+        else:
+            x = torch.nn.functional.conv2d(x.view(1, *source.map), weight, bias).relu().mean((0, 2, 3))
+    for depth in range(len(heads.plan.hidden[g]) - 1):
+        x = (weights[f"hidden.{g}.{2 * depth}.weight"] @ x + weights[f"hidden.{g}.{2 * depth}.bias"]).relu()
+    return weights[f"outputs.{g}.weight"] @ x
 
 
 @settings(max_examples=100, deadline=None)
@@ -26,12 +55,11 @@ def test_any_plan_runs_just_the_chosen_heads(data):
     members = [rng.permutation(n_labels)[: rng.integers(1, n_labels + 1)] for _ in range(n)]
     if data.draw(st.booleans()):
         members = [m for m in np.array_split(rng.permutation(n_labels)[: rng.integers(1, n_labels + 1)], n) if len(m)]
-    sources = [Source(0, 12), Source(0, 12, (3, 2, 2)), Source(0, 12, shared=4)]
+    sources = [Source(0, 12), Source(0, 12, (3, 2, 2)), Source(0, 12, shared=4), Source(0, 12, shared=3, linear=True), Source(0, 12, shared=5)]
     n = len(members)
-    made = HeadPlan(
-        LabelGroups(n_labels, tuple(members)), tuple(tuple(rng.integers(1, 9, rng.integers(1, 3)).tolist()) for _ in members), 12, 1000, 1000,
-        tuple(sources[i] for i in rng.integers(0, 3, n)),
-    )  # fmt: skip
+    read = tuple(sources[i] for i in rng.integers(0, 5, n))
+    hidden = tuple(() if source.shared == 5 else tuple(rng.integers(1, 9, rng.integers(1, 3)).tolist()) for source in read)
+    made = HeadPlan(LabelGroups(n_labels, tuple(members)), hidden, 12, 1000, 1000, read)
     torch.manual_seed(0)
     heads, top = Heads(made, zero_outputs=False), int(rng.integers(0, n + 1))
     features, logits = torch.randn(batch, 12), torch.randint(-3, 3, (batch, n_labels)).float()  # with ties
@@ -42,10 +70,10 @@ def test_any_plan_runs_just_the_chosen_heads(data):
         score = [(-np.inf if len(m) == n_labels else -float(logits[row, m].max()), g) for g, m in enumerate(members)]
         expected = torch.zeros(n_labels)
         for _, g in sorted(score)[:top]:
-            reader = heads.readers[heads.reader_of[g]]
-            expected[members[g]] += heads.head(g, reader.inputs(features[row : row + 1]))[0]
+            expected[members[g]] += slowly(heads, g, features[row])
             executed += made.head_multiply_adds[g]
         torch.testing.assert_close(added[row], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(heads(features), by_hand(heads, features), rtol=1e-4, atol=1e-5)
     fixed = 1000 + (made.shared_multiply_adds if top else 0)
     assert dispatch.examples == batch
     assert dispatch.multiply_adds == pytest.approx(fixed + executed / batch)
@@ -145,3 +173,53 @@ def test_the_method_applied_again_at_another_attach_point(problem: Problem, trai
     other = wrap(problem.net.model, problem.net.example_inputs, labels=problem.net.labels, attach="trunk.2")
     with pytest.raises(SelfInformedError, match="attach points that begin with the input of 'stack.0'"):
         augment(other, plan(other, groups, hidden=(8,)), onto=trained)
+
+
+@pytest.mark.parametrize("by", ["share", "above"])
+def test_only_uncertain_examples_run_heads(problem: Problem, trained: AugmentedClassifier, by: str):
+    inputs = problem.test.read(range(40))
+    plain = trained.classifier(problem.net.features(inputs).penultimate)
+    unsure = uncertainty(plain, "softmax")
+    helped = unsure >= unsure.sort().values[-12]
+    options = {"share": 0.3} if by == "share" else {"above": float(unsure.sort().values[-13])}
+    with trained.conditional(2) as dispatch:
+        everyone = trained.logits(inputs)
+        each = (dispatch.multiply_adds - problem.net.cost.multiply_adds) * 40
+    with trained.conditional(2, **options) as dispatch:
+        some = trained.logits(inputs)
+        assert dispatch.helped == helped.sum()
+        assert 0 < dispatch.multiply_adds - problem.net.cost.multiply_adds < each / 40
+    torch.testing.assert_close(some[helped], everyone[helped])
+    assert torch.equal(some[~helped], plain[~helped])
+    with trained.conditional(share=1.0):
+        assert torch.equal(trained.logits(inputs), trained.logits(inputs))
+    with trained.conditional(above=2.0) as dispatch:  # nobody is as unsure as that
+        assert torch.equal(trained.logits(inputs), plain)
+        assert dispatch.multiply_adds == problem.net.cost.multiply_adds
+
+
+def test_impossible_shares_are_refused(problem: Problem):
+    plan = problem.plan()
+    for options in ({"share": 0.0}, {"share": 1.5}, {"share": 0.5, "above": 0.1}):
+        with pytest.raises(SelfInformedError, match="share: expected more than 0, at most 1"):
+            Dispatch(plan, 2, "softmax", **options)
+    with pytest.raises(SelfInformedError, match="wrap it with output="):
+        Dispatch(plan, 2, None, above=0.5)
+
+
+def test_gradients_of_chosen_heads_are_those_of_running_them_one_by_one(problem: Problem, trained: AugmentedClassifier):
+    features = problem.net.features(problem.test.read(range(20)))
+    with trained.conditional(2) as dispatch:
+        logits = trained.from_features(features.attached, features.penultimate)
+        logits.square().mean().backward()
+        chosen = dispatch.choose(trained.classifier(features.penultimate))
+    found = [p.grad.clone() for p in trained.heads.parameters()]
+    trained.heads.zero_grad()
+    mask = torch.zeros(20, 36)
+    for row, groups in enumerate(chosen):
+        for group in groups:
+            mask[row, torch.from_numpy(trained.plan.groups.members[group])] = 1
+    (trained.classifier(features.penultimate) + mask * trained.heads(features.attached)).square().mean().backward()
+    for parameter, gradient in zip(trained.heads.parameters(), found, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-4)
+    trained.heads.zero_grad()

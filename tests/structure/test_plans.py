@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from conftest import Problem
 from selfinformed.augmented.network import augment
 from selfinformed.network.wrap import WrappedClassifier, wrap
 from selfinformed.runtime.errors import SelfInformedError
@@ -154,7 +155,7 @@ def test_no_groups_need_no_budget(net: WrappedClassifier) -> None:
         ({"budget": float("inf")}, "expected budget > 0"),
         ({"dense_share": 1}, "0 <= dense_share < 1"),
         ({"dense_share": -0.1}, "0 <= dense_share < 1"),
-        ({"depth": 0}, "depth >= 1"),
+        ({"depth": -1}, "depth >= 0"),
         ({"budget": 1e-6}, "do not reach for 3 heads of one unit"),
         ({"budget": 0.05, "dense_share": 0.001}, "do not reach for 1 heads of one unit"),
         ({"capacity": "label"}, "capacity: expected one of uniform, labels, examples, confusions; got 'label'"),
@@ -204,3 +205,38 @@ def test_invalid_files_are_refused(net: WrappedClassifier, change: dict[str, Any
     path.write_text(json.dumps(plan(net, PARTITION, hidden=(4,)).to_dict() | change))
     with pytest.raises(SelfInformedError, match=message):
         HeadPlan.load(path)
+
+
+def test_usage_lets_heads_that_few_examples_run_be_larger(problem: Problem) -> None:
+    usage = [0.1, 0.2, 0.3, 0.1, 0.2, 0.1]
+    base = problem.net.cost.multiply_adds
+    made = plan(problem.net, problem.groups, budget=0.2, usage=usage)
+    executed = sum(u * n for u, n in zip(usage, made.head_multiply_adds, strict=True))
+    assert 0.19 * base < executed <= 0.2 * base
+    assert made.extra_computation > 1.2
+    assert plan(problem.net, problem.groups, budget=0.2, usage=1.0).hidden == plan(problem.net, problem.groups, budget=0.2).hidden
+    for wrong in (1.5, -0.1):
+        with pytest.raises(SelfInformedError, match="usage: expected shares from 0 to 1"):
+            plan(problem.net, problem.groups, usage=wrong)
+    with pytest.raises(SelfInformedError, match="no head is ever run"):
+        plan(problem.net, problem.groups, usage=0.0)
+
+
+def test_heads_without_layers_of_their_own_share_one_that_the_budget_sets(problem: Problem) -> None:
+    base = problem.net.cost.multiply_adds
+    made = plan(problem.net, problem.groups, budget=0.2, depth=0, usage=1 / 3)
+    width = made.sources[0].shared
+    assert made.hidden == ((),) * 6
+    assert made.head_multiply_adds == [6 * width] * 6
+    executed = made.shared_multiply_adds + sum(made.head_multiply_adds) / 3
+    assert executed <= 0.2 * base < executed + 144 + 12
+    assert made.parameters - made.base_parameters == 144 * width + width + 36 * width
+    assert plan(problem.net, problem.groups, hidden=(), shared=width).to_dict() == made.to_dict()
+    assert HeadPlan.from_dict(json.loads(json.dumps(made.to_dict()))).to_dict() == made.to_dict()
+    for options in ({"hidden": ()}, {"hidden": (), "shared": 8, "linear": True}):
+        with pytest.raises(SelfInformedError, match="its own or a shared one"):
+            plan(problem.net, problem.groups, **options)
+    with pytest.raises(SelfInformedError, match="do not reach for one shared unit"):
+        plan(problem.net, problem.groups, budget=1e-6, depth=0)
+    with pytest.raises(SelfInformedError, match="neither shared= nor dense_share="):
+        plan(problem.net, problem.groups, depth=0, shared=8)

@@ -22,6 +22,7 @@ CHOICES = [
     Choice("dense"), Choice("dense", depth=2, shared=8, linear=False), Choice("dense", share=0.25), Choice("confusions", 6), Choice("codetections", 3),
     Choice("both", 3), Choice("confusions", 6, top_groups=1), Choice("confusions", 6, top_groups=2, share=0.5),
     Choice("confusions", 3, dense_share=0.5, top_groups=1), Choice("confusions", 6, cover_share=0.1, shared=12, capacity="labels"),
+    Choice("confusions", 6, depth=0, top_groups=2), Choice("confusions", 6, depth=0, top_groups=2, dense_share=0.5, share=0.5),
     Choice("confusions", 6, detections=2, capacity="confusions", depth=2),
 ]  # fmt: skip
 
@@ -48,6 +49,10 @@ def test_a_structure_executes_nearly_its_budget_and_no_more(builder: Builder, pr
 def test_heads_that_few_examples_run_are_larger(builder: Builder) -> None:
     widths = [builder.structure(choice).plan.hidden[0][0] for choice in (Choice("confusions", 6), Choice("confusions", 6, top_groups=1))]
     assert widths[1] > 3 * widths[0]
+    shared = builder.structure(Choice("confusions", 6, depth=0, top_groups=1)).plan
+    dense = builder.structure(Choice("dense")).plan
+    assert shared.hidden == ((),) * 6
+    assert shared.sources[0].shared > 1.1 * dense.hidden[0][0]  # the units that dense heads spend on outputs nobody looks at
     dense = [builder.structure(Choice("dense", share=share)).plan.hidden[0][0] for share in (1.0, 0.5)]
     assert dense[1] == pytest.approx(2 * dense[0], rel=0.1)
 
@@ -101,6 +106,8 @@ def test_one_structure_has_one_name() -> None:
     assert Choice("dense", 12, dense_share=0.5, top_groups=2, capacity="labels") == Choice("dense")
     assert Choice("confusions", 3, top_groups=3) == Choice("confusions", 3)
     assert Choice("confusions", 3, linear=False) == Choice("confusions", 3)
+    assert Choice("confusions", 6, depth=0) == Choice("confusions", 6)
+    assert Choice("confusions", 6, depth=0, top_groups=1, shared=64, capacity="labels") == Choice("confusions", 6, depth=0, top_groups=1)
     assert len({str(c) for c in CHOICES}) == len(CHOICES)
 
 

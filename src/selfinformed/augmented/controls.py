@@ -134,6 +134,7 @@ class GatedExperts(nn.Module):
     def gates(self, features: torch.Tensor) -> torch.Tensor:
         """(B, D) -> (B, E), each row a distribution over the experts"""
         read, layer = self.gate.inputs(features), self.gate.layer
+        assert layer is not None
         read = read.mean((2, 3)) if read.ndim > 2 else read
         return nn.functional.linear(read, layer.weight.flatten(1), layer.bias).softmax(1)
 
@@ -156,6 +157,7 @@ class GatedExperts(nn.Module):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
+        assert self.gate.layer is not None
         self.gate.layer.weight *= 0.1
         nn.init.zeros_(self.outputs.weight) if zero_outputs else nn.init.normal_(self.outputs.weight, std=0.01)
 

@@ -55,11 +55,11 @@ class Heads(nn.Module):
         for number, source in enumerate(sources):
             first = 0
             for head in self.heads_of(number):
-                size = plan.hidden[head][0]
+                size = plan.hidden[head][0] if plan.hidden[head] else 0  # none of its own: it reads the shared layer from its first unit
                 at[head], self.rows[head] = width + first, slice(first, first + size)
                 first += size
-            self.readers.append(Reader(source, [plan.hidden[head][0] for head in self.heads_of(number)]))
-            width += first
+            self.readers.append(Reader(source, [plan.hidden[head][0] for head in self.heads_of(number) if plan.hidden[head]]))
+            width += self.readers[-1].columns
         self.readers = cast("list[Reader]", nn.ModuleList(self.readers))
         self.layers = cast("list[BlockLinear]", nn.ModuleList())
         self.deep: list[list[int]] = []
@@ -76,7 +76,7 @@ class Heads(nn.Module):
             widths.append(layer.outputs)
         self.ending = sorted({end for end, _ in ends})
         begins = dict(zip(self.ending, itertools.accumulate((widths[end] for end in self.ending), initial=0), strict=False))
-        blocks = [(plan.hidden[head][-1], size) for head, size in enumerate(plan.groups.sizes)]
+        blocks = [(plan.hidden[head][-1] if plan.hidden[head] else plan.sources[head].shared, size) for head, size in enumerate(plan.groups.sizes)]
         self.outputs = BlockLinear(blocks, [begins[end] + a for end, a in ends], sum(widths[end] for end in self.ending), bias=False)
         self._initialise(zero_outputs)
         places = np.concatenate(self.outputs.places)
@@ -120,13 +120,15 @@ class Heads(nn.Module):
 
     def pieces(self) -> Pieces:
         """Every head's own weights, for several calls of `head`."""
-        first = {head: piece for r, reader in enumerate(self.readers) for head, piece in zip(self.heads_of(r), reader.pieces(), strict=True)}
+        first = {head: piece for r, reader in enumerate(self.readers) for head, piece in zip(self.heads_of(r), reader.pieces(), strict=bool(reader.widths))}
         return Pieces(first, [layer.pieces() for layer in self.layers], self.outputs.pieces())
 
     def head(self, number: int, inputs: torch.Tensor, pieces: Pieces | None = None) -> torch.Tensor:
         """One head alone, from what its reader's `inputs` gives: (m, size) -> (m, n)"""
         pieces = self.pieces() if pieces is None else pieces
-        hidden = self.readers[self.reader_of[number]].rows(inputs, self.rows[number], *pieces.first[number])
+        hidden = inputs
+        if number in pieces.first:
+            hidden = self.readers[self.reader_of[number]].rows(inputs, self.rows[number], *pieces.first[number])
         for layer, deep, of in zip(self.layers, self.deep, pieces.layers, strict=True):
             if number in deep:
                 place = deep.index(number)
@@ -145,7 +147,8 @@ class Heads(nn.Module):
         Heads already trained keep their function; new ones keep their weights, so that they start in the transformed space.
         """
         for number, reader in enumerate(self.readers):
-            reader.unfold(transform, sum(self.plan.hidden[head][0] for head in self.heads_of(number) if head < self.trained))
+            units = [self.plan.hidden[head][0] if self.plan.hidden[head] else 1 for head in self.heads_of(number) if head < self.trained]
+            reader.unfold(transform, sum(units))
 
     def fold(self, transform: InputTransform) -> None:
         """Turns heads of the transformed features into heads of the raw ones: the same function, at no cost."""
@@ -186,7 +189,8 @@ class Heads(nn.Module):
         named: dict[str, nn.Parameter] = {}
         for r, reader in enumerate(self.readers):
             place = f"first.{r}" if len(self.readers) > 1 else "first"
-            named |= {f"{place}.{name}": parameter for name, parameter in reader.layer.named_parameters()}
+            if reader.layer is not None:
+                named |= {f"{place}.{name}": parameter for name, parameter in reader.layer.named_parameters()}
             if reader.shared is not None:
                 named |= {f"shared.{r}.{name}": parameter for name, parameter in reader.shared.named_parameters()}
         return named
@@ -194,19 +198,18 @@ class Heads(nn.Module):
     @torch.no_grad()
     def take(self, other: Heads) -> None:
         """Copies the heads of another plan, with which this one begins."""
+        own, given = self.pieces().first, other.pieces().first
         for head in range(len(other.plan.groups)):
             mine, theirs = self.readers[self.reader_of[head]], other.readers[other.reader_of[head]]
-            mine.layer.weight[self.rows[head]] = theirs.layer.weight[other.rows[head]]
-            assert mine.layer.bias is not None
-            assert theirs.layer.bias is not None
-            mine.layer.bias[self.rows[head]] = theirs.layer.bias[other.rows[head]]
+            for to, of in zip(own.get(head, ()), given.get(head, ()), strict=True):
+                to.copy_(of)
             if mine.shared is not None:
                 assert theirs.shared is not None
                 mine.shared.load_state_dict(theirs.shared.state_dict())
-            for to, of, deep, its in zip(self.layers, other.layers, self.deep, other.deep, strict=False):
+            for layer, its_layer, deep, its in zip(self.layers, other.layers, self.deep, other.deep, strict=False):
                 if head in its:
                     block = its.index(head)
-                    to.set_block(deep.index(head), of.weight_of(block), of.bias_of(block))
+                    layer.set_block(deep.index(head), its_layer.weight_of(block), its_layer.bias_of(block))
             self.outputs.set_block(head, other.outputs.weight_of(head))
         self.trained = other.trained
 

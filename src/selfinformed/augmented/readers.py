@@ -54,7 +54,7 @@ class Reader(nn.Module):
 
     Args:
         source: what they read.
-        widths: of each head's first layer.
+        widths: of each head's first layer; empty where the heads' output units read the shared layer itself.
     """
 
     def __init__(self, source: Source, widths: Sequence[int]) -> None:
@@ -63,9 +63,14 @@ class Reader(nn.Module):
         size = source.shared or (source.stop - source.start)
         self.shared = nn.Linear(source.stop - source.start, source.shared) if source.shared else None
         self._int8: tuple[torch.Tensor, torch.Tensor] | None = None
-        self.layer: nn.Linear | nn.Conv2d = (
-            nn.Linear(size, sum(widths)) if source.map is None else nn.Conv2d(source.map[0], sum(widths), source.kernel)
-        )
+        self.layer: nn.Linear | nn.Conv2d | None = None
+        if widths:
+            self.layer = nn.Linear(size, sum(widths)) if source.map is None else nn.Conv2d(source.map[0], sum(widths), source.kernel)
+
+    @property
+    def columns(self) -> int:
+        """Hidden units that it gives."""
+        return sum(self.widths) or self.source.shared
 
     def inputs(self, features: torch.Tensor) -> torch.Tensor:
         """What the first layers read: (B, D) -> (B, size), or a map (B, channels, height, width)"""
@@ -79,11 +84,15 @@ class Reader(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(B, D) -> (B, sum w)"""
+        if self.layer is None:
+            return self.inputs(features)
         assert self.layer.bias is not None
         return self.rows(self.inputs(features), slice(None), self.layer.weight, self.layer.bias)
 
     def pieces(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Weight and bias of each head's own units, split all at once (see `BlockLinear.pieces`)."""
+        if self.layer is None:
+            return []
         assert self.layer.bias is not None
         return list(zip(torch.split(self.layer.weight, self.widths), torch.split(self.layer.bias, self.widths), strict=True))
 
@@ -98,8 +107,8 @@ class Reader(nn.Module):
 
     def quantize(self, on: bool) -> None:
         """Keeps the first layers' weights in 8 bits too, with a scale for each unit; products of small batches then read a quarter of the bytes."""
-        weight = self.layer.weight.detach()
-        if not on or weight.ndim > 2:  # a feature map's kernel is small, and read many times
+        weight = None if self.layer is None else self.layer.weight.detach()
+        if not on or weight is None or weight.ndim > 2:  # a feature map's kernel is small, and read many times
             self._int8 = None
             return
         self._int8 = in_int8(weight)
@@ -116,6 +125,7 @@ class Reader(nn.Module):
     @torch.no_grad()
     def _change(self, transform: InputTransform, inverse: bool, rows: slice) -> None:
         layer = self.layer if self.shared is None else self.shared
+        assert layer is not None
         assert layer.bias is not None
         shift, matrix = transform.over(self.source)
         weight, bias = layer.weight[rows].double(), layer.bias[rows].double()

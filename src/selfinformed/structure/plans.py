@@ -71,7 +71,8 @@ class HeadPlan:
 
     Attributes:
         groups: the labels of each head.
-        hidden: for each head the widths of its ReLU layers; a head reads D features and ends in its group's output units.
+        hidden: for each head the widths of its ReLU layers; a head reads D features and ends in its group's output units. None, where these
+            units read a shared ReLU layer themselves.
         feature_size: D, the width of the attach points together.
         base_multiply_adds: of the network without heads, per example.
         base_parameters: of the network without heads.
@@ -95,8 +96,12 @@ class HeadPlan:
             raise SelfInformedError(f"plan: expected {len(self.groups)} sources within {self.feature_size} features, got {list(self.sources)}")
         if len(self.hidden) != len(self.groups):
             raise SelfInformedError(f"plan: widths for {len(self.hidden)} heads, but {len(self.groups)} groups")
-        if any(not widths or min(widths) < 1 for widths in self.hidden):
-            raise SelfInformedError("plan: each head needs at least one ReLU layer, each at least 1 wide")
+        for source, widths in zip(self.sources, self.hidden, strict=True):
+            bare = not widths and (not source.shared or source.linear)
+            if bare or any(width < 1 for width in widths):
+                raise SelfInformedError("plan: each head needs at least one ReLU layer, its own or a shared one, each at least 1 wide")
+            if any(bool(widths) != bool(other) for at, other in zip(self.sources, self.hidden, strict=True) if at == source):
+                raise SelfInformedError("plan: heads behind one shared layer must all have layers of their own, or none of them")
 
     @property
     def head_multiply_adds(self) -> list[int]:
@@ -203,9 +208,10 @@ def plan(
     Args:
         net: the wrapped network.
         groups: one head is planned for each.
-        hidden: widths of every head's ReLU layers, e.g. (512, 512) as in the paper; instead of a budget.
+        hidden: widths of every head's ReLU layers, e.g. (512, 512) as in the paper; instead of a budget. () with `shared`: see `depth`.
         budget: extra multiply-adds as a share of the base's; the largest widths within it are taken.
-        depth: ReLU layers per head when widths come from a budget.
+        depth: ReLU layers per head when widths come from a budget. 0: the heads' output units read one ReLU layer that all share, and the budget
+            sets its width. Run on every example they are a dense head; where each example runs few, most of what that costs is saved.
         capacity: how widths divide a budget: `uniform` (the paper's: the same for every group), or in proportion to each group's
             number of `labels`, its `examples`, or the mass of its `confusions` (counts off the diagonal inside the group).
         counts: needed for `capacity="confusions"`.
@@ -228,15 +234,23 @@ def plan(
     base, parameters, source = net.cost.multiply_adds, net.cost.parameters, _source(net, attach, kernel, shared, linear)
     used = np.broadcast_to(np.asarray(usage, dtype=float), len(groups))
 
-    def made(groups: LabelGroups, widths: Sequence[tuple[int, ...]]) -> HeadPlan:
+    def made(groups: LabelGroups, widths: Sequence[tuple[int, ...]]) -> HeadPlan:  # of the source as it then is
         return HeadPlan(groups, tuple(widths), net.feature_size, base, parameters, (source,) * len(groups))
 
     if hidden is not None:
         return made(groups, [tuple(hidden)] * len(groups))
-    if not 0 < budget < math.inf or not 0 <= dense_share < 1 or depth < 1:
-        raise SelfInformedError(f"plan: expected budget > 0, 0 <= dense_share < 1, depth >= 1; got {budget}, {dense_share}, {depth}")
+    if not 0 < budget < math.inf or not 0 <= dense_share < 1 or depth < 0:
+        raise SelfInformedError(f"plan: expected budget > 0, 0 <= dense_share < 1, depth >= 0; got {budget}, {dense_share}, {depth}")
+    if not depth and (shared or dense_share or not len(groups)):
+        raise SelfInformedError("plan: with depth=0 the budget sets the width of the shared layer of one or more heads; give neither shared= nor dense_share=")
     if not ((used >= 0) & (used <= 1)).all() or (dense_share and used.min(initial=1) < 1):
         raise SelfInformedError(f"usage: expected shares from 0 to 1, and all 1 with a dense_share; got {usage}")
+    if not depth:
+        each = (source.stop - source.start) * min(1.0, float(used.sum())) + float(used @ np.array(groups.sizes))
+        if budget * base < each:
+            raise SelfInformedError(f"budget: {budget * base:.0f} multiply-adds do not reach for one shared unit ({each:.0f}); raise the budget")
+        source = replace(source, shared=int(budget * base / each))
+        return made(groups, [()] * len(groups))
     allowed = budget * base - source.shared_multiply_adds * min(1.0, float(used.sum()))
     shares = _shares(groups, capacity, counts, examples)
     specialists = made(groups, _solve(groups.sizes, shares, source, depth, allowed * (1 - dense_share), used))
@@ -248,7 +262,8 @@ def plan(
 
 def head_cost(source: Source, widths: Sequence[int], outputs: int) -> int:
     """Multiply-adds of one head, without a layer it shares with others."""
-    return stack_cost(source.size, widths, outputs) + (source.positions - 1) * source.size * widths[0]
+    positions = (source.positions - 1) * source.size * widths[0] if widths else 0
+    return stack_cost(source.size, widths, outputs) + positions
 
 
 def stack_cost(feature_size: int, widths: Sequence[int], outputs: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
 import numpy as np
@@ -39,7 +39,7 @@ class Choice:
         detections: K of the counts, None for the default.
         cover_share: see `cluster`; None for a partition.
         dense_share: share of the budget, 0 to 1, for one more head over all labels.
-        depth: ReLU layers per head.
+        depth: ReLU layers per head; 0: heads are output units alone, on one ReLU layer that all share (see `plan`).
         capacity: how widths divide the budget among groups.
         top_groups: heads that each example runs; None for all.
         share: of the examples, 0 to 1, the most uncertain: only they run heads.
@@ -67,6 +67,11 @@ class Choice:
                 object.__setattr__(self, name, 1 if name == "n_groups" else next(f.default for f in fields(self) if f.name == name))
         elif self.top_groups is not None and self.top_groups >= self.n_groups * (2 if self.grouping == "both" else 1):
             object.__setattr__(self, "top_groups", None)
+        if not self.depth and (self.grouping == "dense" or self.top_groups is None):  # run on every example that is a dense head
+            object.__setattr__(self, "depth", 1)
+        if not self.depth:
+            object.__setattr__(self, "shared", 0)
+            object.__setattr__(self, "capacity", "uniform")
         if not self.shared:
             object.__setattr__(self, "linear", True)
 
@@ -83,8 +88,8 @@ class Choice:
             parts.append(f"overlapping from {self.cover_share:.0%}")
         if self.dense_share:
             parts.append(f"{self.dense_share:.0%} of the budget dense")
-        if self.depth > 1:
-            parts.append(f"{self.depth} layers")
+        if self.depth != 1:
+            parts.append(f"{self.depth} layers" if self.depth else "output units on one shared ReLU layer")
         if self.capacity != "uniform":
             parts.append(f"widths by {self.capacity}")
         if self.shared:
@@ -204,7 +209,8 @@ class Builder:
         dense = choice.dense_share
         heads = self._plan(choice, groups, budget * (1 - dense), self._usage(groups, choice))
         if dense:
-            heads += self._plan(choice, LabelGroups.everything(self.net.n_labels), budget * dense, [choice.share])
+            beside = replace(choice, depth=max(1, choice.depth))
+            heads += self._plan(beside, LabelGroups.everything(self.net.n_labels), budget * dense, [choice.share])
         top_groups = None if choice.top_groups is None else choice.top_groups + (dense > 0)
         return Structure(heads, top_groups, choice.share, str(choice))
 
