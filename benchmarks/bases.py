@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from selfinformed.data.glyphs import distort
+from selfinformed.network.wrap import WrappedClassifier, wrap
 from selfinformed.structure.average_precision import Ranking, RankingMetrics
 from selfinformed.training.fitting import one_cycle
 
@@ -92,6 +93,20 @@ def base(name: str, kind: str, n_labels: int) -> CharacterNet:
     network = network_for(name, n_labels)
     network.load_state_dict({key: _joined(parts, key) for key in network.state_dict()})
     return network.eval()
+
+
+def network_of(name: str, kind: str, data: Characters) -> WrappedClassifier:
+    """A saved base, wrapped."""
+    network = base(name, kind, len(data.labels)).to(memory_format=torch.channels_last)
+    example = torch.from_numpy(data.bitmaps[:1, None, 4:36, 4:36].copy())
+    return wrap(network, example, labels=data.labels, output="logistic" if name == "cjk" else "softmax")
+
+
+def log_seconds(name: str, kind: str) -> float:
+    """What training a saved base took, from its logs."""
+    logs = list(BASES.glob(f"{name}-{kind}*.jsonl"))
+    last = [json.loads(path.read_text().splitlines()[-1]) for path in sorted(logs)]
+    return float(sum(line["seconds"] for line in last[: max(1, len(last) - 1)]))  # the last log of several is the proof that it converged
 
 
 def _joined(parts: dict[str, torch.Tensor], key: str) -> torch.Tensor:

@@ -34,6 +34,7 @@ BASES = Path(__file__).parent / "bases"
 TOKENS = 32  # longer glosses are cut; one in thirty is
 PASSES = {"budget": 3, "converged": 16}
 HIDDEN = 384
+LAYERS = 4  # of MiniLM's six, the last ones, whose means over tokens heads may read
 
 
 @cache
@@ -93,15 +94,18 @@ class GlossNet(nn.Module):
 
 
 class _Encoder(nn.Module):
+    """MiniLM and the mean over tokens of its layers: `pooled.2` to `pooled.4` are where heads may attach; the last is what the stack reads."""
+
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
+        self.pooled = nn.ModuleList(nn.Identity() for _ in range(LAYERS))
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        tokens = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        mask = attention_mask[:, :, None].to(tokens.dtype)
-        pooled = (tokens * mask).sum(1) / mask.sum(1).clamp(min=1)
-        return 10 * nn.functional.normalize(pooled, dim=1)
+        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True).hidden_states
+        mask = attention_mask[:, :, None].to(states[-1].dtype)
+        means = [keep((state * mask).sum(1) / mask.sum(1).clamp(min=1)) for keep, state in zip(self.pooled, states[-LAYERS:], strict=True)]
+        return 10 * nn.functional.normalize(means[-1], dim=1)
 
 
 @cache
@@ -117,20 +121,23 @@ def tokens() -> dict[str, torch.Tensor]:
 
 @cache
 def embeddings() -> torch.Tensor:
-    """The frozen trunk's output [N, 384] for every gloss, computed once and cached."""
+    """What the frozen trunk gives for every gloss: float32 [N, LAYERS * 384], computed once and cached; the last 384 are the stack's input."""
     path = CACHE / "glosses.safetensors"
     if not path.exists():
-        texts, _targets, _labels, _ = glosses()
-        trunk, inputs, found, start = GlossNet(1).trunk.eval(), tokens(), torch.empty(len(texts), 384), time.time()
-        lengths = inputs["attention_mask"].sum(1)
+        texts, *_ = glosses()
+        trunk, inputs, found, start = GlossNet(1).trunk.eval(), tokens(), torch.empty(len(texts), LAYERS * 384), time.time()
+        lengths, seen = inputs["attention_mask"].sum(1), dict[int, torch.Tensor]()
+        for number, keep in enumerate(trunk.pooled):
+            keep.register_forward_hook(lambda _, __, output, number=number: seen.update({number: output}))
         with torch.no_grad():
             for number, rows in enumerate(lengths.argsort().split(256)):
                 longest = int(lengths[rows].max())
-                found[rows] = trunk(inputs["input_ids"][rows, :longest], inputs["attention_mask"][rows, :longest])
+                last = trunk(inputs["input_ids"][rows, :longest], inputs["attention_mask"][rows, :longest])
+                found[rows] = torch.cat([*(seen[i] for i in range(LAYERS - 1)), last], 1)
                 if number % 40 == 0:
                     print(f"{256 * number:,} of {len(texts):,} glosses, {time.time() - start:.0f} s", flush=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"embeddings": found}, path)
+        save_file({"embeddings": found, "seconds": torch.tensor(time.time() - start)}, path)
     return load_file(path)["embeddings"]
 
 
@@ -180,7 +187,7 @@ def train(kind: str, learning_rate: float = 1e-3) -> None:
 def _stage(network: GlossNet, rows: np.ndarray, passes: int, peak: float, path: Path, batch_size: int = 256) -> float:
     """Trains for some passes; hold-out mAP at their end, in percent."""
     _, targets, labels, parts = glosses()
-    features = embeddings()
+    features = embeddings()[:, -384:].contiguous()
     optimizer = torch.optim.AdamW([*network.stack.parameters(), *network.classifier.parameters()], lr=peak, weight_decay=0.05, fused=True)
     generator, steps, start = torch.Generator().manual_seed(0), len(rows) // batch_size, time.time()
     reached = 0.0

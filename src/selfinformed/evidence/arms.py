@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import HeadPlan, plan
 from selfinformed.training.features import FeatureStore, rank
 from selfinformed.training.fitting import History, fit, fit_whole
+from selfinformed.training.structures import scaled
 
 ARMS = (
     "base", "classifier", "confusions", "codetections", "random", "dense", "hinton", "finetune", "gated", "adapter", "views", "searched",
@@ -48,7 +48,7 @@ class Structure(Protocol):
     @property
     def description(self) -> str: ...
     def train(
-        self, net: WrappedClassifier, train: FeatureStore, *, holdout: FeatureStore | None, epochs: int, seed: int,
+        self, net: WrappedClassifier, train: FeatureStore, *, holdout: FeatureStore | None, epochs: float, seed: int,
         classifier: Literal["keep", "reinitialise"], **training: Any,
     ) -> tuple[AugmentedClassifier, History]: ...  # fmt: skip
     def evaluating(self, aug: AugmentedClassifier) -> AbstractContextManager[Any]: ...
@@ -67,7 +67,7 @@ class Bench:
     hinton: HeadPlan | None = None
     searched: Structure | None = None
     views: FeatureStore | None = None
-    epochs: int = 2
+    epochs: float = 2
     classifier: Literal["keep", "reinitialise"] = "keep"
     finetune_learning_rate: float = 5e-4
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -162,16 +162,6 @@ class Bench:
             return plan(self.net, everything, budget=allowed / heads.base_multiply_adds, depth=max(map(len, heads.hidden)))
         given = {"confusions": heads, "codetections": self.codetections, "hinton": self.hinton}.get(arm)
         return given or _no_heads(self.net)
-
-
-_RATES: dict[str, float] = {name: inspect.signature(fit).parameters[name].default for name in ("learning_rate", "classifier_learning_rate")}
-
-
-def scaled(training: Mapping[str, Any], factor: float) -> dict[str, Any]:
-    """The options of `fit` with both learning rates, given or its own, times a factor."""
-    if factor == 1:
-        return dict(training)
-    return {**training, **{name: factor * training.get(name, own) for name, own in _RATES.items()}}
 
 
 def _no_heads(net: WrappedClassifier) -> HeadPlan:

@@ -145,7 +145,7 @@ def compare(
     seeds: int = 3,
     arms: Sequence[str] | None = None,
     top_k: int = 50,
-    epochs: int = 2,
+    epochs: float = 2,
     tuning: int | Sequence[float] | None = None,
     tune_finetune: bool = False,
     finetune_learning_rate: float = 5e-4,

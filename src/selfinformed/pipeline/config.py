@@ -82,7 +82,7 @@ class RunConfig:
     watch: Literal["mean_average_precision", "loss"] = _option("mean_average_precision", "the held-out figure that patience watches")
     log: bool = _option(False, "write log/training.jsonl and, if TensorBoard is installed, its events while the heads train")
     probe_width: int = _option(256, "units of the dense head that probes the headroom")
-    candidates: int = _option(48, "structures in a search's first round")
+    candidates: int = _option(64, "structures in a search's first round")
     rounds: int = _option(4, "rounds of a search; a third of the structures goes on to the next, trained three times as long")
     budget_of: Literal["multiply_adds", "latency"] = _option("multiply_adds", "what the budget of a search binds")
     attach_points: int = _option(0, "earlier points of the network at which the probe tries heads too; their features are cached once more")

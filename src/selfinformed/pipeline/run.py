@@ -39,6 +39,7 @@ from selfinformed.training.headroom import probe
 from selfinformed.training.recipe import Recipe
 from selfinformed.training.searching import Space, search
 from selfinformed.training.stored import are_whole
+from selfinformed.training.structures import Structure
 
 T = TypeVar("T")
 Say = Callable[[str], None]
@@ -121,7 +122,9 @@ class Run:
         """stability.json: how well groups found on halves and bootstrap samples of the hold-out examples agree."""
 
         def make() -> dict[str, Any]:
-            found = stability(self.predictions, self.groups(), bootstraps=self.config.bootstraps, seed=self.config.seed)
+            c = self.config
+            kind: Kind = "codetections" if c.grouping == "hinton" else "confusions"
+            found = stability(self.predictions, self.groups(), kind, bootstraps=c.bootstraps, seed=c.seed, method=c.grouping)
             return {**vars(found), "text": str(found)}
 
         return self._stage("stability", "stability.json", lambda path: read_json(path, "stability"), make, lambda s, path: write_json(path, s))
@@ -274,15 +277,17 @@ class Run:
             def wants(arm: str) -> bool:
                 return c.arms is None or arm in c.arms
 
-            heads, hinton = self.plan(), None
+            heads, hinton, searched = self.plan(), None, None
+            if "searched" in (c.arms or ()) or (c.arms is None and (self.folder / "search.json").exists()):
+                searched = Structure.from_dict(self.search()["best"], str(self.folder / "search.json"))
             if wants("hinton"):
                 found = cluster(self.counts("codetections"), len(self.groups()), c.seed, self.labels, method="hinton")
                 budget = heads.extra_computation - 1 + 0.5 / heads.base_multiply_adds  # the half keeps rounding from losing a unit that just fits
                 hinton = plan(self.net, found, budget=budget, depth=max(map(len, heads.hidden)), dense_share=c.dense_share)
             return compare(
                 self.net, heads, self.features("train"), self.features("test"), holdout=self.features("holdout"),
-                codetections=self.plan("codetections") if wants("codetections") else None, hinton=hinton, seeds=c.seeds, arms=c.arms,
-                top_k=c.map_k, epochs=c.epochs, tuning=c.tuning, classifier="keep" if c.keep_classifier else "reinitialise",
+                codetections=self.plan("codetections") if wants("codetections") else None, hinton=hinton, searched=searched, seeds=c.seeds,
+                arms=c.arms, top_k=c.map_k, epochs=c.epochs, tuning=c.tuning, classifier="keep" if c.keep_classifier else "reinitialise",
                 journal=self.folder / "comparison.jsonl", **self._training(),
             )  # fmt: skip
 

@@ -14,6 +14,7 @@ from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.progress import progress
 from selfinformed.structure.clustering import cluster
 from selfinformed.structure.counts import ConfusionCounts, Kind
+from selfinformed.structure.groupings import Method
 from selfinformed.structure.groups import LabelGroups
 
 _STREAM = 0x5AB1  # numpy's seeds [0, 0, 0] and 0 are one: without a number of our own, halves could follow the order of the user's random data
@@ -39,8 +40,10 @@ class Stability:
         return f"groups from two halves of the examples agree {self.halves:.2f}{bootstraps} (adjusted Rand index: 1 the same, 0 chance)"
 
 
-def stability(predictions: Predictions, groups: LabelGroups, kind: Kind = "confusions", bootstraps: int = 3, seed: int = 0) -> Stability:
-    """Finds as many groups again on two halves of the examples and on bootstrap samples.
+def stability(
+    predictions: Predictions, groups: LabelGroups, kind: Kind = "confusions", bootstraps: int = 3, seed: int = 0, method: Method = "spectral"
+) -> Stability:
+    """Finds as many groups again, by the same method of `cluster`, on two halves of the examples and on bootstrap samples.
 
     A bootstrap takes each example a number of times drawn from a Poisson distribution of mean 1, so that predictions are read as a stream.
     """
@@ -48,7 +51,7 @@ def stability(predictions: Predictions, groups: LabelGroups, kind: Kind = "confu
     def again(number: int, weights: Weights) -> LabelGroups | None:
         counts = _weighted(predictions, kind, lambda first, n: weights(np.random.default_rng([seed, number, first, _STREAM]), n))
         try:
-            return cluster(counts, len(groups), seed)
+            return cluster(counts, len(groups), seed, method=method)
         except SelfInformedError:  # too few examples to have that many groups
             return None
 

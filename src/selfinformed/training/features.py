@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -57,6 +57,7 @@ class FeatureStore:
     examples: Examples | None = None
     shapes: tuple[FeatureShape, ...] = ()
     n_views: int = 1
+    _made: dict[str, Any] = field(default_factory=dict, init=False, repr=False)  # transforms, which several trainings ask for alike
 
     def __post_init__(self) -> None:
         if not self.shapes:
@@ -84,6 +85,11 @@ class FeatureStore:
 
     def transformed(self, transform: InputTransform) -> FeatureStore:
         """The same examples as heads see them behind a transform: all at once if memory holds that too, else whenever some are read."""
+        if self._made.get("transform") is not transform:
+            self._made.update(transform=transform, transformed=self._transformed(transform))
+        return self._made["transformed"]  # type: ignore[no-any-return]
+
+    def _transformed(self, transform: InputTransform) -> FeatureStore:
         if not isinstance(self.attached, torch.Tensor) or 4 * self.attached.numel() > _SHARE_OF_MEMORY * free_memory():
             return replace(self, attached=TransformedRows(self.attached, transform))
         whole = torch.empty(self.attached.shape)
@@ -186,7 +192,9 @@ class FeatureStore:
         """What gives each attach point, over these examples (and the positions of a map), zero mean and unit deviations (`standardised`)
         or also no correlations (`whitened`, symmetric, shrunk by a hundredth of the mean variance).
         """
-        return transform_of((self.attached[rows].float() for rows in self._chunks()), self.shapes, kind)
+        if kind not in self._made:
+            self._made[kind] = transform_of((self.attached[rows].float() for rows in self._chunks()), self.shapes, kind)
+        return self._made[kind]  # type: ignore[no-any-return]
 
     def _chunks(self) -> Iterator[slice]:
         """All examples in turn, some megabytes at a time."""

@@ -138,7 +138,7 @@ def probe(
     *,
     groups: LabelGroups | None = None,
     width: int = 256,
-    epochs: int = 2,
+    epochs: float = 2,
     top_k: int = 50,
     seed: int = 0,
     budget: float = 0.03,

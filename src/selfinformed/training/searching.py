@@ -29,20 +29,21 @@ _KEPT = 3  # one in so many goes on to the next round, which trains so many time
 
 @dataclass(frozen=True)
 class Space:
-    """The values a search chooses from; see `Choice`. Dense heads of every depth and shared layer are always among the candidates."""
+    """The values a search chooses from; see `Choice`. Dense heads of every depth, shared layer and learning rate are always among the candidates."""
 
     grouping: Sequence[str] = ("confusions", "codetections", "both", "balanced", "hinton", "greedy")
     n_groups: Sequence[int] = (3, 6, 12, 24, 48)
     detections: Sequence[int | None] = (None,)
     cover_share: Sequence[float | None] = (None, 0.2)
     dense_share: Sequence[float] = (0.0, 0.25, 0.5, 0.75)
-    depth: Sequence[int] = (1, 2)
+    depth: Sequence[int] = (1, 0, 2)
     capacity: Sequence[Any] = ("uniform", "labels", "confusions")
-    top_groups: Sequence[int | None] = (None, 1, 2, 3)
+    top_groups: Sequence[int | None] = (None, 1, 2, 4, 8)
     share: Sequence[float] = (1.0, 0.5, 0.25)
     attach: Sequence[str | None] = (None,)
     shared: Sequence[int] = (0, 64, 128)
     linear: Sequence[bool] = (True, False)
+    rate: Sequence[float] = (1.0, 0.5, 0.25)
 
     def __post_init__(self) -> None:
         for name, values in vars(self).items():
@@ -51,23 +52,23 @@ class Space:
 
     def dense(self) -> list[Choice]:
         """Every dense head of the space that is run on all examples."""
-        parts = itertools.product(self.depth, self.attach, self.shared, self.linear)
-        return list(dict.fromkeys(Choice("dense", depth=d, attach=a, shared=s, linear=line) for d, a, s, line in parts))
+        parts = itertools.product(self.depth, self.attach, self.shared, self.linear, self.rate)
+        return list(dict.fromkeys(Choice("dense", depth=d, attach=a, shared=s, linear=line, rate=r) for d, a, s, line, r in parts))
 
     def anchors(self) -> list[Choice]:
         """The paper's structure and its nearest relatives, so that no draw leaves them out."""
-        numbers = {self.n_groups[0], self.n_groups[len(self.n_groups) // 2], self.n_groups[-1]}
-        plain = [Choice(self.grouping[0], n) for n in sorted(numbers)]
-        some = [n for n in self.top_groups if n is not None][:2]
-        conditional = [Choice(self.grouping[0], n, top_groups=top) for n in sorted(numbers) for top in some]
-        mixed = [Choice(self.grouping[0], n, dense_share=0.5, top_groups=top) for n in sorted(numbers) for top in (None, *some[:1])]
-        return list(dict.fromkeys(plain + conditional + (mixed if 0.5 in self.dense_share else [])))
+        numbers = sorted({self.n_groups[0], self.n_groups[len(self.n_groups) // 2], self.n_groups[-1]})
+        rate = self.rate[len(self.rate) // 2]
+        found = [Choice(self.grouping[0], n, rate=r) for n in numbers for r in (self.rate[0], rate)]
+        for n, top in itertools.product(numbers, [top for top in self.top_groups if top is not None and top < numbers[-1]]):
+            found += [Choice(self.grouping[0], n, depth=depth, top_groups=top, rate=rate) for depth in sorted({min(self.depth), 1})]
+        return list(dict.fromkeys(found))
 
     def draw(self, rng: np.random.Generator) -> Choice:
         """One choice at random; each attribute has its first value half of the time, so that most draws differ from the paper in few ways."""
         drawn: dict[str, Any] = {}
         for name, values in vars(self).items():
-            free = name in ("grouping", "n_groups", "top_groups")
+            free = name in ("grouping", "n_groups", "top_groups", "rate")
             drawn[name] = values[rng.integers(len(values))] if free or rng.random() < 0.5 else values[0]
         return Choice(**drawn)
 
@@ -145,7 +146,7 @@ def search(
     budget: float = 0.03,
     budget_of: str = "multiply_adds",
     space: Space | None = None,
-    candidates: int = 48,
+    candidates: int = 64,
     rounds: int = 4,
     epochs: float = 2.0,
     counts: Mapping[Kind, ConfusionCounts] | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
@@ -46,6 +47,7 @@ class Choice:
         attach: the attach point that heads read; None for all side by side.
         shared: units of a layer before all heads; 0 for none.
         linear: whether that layer is linear (low-rank heads).
+        rate: factor of both learning rates: wide layers want lower ones.
     """
 
     grouping: str = "confusions"
@@ -60,6 +62,7 @@ class Choice:
     attach: str | None = None
     shared: int = 0
     linear: bool = True
+    rate: float = 1.0
 
     def __post_init__(self) -> None:
         if self.grouping == "dense":  # one structure should have one name
@@ -100,6 +103,8 @@ class Choice:
             parts.append(f"{self.top_groups} run per example")
         if self.share < 1:
             parts.append(f"on the {self.share:.0%} least certain examples")
+        if self.rate != 1:
+            parts.append(f"learning rates x{self.rate:g}")
         return ", ".join(parts)
 
 
@@ -111,6 +116,7 @@ class Structure:
         plan: the heads.
         top_groups: heads that each example runs; None for all.
         share: of the examples, 0 to 1, the least certain: only they run heads.
+        rate: factor of both learning rates of `fit`.
         description: in words.
     """
 
@@ -118,6 +124,7 @@ class Structure:
     top_groups: int | None = None
     share: float = 1.0
     description: str = ""
+    rate: float = 1.0
 
     @property
     def is_conditional(self) -> bool:
@@ -136,7 +143,7 @@ class Structure:
         aug = augment(net, self.plan, classifier=classifier, seed=seed)
         aug.output = aug.output or guess_output(train.targets)
         with aug.conditional(self.top_groups, share=self.share) if self.is_conditional else nullcontext():
-            history = fit(aug, train, holdout=holdout, seed=seed, **training)
+            history = fit(aug, train, holdout=holdout, seed=seed, **scaled(training, self.rate))
         if self.share < 1:
             judged = train if holdout is None else holdout
             aug.above = float(np.quantile(uncertainties(aug, judged if isinstance(judged, FeatureStore) else FeatureStore.build(net, judged)), 1 - self.share))
@@ -149,7 +156,7 @@ class Structure:
             yield aug
 
     def to_dict(self) -> dict[str, Any]:
-        return {"plan": self.plan.to_dict(), "top_groups": self.top_groups, "share": self.share, "description": self.description}
+        return {"plan": self.plan.to_dict(), "top_groups": self.top_groups, "share": self.share, "rate": self.rate, "description": self.description}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], where: str = "structure") -> Structure:
@@ -158,10 +165,20 @@ class Structure:
             top_groups = content["top_groups"]
             return cls(
                 HeadPlan.from_dict(content["plan"], where), None if top_groups is None else int(top_groups), float(content["share"]),
-                str(content["description"]),
+                str(content["description"]), float(content["rate"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise SelfInformedError(f"{where}: not a valid structure ({error!r}); delete it to have it made again") from None
+
+
+_RATES: dict[str, float] = {name: inspect.signature(fit).parameters[name].default for name in ("learning_rate", "classifier_learning_rate")}
+
+
+def scaled(training: Mapping[str, Any], factor: float) -> dict[str, Any]:
+    """The options of `fit` with both learning rates, given or its own, times a factor."""
+    if factor == 1:
+        return dict(training)
+    return {**training, **{name: factor * training.get(name, own) for name, own in _RATES.items()}}
 
 
 def uncertainties(model: WrappedClassifier | AugmentedClassifier, store: FeatureStore) -> np.ndarray:
@@ -204,7 +221,8 @@ class Builder:
         if choice.top_groups is not None or choice.share < 1:
             budget *= _MARGIN
         if choice.grouping == "dense":
-            return Structure(self._plan(choice, LabelGroups.everything(self.net.n_labels), budget, [choice.share]), None, choice.share, str(choice))
+            heads = self._plan(choice, LabelGroups.everything(self.net.n_labels), budget, [choice.share])
+            return Structure(heads, None, choice.share, str(choice), choice.rate)
         groups = self.groups(choice)
         dense = choice.dense_share
         heads = self._plan(choice, groups, budget * (1 - dense), self._usage(groups, choice))
@@ -212,7 +230,7 @@ class Builder:
             beside = replace(choice, depth=max(1, choice.depth))
             heads += self._plan(beside, LabelGroups.everything(self.net.n_labels), budget * dense, [choice.share])
         top_groups = None if choice.top_groups is None else choice.top_groups + (dense > 0)
-        return Structure(heads, top_groups, choice.share, str(choice))
+        return Structure(heads, top_groups, choice.share, str(choice), choice.rate)
 
     def groups(self, choice: Choice) -> LabelGroups:
         """The groups of a choice."""

@@ -1,0 +1,34 @@
+"""make bench-cjk: 17,000 and more ideographs and their components, logistic outputs, 384 pooled features: many labels beside few features."""
+
+from __future__ import annotations
+
+import sys
+
+from bases import log_seconds, network_of
+from characters import cjk
+from winning import Task, cached, run
+
+from selfinformed.training.searching import Space
+
+SPACE = Space(
+    grouping=("confusions", "codetections", "balanced"), n_groups=(12, 24, 48), cover_share=(None,), dense_share=(0.0, 0.25),
+    depth=(1, 0), capacity=("uniform", "labels"), top_groups=(None, 2, 4, 8), share=(1.0,), shared=(0,), rate=(1.0, 0.5, 0.3),
+)  # fmt: skip
+
+
+def task(kind: str) -> Task:
+    data = cjk()
+    net = network_of("cjk", kind, data)
+    folder = f"cjk-{kind}"
+    train, holdout, test, views = (
+        cached(net, lambda part=part, seed=seed: data.examples(part, seed=seed), f"{folder}/{name}")
+        for name, part, seed in (("train", "train", 0), ("holdout", "holdout", 0), ("test", "test", 0), ("views", "test", 1))
+    )
+    arms = ("base", "classifier", "confusions", "random", "dense", "hinton", "gated", "adapter", "searched")
+    return Task(
+        "cjk", kind, net, train, holdout, test, views, log_seconds("cjk", kind), 0.5, SPACE, candidates=24, rounds=2, arms=arms, curve=(0.01, 0.03, 0.1)
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    run("cjk", {kind: lambda kind=kind: task(kind) for kind in ("budget",)}, *sys.argv[1:])

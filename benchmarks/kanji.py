@@ -1,0 +1,32 @@
+"""make bench-kanji: 2,965 JIS kanji in 36 typefaces, one label per example, softmax."""
+
+from __future__ import annotations
+
+import sys
+
+from bases import log_seconds, network_of
+from characters import kanji
+from winning import Task, cached, run
+
+from selfinformed.training.searching import Space
+
+SPACE = Space(
+    grouping=("confusions", "codetections", "balanced", "hinton"), n_groups=(6, 12, 24), cover_share=(None,), dense_share=(0.0, 0.25), depth=(1, 0),
+    capacity=("uniform", "labels"), top_groups=(None, 2, 4, 8), share=(1.0, 0.5), shared=(0,), rate=(1.0, 0.5, 0.3),
+)  # fmt: skip
+
+
+def task(kind: str) -> Task:
+    data = kanji(1)
+    net = network_of("kanji", kind, data)
+    folder = f"kanji-{kind}"
+    train, holdout, test, views = (
+        cached(net, lambda part=part, seed=seed: data.examples(part, seed=seed), f"{folder}/{name}")
+        for name, part, seed in (("train", "train", 0), ("holdout", "holdout", 0), ("test", "test", 0), ("views", "test", 1))
+    )
+    arms = ("base", "classifier", "confusions", "codetections", "random", "dense", "hinton", "gated", "adapter", "searched")
+    return Task("kanji", kind, net, train, holdout, test, views, log_seconds("kanji", kind), 1.0, SPACE, arms=arms)
+
+
+if __name__ == "__main__":
+    run("kanji", {kind: lambda kind=kind: task(kind) for kind in ("budget", "converged")}, *sys.argv[1:])

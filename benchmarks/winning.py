@@ -1,0 +1,235 @@
+"""The method against every control at equal cost, on one data set with the bases that are saved for it: what `make bench-kanji`, `bench-cjk` and
+`bench-wordnet` run.
+
+For each base: the probe's forecast, a search on hold-out data, the comparison of all arms over seeds on test data, mAP against
+multiply-adds, and what training on cached features saves. Features and trials are cached, so that a stopped run goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from characters import CACHE
+from common import RESULTS, save
+
+from selfinformed.augmented.network import augment
+from selfinformed.data.examples import Examples
+from selfinformed.evidence.comparison import Comparison, compare, interval
+from selfinformed.evidence.evaluation import evaluate
+from selfinformed.evidence.figures import save_figure
+from selfinformed.network.wrap import WrappedClassifier
+from selfinformed.runtime.files import read_json
+from selfinformed.structure.groups import LabelGroups
+from selfinformed.structure.plans import HeadPlan, plan
+from selfinformed.training.features import FeatureStore
+from selfinformed.training.fitting import gradient_of
+from selfinformed.training.headroom import probe
+from selfinformed.training.searching import SearchResult, Space, search
+from selfinformed.training.structures import Builder, Choice
+
+BUDGET = 0.03
+N_GROUPS = 6
+TUNING = (1.0, 0.5, 0.3)  # factors of the learning rates that every arm tries on hold-out data, as the search does
+CURVE = (0.005, 0.015, 0.05, 0.1)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One base and its data.
+
+    Attributes:
+        name, kind: of the data set and of the base.
+        train, holdout, test: cached features.
+        views: another view of the test examples, where there is one.
+        base_seconds: what training the base took.
+        epochs: passes over the cached features, for every arm.
+        space, candidates, rounds: of the search.
+        seeds, arms: of the comparison; `finetune_seeds` of the slow `finetune` arm.
+    """
+
+    name: str
+    kind: str
+    net: WrappedClassifier
+    train: FeatureStore
+    holdout: FeatureStore
+    test: FeatureStore
+    views: FeatureStore | None
+    base_seconds: float
+    epochs: float
+    space: Space
+    candidates: int = 27
+    rounds: int = 3
+    seeds: int = 5
+    arms: Sequence[str] = ("base", "classifier", "confusions", "codetections", "random", "dense", "hinton", "gated", "adapter", "searched")
+    curve: Sequence[float] = CURVE
+    training: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        return CACHE / f"{self.name}-{self.kind}"
+
+
+def cached(net: WrappedClassifier, examples: Callable[[], Examples], folder: str) -> FeatureStore:
+    """Features of examples, from shards in the cache folder."""
+    return FeatureStore.build(net, examples(), 256, f"caching {folder} features", CACHE / folder, "float16", memory=0.9)
+
+
+def measure(task: Task) -> dict[str, Any]:
+    """Everything about one base."""
+    task.folder.mkdir(parents=True, exist_ok=True)
+    net, start = task.net, time.perf_counter()
+    builder = Builder(net, task.holdout, BUDGET)
+    plans = {kind: builder.structure(Choice(kind, N_GROUPS)).plan for kind in ("confusions", "codetections", "hinton")}
+    said(f"{task.name} {task.kind}: {net}")
+    room = probe(net, task.train, task.holdout, groups=plans["confusions"].groups, epochs=task.epochs, budget=BUDGET)
+    said(room.verdict)
+    found = search(
+        net, task.train, task.holdout, budget=BUDGET, space=task.space, candidates=task.candidates, rounds=task.rounds, epochs=task.epochs,
+        counts={kind: builder.counts(kind) for kind in ("confusions", "codetections")}, journal=task.folder / "search.jsonl", **task.training,
+    )  # fmt: skip
+    said(found.verdict)
+    options: dict[str, Any] = {
+        "holdout": task.holdout, "seeds": task.seeds, "epochs": task.epochs, "tuning": TUNING, **task.training,
+    }
+    table = compare(
+        net, plans["confusions"], task.train, task.test, codetections=plans["codetections"], hinton=plans["hinton"], searched=found.best,
+        views=task.views, arms=[*task.arms, *(["views"] if task.views else [])], journal=task.folder / "comparison.jsonl", **options,
+    )  # fmt: skip
+    said(str(table) + "\n" + table.verdict)
+    more = further(task, found, table)
+    gain = table.difference("searched", "base")
+    return {
+        "kind": task.kind, "labels": net.n_labels, "features": net.feature_size, "multiply_adds": net.cost.multiply_adds,
+        "labels_per_group_and_feature": net.n_labels / (N_GROUPS * net.feature_size), "examples": [len(task.train), len(task.holdout), len(task.test)],
+        "epochs": task.epochs, "base_seconds": task.base_seconds,
+        "probe": room.to_dict() | {"groups": [], "labels": []}, "forecast_gain": 100 * room.forecast.gain, "gained": 100 * gain["mean"],
+        "search": {k: v for k, v in found.to_dict().items() if k not in ("best", "dense", "plan")} | {
+            "best": found.best.description, "dense": found.dense.description},
+        "comparison": {"rows": table.rows, "summary": table.summary(), "verdict": table.verdict, "about": table.about},
+        "further": more, "against": {
+            arm: table.difference("searched", arm) for arm in table.arms if arm != "searched"},
+        "curve": curve(task, found), "speed": speed(task, table), "seconds": round(time.perf_counter() - start),
+    }  # fmt: skip
+
+
+def further(task: Task, found: SearchResult, table: Comparison) -> dict[str, Any]:
+    """Controls of the searched structure itself: the best dense head of the search, and random groups in the searched structure's place."""
+    rows: dict[str, Any] = {}
+    arms = {"dense as searched": found.dense}
+    if len(found.best.plan.groups) > 1:
+        arms["searched, random groups"] = None
+    for name, structure in arms.items():
+        values = []
+        for seed in range(task.seeds):
+            used = structure or replace(found.best, plan=found.best.plan.with_groups(found.best.plan.groups.randomized(seed)))
+            aug, _ = used.train(task.net, task.train, holdout=task.holdout, epochs=task.epochs, seed=seed, **task.training)
+            with used.evaluating(aug):
+                values.append(evaluate(aug, task.test).figures())
+        scores = np.array([v["mean_average_precision"] for v in values])
+        difference = table.values("searched") - scores
+        rows[name] = {
+            "mean_average_precision": scores.mean(), "interval": interval(scores), "extra_computation": np.mean([v["extra_computation"] for v in values]),
+            "top1": np.mean([v["top1"] for v in values]), "searched_over_it": {"mean": difference.mean(), "interval": interval(difference)},
+        }  # fmt: skip
+        said(f"{name}: {100 * scores.mean():.2f}, searched over it {100 * difference.mean():+.2f} {interval(difference)}")
+    return rows
+
+
+def curve(task: Task, found: SearchResult) -> list[dict[str, Any]]:
+    """mAP on test data against multiply-adds: one seed for each budget and arm."""
+    best = next(row["choice"] for row in found.trials if row["structure"] == found.best.description)
+    arms = {"dense": Choice("dense"), "confusions": Choice("confusions", N_GROUPS), "random": Choice("random", N_GROUPS), "searched": Choice(**best)}
+    rows = []
+    for budget in task.curve:
+        builder = Builder(task.net, task.holdout, budget)
+        for name, choice in arms.items():
+            try:
+                structure = builder.structure(choice)
+            except Exception as error:
+                said(f"curve: {name} at {budget:.1%} left out ({error})")
+                continue
+            aug, _ = structure.train(task.net, task.train, holdout=task.holdout, epochs=task.epochs, seed=0, **task.training)
+            with structure.evaluating(aug):
+                figures = evaluate(aug, task.test).figures()
+            rows.append({"arm": name, "budget": budget, **figures})
+            said(f"curve {name} {figures['extra_computation']:.4f}x {100 * figures['mean_average_precision']:.2f}")
+    return rows
+
+
+def speed(task: Task, table: Comparison, batch_size: int = 256, steps: int = 8) -> dict[str, float]:
+    """Training on cached features against training with the frozen trunk in the loop, in examples a second; and heads against the base."""
+    heads: HeadPlan = plan(task.net, LabelGroups.everything(task.net.n_labels), budget=BUDGET)
+    aug = augment(task.net, heads)
+    aug.output = task.net.output
+    optimizer = torch.optim.AdamW(aug.new_parameters(), fused=True)
+
+    def step(rows: torch.Tensor, in_the_loop: bool) -> None:
+        if in_the_loop:
+            assert task.train.examples is not None
+            features = task.net.features(task.train.examples.read(rows.tolist()))
+            attached, penultimate = features.attached, features.penultimate
+        else:
+            attached, penultimate = task.train.batch(rows)
+        logits = aug.from_features(attached, penultimate)
+        optimizer.zero_grad()
+        logits.backward(gradient_of(logits, task.train.targets.take(rows.numpy()), aug.output or "logistic"))
+        optimizer.step()
+
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    for number in range(steps + 1):
+        rows = torch.arange(number * batch_size, (number + 1) * batch_size) % len(task.train)
+        for way in (False, True):
+            start = time.perf_counter()
+            step(rows, way)
+            if number:
+                seconds[way].append(time.perf_counter() - start)
+    cached_rate, loop_rate = (batch_size / float(np.median(seconds[way])) for way in (False, True))
+    heads_seconds = float(table.values("searched", "head_seconds").mean())
+    return {
+        "cached_examples_per_second": cached_rate, "in_the_loop_examples_per_second": loop_rate, "ratio": cached_rate / loop_rate,
+        "heads_seconds": heads_seconds, "caching_seconds": task.train.seconds, "share_of_base_training": heads_seconds / task.base_seconds,
+    }  # fmt: skip
+
+
+def run(name: str, tasks: dict[str, Callable[[], Task]], only: str | None = None) -> None:
+    """Measures each base, keeps what other bases gave, and writes results/NAME.json and NAME.png."""
+    path = RESULTS / f"{name}.json"
+    bases = {row["kind"]: row for row in read_json(path, "results")["bases"]} if path.exists() else {}
+    for kind, make in tasks.items():
+        if only in (None, kind):
+            bases[kind] = measure(make())
+            save(name, {"seed": 0, "budget": BUDGET, "bases": [bases[k] for k in tasks if k in bases]})
+    save_figure(figure(name, list(bases.values())), RESULTS / f"{name}.png")
+
+
+def figure(name: str, bases: list[dict[str, Any]]) -> Any:
+    """mAP@50 against extra multiply-adds, all arms, one panel per base."""
+    from matplotlib.figure import Figure
+
+    drawn = Figure(figsize=(6.4 * len(bases), 4.6), layout="constrained")
+    for place, base in enumerate(bases):
+        axes = drawn.add_subplot(1, len(bases), place + 1)
+        for arm in ("dense", "confusions", "random", "searched"):
+            rows = sorted((row for row in base["curve"] if row["arm"] == arm), key=lambda row: row["extra_computation"])
+            points = [(100 * (row["extra_computation"] - 1), 100 * row["mean_average_precision"]) for row in rows]
+            if points:
+                axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=arm)
+        for row in base["comparison"]["summary"]:
+            if row["arm"] not in ("dense", "confusions", "random", "searched"):
+                x, y = 100 * (row["extra_computation"] - 1), 100 * row["mean_average_precision"]
+                axes.plot([x], [y], "x", color="0.3")
+                axes.annotate(row["arm"], (x, y), xytext=(4, 2), textcoords="offset points", fontsize=7, color="0.3")
+        axes.set(title=f"{name}, {base['kind']} base", xlabel="extra multiply-adds executed on average, percent", ylabel="mAP@50, test")
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, fontsize=8)
+    return drawn
+
+
+def said(line: str) -> None:
+    print(line, flush=True)
