@@ -94,18 +94,20 @@ class GlossNet(nn.Module):
 
 
 class _Encoder(nn.Module):
-    """MiniLM and the mean over tokens of its layers: `pooled.2` to `pooled.4` are where heads may attach; the last is what the stack reads."""
+    """MiniLM and the means over tokens of its last layers: side by side they are where heads attach (`layers`), the last is what the stack reads."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
-        self.pooled = nn.ModuleList(nn.Identity() for _ in range(LAYERS))
+        self.layers = nn.Identity()
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         states = self.encoder(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True).hidden_states
         mask = attention_mask[:, :, None].to(states[-1].dtype)
-        means = [keep((state * mask).sum(1) / mask.sum(1).clamp(min=1)) for keep, state in zip(self.pooled, states[-LAYERS:], strict=True)]
-        return 10 * nn.functional.normalize(means[-1], dim=1)
+        means = [(state * mask).sum(1) / mask.sum(1).clamp(min=1) for state in states[-LAYERS:]]
+        last = 10 * nn.functional.normalize(means[-1], dim=1)
+        self.layers(torch.cat([*means[:-1], last], 1))
+        return last
 
 
 @cache
@@ -126,14 +128,13 @@ def embeddings() -> torch.Tensor:
     if not path.exists():
         texts, *_ = glosses()
         trunk, inputs, found, start = GlossNet(1).trunk.eval(), tokens(), torch.empty(len(texts), LAYERS * 384), time.time()
-        lengths, seen = inputs["attention_mask"].sum(1), dict[int, torch.Tensor]()
-        for number, keep in enumerate(trunk.pooled):
-            keep.register_forward_hook(lambda _, __, output, number=number: seen.update({number: output}))
+        lengths, seen = inputs["attention_mask"].sum(1), list[torch.Tensor]()
+        trunk.layers.register_forward_hook(lambda _, __, output: seen.append(output))
         with torch.no_grad():
             for number, rows in enumerate(lengths.argsort().split(256)):
                 longest = int(lengths[rows].max())
-                last = trunk(inputs["input_ids"][rows, :longest], inputs["attention_mask"][rows, :longest])
-                found[rows] = torch.cat([*(seen[i] for i in range(LAYERS - 1)), last], 1)
+                trunk(inputs["input_ids"][rows, :longest], inputs["attention_mask"][rows, :longest])
+                found[rows] = seen.pop()
                 if number % 40 == 0:
                     print(f"{256 * number:,} of {len(texts):,} glosses, {time.time() - start:.0f} s", flush=True)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -33,7 +33,6 @@ from selfinformed.training.headroom import probe
 from selfinformed.training.searching import SearchResult, Space, search
 from selfinformed.training.structures import Builder, Choice
 
-BUDGET = 0.03
 N_GROUPS = 6
 TUNING = (1.0, 0.5, 0.3)  # factors of the learning rates that every arm tries on hold-out data, as the search does
 CURVE = (0.005, 0.015, 0.05, 0.1)
@@ -49,6 +48,7 @@ class Task:
         views: another view of the test examples, where there is one.
         base_seconds: what training the base took.
         epochs: passes over the cached features, for every arm.
+        budget: extra multiply-adds of every arm.
         space, candidates, rounds: of the search.
         seeds, arms: of the comparison; `finetune_seeds` of the slow `finetune` arm.
     """
@@ -63,6 +63,7 @@ class Task:
     base_seconds: float
     epochs: float
     space: Space
+    budget: float = 0.03
     candidates: int = 27
     rounds: int = 3
     seeds: int = 5
@@ -84,13 +85,13 @@ def measure(task: Task) -> dict[str, Any]:
     """Everything about one base."""
     task.folder.mkdir(parents=True, exist_ok=True)
     net, start = task.net, time.perf_counter()
-    builder = Builder(net, task.holdout, BUDGET)
+    builder = Builder(net, task.holdout, task.budget)
     plans = {kind: builder.structure(Choice(kind, N_GROUPS)).plan for kind in ("confusions", "codetections", "hinton")}
     said(f"{task.name} {task.kind}: {net}")
-    room = probe(net, task.train, task.holdout, groups=plans["confusions"].groups, epochs=task.epochs, budget=BUDGET)
+    room = probe(net, task.train, task.holdout, groups=plans["confusions"].groups, epochs=task.epochs, budget=task.budget, rates=TUNING[::2])
     said(room.verdict)
     found = search(
-        net, task.train, task.holdout, budget=BUDGET, space=task.space, candidates=task.candidates, rounds=task.rounds, epochs=task.epochs,
+        net, task.train, task.holdout, budget=task.budget, space=task.space, candidates=task.candidates, rounds=task.rounds, epochs=task.epochs,
         counts={kind: builder.counts(kind) for kind in ("confusions", "codetections")}, journal=task.folder / "search.jsonl", **task.training,
     )  # fmt: skip
     said(found.verdict)
@@ -107,7 +108,7 @@ def measure(task: Task) -> dict[str, Any]:
     return {
         "kind": task.kind, "labels": net.n_labels, "features": net.feature_size, "multiply_adds": net.cost.multiply_adds,
         "labels_per_group_and_feature": net.n_labels / (N_GROUPS * net.feature_size), "examples": [len(task.train), len(task.holdout), len(task.test)],
-        "epochs": task.epochs, "base_seconds": task.base_seconds,
+        "epochs": task.epochs, "budget": task.budget, "base_seconds": task.base_seconds,
         "probe": room.to_dict() | {"groups": [], "labels": []}, "forecast_gain": 100 * room.forecast.gain, "gained": 100 * gain["mean"],
         "search": {k: v for k, v in found.to_dict().items() if k not in ("best", "dense", "plan")} | {
             "best": found.best.description, "dense": found.dense.description},
@@ -164,7 +165,7 @@ def curve(task: Task, found: SearchResult) -> list[dict[str, Any]]:
 
 def speed(task: Task, table: Comparison, batch_size: int = 256, steps: int = 8) -> dict[str, float]:
     """Training on cached features against training with the frozen trunk in the loop, in examples a second; and heads against the base."""
-    heads: HeadPlan = plan(task.net, LabelGroups.everything(task.net.n_labels), budget=BUDGET)
+    heads: HeadPlan = plan(task.net, LabelGroups.everything(task.net.n_labels), budget=task.budget)
     aug = augment(task.net, heads)
     aug.output = task.net.output
     optimizer = torch.optim.AdamW(aug.new_parameters(), fused=True)
@@ -204,7 +205,7 @@ def run(name: str, tasks: dict[str, Callable[[], Task]], only: str | None = None
     for kind, make in tasks.items():
         if only in (None, kind):
             bases[kind] = measure(make())
-            save(name, {"seed": 0, "budget": BUDGET, "bases": [bases[k] for k in tasks if k in bases]})
+            save(name, {"seed": 0, "bases": [bases[k] for k in tasks if k in bases]})
     save_figure(figure(name, list(bases.values())), RESULTS / f"{name}.png")
 
 

@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from bases import log_seconds
 from characters import PARTS
-from glosses import LAYERS, base, embeddings, examples, glosses
+from glosses import base, embeddings, examples, glosses
 from winning import Task, run
 
-from selfinformed.network.wrap import AttachPoint, wrap
+from selfinformed.network.wrap import wrap
 from selfinformed.training.features import FeatureStore
 from selfinformed.training.searching import Space
 
 SPACE = Space(
     grouping=("confusions", "codetections", "balanced", "hinton"), n_groups=(3, 6, 12), cover_share=(None,), dense_share=(0.0, 0.5), depth=(1, 0),
-    capacity=("uniform",), top_groups=(None, 2, 4), share=(1.0, 0.5), shared=(0,), attach=(None, "stack.0"), rate=(1.0, 0.5, 0.25),
+    capacity=("uniform",), top_groups=(None, 2, 4), share=(1.0, 0.5), shared=(0,), rate=(1.0, 0.5, 0.25),
 )  # fmt: skip
 
 
@@ -25,8 +25,7 @@ def task(kind: str) -> Task:
     _, targets, labels, part = glosses()
     network = base(kind)
     inputs = examples("test").example_inputs()
-    points = [*(AttachPoint(f"trunk.pooled.{layer}") for layer in range(LAYERS - 1)), AttachPoint("stack.0", "input")]
-    net = wrap(network, inputs, labels=labels, attach=points, output="logistic")
+    net = wrap(network, inputs, labels=labels, attach="trunk.layers", output="logistic")
     stores = []
     for name in PARTS:
         rows = np.flatnonzero(part == PARTS.index(name))
@@ -36,7 +35,7 @@ def task(kind: str) -> Task:
         stores.append(FeatureStore(attached, penultimate, targets.take(rows), net.fingerprint, 0.0, examples(name), net.shapes))
     train, holdout, test = stores
     arms = ("base", "classifier", "confusions", "codetections", "random", "dense", "hinton", "gated", "adapter", "searched")
-    return Task("wordnet", kind, net, train, holdout, test, None, log_seconds("wordnet", kind), 2.0, SPACE, arms=arms)
+    return Task("wordnet", kind, net, train, holdout, test, None, log_seconds("wordnet", kind), 1.0, SPACE, budget=0.01, arms=arms)
 
 
 if __name__ == "__main__":

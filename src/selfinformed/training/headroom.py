@@ -24,6 +24,7 @@ from selfinformed.structure.plans import HeadPlan, plan
 from selfinformed.training.features import FeatureStore, Model, rank, score_batches
 from selfinformed.training.fitting import fit
 from selfinformed.training.forecasting import WORTH_IT, Diagnosis, Forecast, Judged, Limit, foresee
+from selfinformed.training.structures import scaled
 
 _SIDE_BY_SIDE = "all attach points side by side"
 
@@ -142,6 +143,8 @@ def probe(
     top_k: int = 50,
     seed: int = 0,
     budget: float = 0.03,
+    rates: Sequence[float] = (1.0,),
+    **training: Any,
 ) -> Headroom:
     """Says before any head is planned how much there is to win at each attach point, what a budget will win, and what limits the network.
 
@@ -160,6 +163,8 @@ def probe(
         top_k: K of mAP@K.
         seed: of the training, the halves and the samples.
         budget: extra multiply-adds, as a share of the base's, for which to forecast the gain.
+        rates: factors of the learning rates that the forecast's candidates are trained with; everything else uses the first.
+        **training: further options of `fit`.
 
     Raises:
         SelfInformedError: the budget is not positive, or there are too few examples to halve.
@@ -174,9 +179,10 @@ def probe(
     first = rng.permutation(len(holdout)) < len(holdout) // 2
     sample, half = (_take(train, rng.permutation(len(train))[:n]) for n in (len(holdout), len(train) // 2))
 
-    def trained(heads: HeadPlan, store: FeatureStore, passes: int) -> AugmentedClassifier:
+    def trained(heads: HeadPlan, store: FeatureStore, passes: float, rate: float = rates[0]) -> AugmentedClassifier:
         aug = augment(net, heads, seed=seed)
-        fit(aug, store, holdout=sample, epochs=passes, seed=seed)  # whitened by the examples that judge, they would score lower than test examples
+        # whitened by the examples that judge, they would score lower than test examples
+        fit(aug, store, holdout=sample, epochs=passes, seed=seed, **scaled(training, rate))
         return aug
 
     def judged(model: Model) -> Judged:
@@ -186,8 +192,10 @@ def probe(
         return 100 * rank(model, sample, top_k).mean_average_precision
 
     everything, places = LabelGroups.everything(net.n_labels), _places(net)
-    aug = trained(plan(net, LabelGroups(net.n_labels, ()), hidden=(width,), attach=places[0][1]), train, epochs)
+    none = plan(net, LabelGroups(net.n_labels, ()), hidden=(width,), attach=places[0][1])
+    aug = trained(none, train, epochs)
     base, candidates = judged(net), {"classifier": judged(aug)}
+    candidates |= {f"classifier, learning rates x{rate:g}": judged(trained(none, train, epochs, rate)) for rate in rates[1:]}
     seen = {"base": on_train(net), "classifier": on_train(aug)}
     points: list[dict[str, Any]] = []
     tried: list[tuple[Ranking, HeadPlan, str, float]] = []  # the wide heads
@@ -199,7 +207,9 @@ def probe(
         aug = trained(wide, train, epochs)
         tried.append((rank(aug, holdout, top_k), wide, name, on_train(aug)))
         if within is not None:
-            candidates[f"a dense head reading {name}"] = judged(trained(within, train, epochs))
+            for rate in rates:
+                also = f", learning rates x{rate:g}" if rate != rates[0] else ""
+                candidates[f"a dense head reading {name}{also}"] = judged(trained(within, train, epochs, rate))
         points.append(_row(name, base.whole, tried[-1][0], candidates.get(f"a dense head reading {name}")))
     dense, wide, attach, seen["dense"] = max(tried, key=lambda t: t[0].mean_average_precision)
     classifier = candidates["classifier"].whole
