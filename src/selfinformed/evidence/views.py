@@ -9,8 +9,7 @@ from selfinformed.augmented.dispatch import uncertainty
 from selfinformed.augmented.network import AugmentedClassifier
 from selfinformed.evidence.evaluation import Evaluation
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.structure.average_precision import RankingMetrics
-from selfinformed.training.features import FeatureStore, score_batches
+from selfinformed.training.features import FeatureStore, metrics_of, score_batches
 from selfinformed.training.fitting import guess_output
 
 
@@ -35,7 +34,7 @@ def evaluate_with_views(aug: AugmentedClassifier, test: FeatureStore, views: Fea
     unsure = torch.cat([uncertainty(scores, output) for scores, _, _ in score_batches(aug, test)])
     again = torch.zeros(len(test), dtype=torch.bool)
     again[unsure.argsort(descending=True, stable=True)[: int(share * len(test))]] = True
-    metrics, start = RankingMetrics(aug.n_labels, top_k), 0
+    metrics, start = metrics_of(aug, top_k), 0
     for (scores, targets, name), (others, _, _) in zip(score_batches(aug, test, "evaluating"), score_batches(aug, views), strict=True):
         seen = again[start : start + len(scores), None]
         metrics.update(torch.where(seen, (scores + others) / 2, scores), targets, name)

@@ -25,7 +25,7 @@ from selfinformed.training.moments import HeadInput, transform_of
 from selfinformed.training.shards import FeatureType, compute, part_widths, write_shards
 from selfinformed.training.stored import Rows, StoredRows, TransformedRows, open_shards
 
-__all__ = ["FeatureStore", "HeadInput", "Model", "estimate", "rank", "score_batches", "scores_from_features"]
+__all__ = ["FeatureStore", "HeadInput", "Model", "estimate", "metrics_of", "rank", "score_batches", "scores_from_features"]
 
 FORMAT = "selfinformed.features/1"
 _FEATURES_AT_ONCE = 512
@@ -259,13 +259,18 @@ def _first_not_finite(features: torch.Tensor) -> int | None:
 Model = WrappedClassifier | AugmentedClassifier
 
 
+def metrics_of(model: Model, top_k: int = 50) -> RankingMetrics:
+    """What judges a model: by its probabilities where it was wrapped with `output="softmax"`, else by its logits."""
+    net = model if isinstance(model, WrappedClassifier) else model.net
+    return RankingMetrics(net.n_labels, top_k, "probabilities" if net.output == "softmax" else "logits")
+
+
 def rank(model: Model, data: Examples | FeatureStore, top_k: int = 50, what: str | None = None) -> Ranking:
     """mAP@K and top-1/5 of a model over examples, or over the cached features of its frozen part.
 
     A network wrapped with `output="softmax"` is judged by its probabilities, others by their logits.
     """
-    net = model if isinstance(model, WrappedClassifier) else model.net
-    metrics = RankingMetrics(model.n_labels, top_k, "probabilities" if net.output == "softmax" else "logits")
+    metrics = metrics_of(model, top_k)
     for scores, targets, name in score_batches(model, data, what=what):
         metrics.update(scores, targets, name)
     return metrics.compute()

@@ -18,10 +18,9 @@ from selfinformed.data.examples import Examples
 from selfinformed.data.targets import Targets
 from selfinformed.network.wrap import Output, fingerprint_of
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.structure.average_precision import RankingMetrics
 from selfinformed.structure.measuring import check_labels
 from selfinformed.training.checkpoints import Checkpoint
-from selfinformed.training.features import FeatureStore, HeadInput
+from selfinformed.training.features import FeatureStore, HeadInput, metrics_of
 from selfinformed.training.logs import TrainingLog
 from selfinformed.training.losses import Objective, gradient_of, loss_of
 from selfinformed.training.processes import Processes
@@ -237,7 +236,7 @@ def _watched(aug: AugmentedClassifier, holdout: FeatureStore, recipe: Recipe) ->
         return sum(loss_of(scores, targets, output).item() * len(targets) for scores, targets in batches()) / len(holdout)
 
     def precision() -> float:
-        metrics = RankingMetrics(aug.n_labels)
+        metrics = metrics_of(aug)
         for scores, targets in batches():
             metrics.update(scores, targets)
         return metrics.compute().mean_average_precision

@@ -18,10 +18,10 @@ from selfinformed.data.labels import LabelSpace
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import write_json
-from selfinformed.structure.average_precision import Ranking, RankingMetrics, nan_mean
+from selfinformed.structure.average_precision import Ranking, nan_mean
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import HeadPlan, plan
-from selfinformed.training.features import FeatureStore, Model, rank, score_batches
+from selfinformed.training.features import FeatureStore, Model, metrics_of, rank, score_batches
 from selfinformed.training.fitting import fit
 from selfinformed.training.forecasting import WORTH_IT, Diagnosis, Forecast, Judged, Limit, foresee
 from selfinformed.training.structures import scaled
@@ -239,7 +239,7 @@ def _row(name: str, base: Ranking, dense: Ranking, within: Judged | None) -> dic
 
 def _judged(model: Model, store: FeatureStore, top_k: int, first: npt.NDArray[np.bool_]) -> Judged:
     """One pass over the examples; `first` [N] says which are of the first half."""
-    whole, one, other = (RankingMetrics(model.n_labels, top_k) for _ in range(3))
+    whole, one, other = (metrics_of(model, top_k) for _ in range(3))
     for scores, targets, name in score_batches(model, store):
         mine = first[whole.n_examples : whole.n_examples + len(targets)]
         whole.update(scores, targets, name)
