@@ -12,7 +12,7 @@ from selfinformed.training.searching import Space
 
 SPACE = Space(
     grouping=("confusions", "codetections", "balanced"), n_groups=(12, 24, 48), cover_share=(None,), dense_share=(0.0, 0.25),
-    depth=(1, 0), capacity=("uniform", "labels"), top_groups=(None, 2, 4, 8), share=(1.0,), shared=(0,), rate=(1.0, 0.5, 0.3),
+    depth=(1, 0), capacity=("uniform", "labels"), top_groups=(None, 2, 4, 8), share=(1.0,), shared=(0,), rate=(1.0, 0.5),
 )  # fmt: skip
 
 
@@ -26,7 +26,7 @@ def task(kind: str) -> Task:
     )
     arms = ("base", "classifier", "confusions", "random", "dense", "hinton", "gated", "adapter", "searched")
     return Task(
-        "cjk", kind, net, train, holdout, test, views, log_seconds("cjk", kind), 0.5, SPACE, candidates=24, rounds=2, arms=arms, curve=(0.01, 0.03, 0.1)
+        "cjk", kind, net, train, holdout, test, views, log_seconds("cjk", kind), 0.5, SPACE, arms=arms, curve=(0.01, 0.1)
     )  # fmt: skip
 
 

@@ -12,13 +12,13 @@ import torch
 from common import RESULTS, save
 from kanji import task
 from torch import nn
-from winning import N_GROUPS, TUNING
+from winning import N_GROUPS, RATES, TUNING
 
 from selfinformed.evidence.evaluation import evaluate
 from selfinformed.evidence.figures import save_figure
 from selfinformed.network.wrap import AttachPoint, WrappedClassifier, wrap
 from selfinformed.training.features import FeatureStore, rank
-from selfinformed.training.structures import Builder, Choice
+from selfinformed.training.structures import Builder, Choice, scaled
 
 SIZES = (1536, 384, 128, 48, 16)
 ARMS = {
@@ -62,7 +62,7 @@ def main() -> None:
         for name, choice in ARMS.items():
             structure, best = builder.structure(choice), (-1.0, {})
             for factor in TUNING:
-                rates = {"learning_rate": 6e-3 * factor, "classifier_learning_rate": 3e-3 * factor}
+                rates = scaled(RATES, factor)
                 aug, _ = structure.train(net, train, holdout=holdout, epochs=base.epochs / 2, seed=0, **rates)
                 with structure.evaluating(aug):
                     best = max(best, (rank(aug, holdout).mean_average_precision, {**evaluate(aug, test).figures(), "factor": factor}), key=lambda b: b[0])

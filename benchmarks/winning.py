@@ -34,8 +34,9 @@ from selfinformed.training.searching import SearchResult, Space, search
 from selfinformed.training.structures import Builder, Choice
 
 N_GROUPS = 6
-TUNING = (1.0, 0.5, 0.3)  # factors of the learning rates that every arm tries on hold-out data, as the search does
-CURVE = (0.005, 0.015, 0.05, 0.1)
+TUNING = (1.0, 0.5)  # factors of the learning rates that every arm tries on hold-out data, as the search does
+RATES = {"learning_rate": 3e-3, "classifier_learning_rate": 1.5e-3}
+CURVE = (0.01, 0.1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,12 +65,12 @@ class Task:
     epochs: float
     space: Space
     budget: float = 0.03
-    candidates: int = 27
-    rounds: int = 3
+    candidates: int = 20
+    rounds: int = 2
     seeds: int = 5
     arms: Sequence[str] = ("base", "classifier", "confusions", "codetections", "random", "dense", "hinton", "gated", "adapter", "searched")
     curve: Sequence[float] = CURVE
-    training: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=lambda: dict(RATES))
 
     @property
     def folder(self) -> Path:
@@ -88,7 +89,7 @@ def measure(task: Task) -> dict[str, Any]:
     builder = Builder(net, task.holdout, task.budget)
     plans = {kind: builder.structure(Choice(kind, N_GROUPS)).plan for kind in ("confusions", "codetections", "hinton")}
     said(f"{task.name} {task.kind}: {net}")
-    room = probe(net, task.train, task.holdout, groups=plans["confusions"].groups, epochs=task.epochs, budget=task.budget, rates=TUNING[::2])
+    room = probe(net, task.train, task.holdout, groups=plans["confusions"].groups, epochs=task.epochs, budget=task.budget, rates=TUNING, **task.training)
     said(room.verdict)
     found = search(
         net, task.train, task.holdout, budget=task.budget, space=task.space, candidates=task.candidates, rounds=task.rounds, epochs=task.epochs,

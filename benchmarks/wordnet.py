@@ -17,7 +17,7 @@ from selfinformed.training.searching import Space
 
 SPACE = Space(
     grouping=("confusions", "codetections", "balanced", "hinton"), n_groups=(3, 6, 12), cover_share=(None,), dense_share=(0.0, 0.5), depth=(1, 0),
-    capacity=("uniform",), top_groups=(None, 2, 4), share=(1.0, 0.5), shared=(0,), rate=(1.0, 0.5, 0.25),
+    capacity=("uniform",), top_groups=(None, 2, 4), share=(1.0, 0.5), shared=(0,), rate=(1.0, 0.5),
 )  # fmt: skip
 
 
@@ -35,7 +35,7 @@ def task(kind: str) -> Task:
         stores.append(FeatureStore(attached, penultimate, targets.take(rows), net.fingerprint, 0.0, examples(name), net.shapes))
     train, holdout, test = stores
     arms = ("base", "classifier", "confusions", "codetections", "random", "dense", "hinton", "gated", "adapter", "searched")
-    return Task("wordnet", kind, net, train, holdout, test, None, log_seconds("wordnet", kind), 1.0, SPACE, budget=0.01, arms=arms)
+    return Task("wordnet", kind, net, train, holdout, test, None, log_seconds("wordnet", kind), 0.5, SPACE, budget=0.01, arms=arms)
 
 
 if __name__ == "__main__":

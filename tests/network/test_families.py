@@ -133,7 +133,7 @@ class Averaging(nn.Module):
         self.parts = nn.ModuleList(nn.Linear(4 + i, 6) for i in range(n))
 
     def forward(self, x):
-        outputs = [part(x[:, : part.in_features]) for part in self.parts]
+        outputs = [part(x[:, : part.in_features].contiguous()) for part in self.parts]
         return sum(outputs[1:], outputs[0]) / len(outputs)
 
 

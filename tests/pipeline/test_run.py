@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from conftest import write_config, write_images
-from selfinformed.evidence import comparison as comparison_module
+from selfinformed.evidence import arms as arms_module
 from selfinformed.evidence.comparison import Comparison
 from selfinformed.network.wrap import AttachPoint, wrap
 from selfinformed.pipeline import run as module
@@ -199,8 +199,8 @@ def test_a_training_that_was_killed_goes_on_to_the_same_weights(workspace: Path,
 
 def test_the_comparison_trains_by_the_same_recipe(workspace: Path, monkeypatch) -> None:
     given = []
-    fit = comparison_module.fit
-    monkeypatch.setattr(comparison_module, "fit", lambda *args, **options: given.append(options.get("recipe")) or fit(*args, **options))
+    fit = arms_module.fit
+    monkeypatch.setattr(arms_module, "fit", lambda *args, **options: given.append(options.get("recipe")) or fit(*args, **options))
     opened(workspace, label_smoothing=0.1).comparison()
     assert given == [{"label_smoothing": 0.1}] * 2
 

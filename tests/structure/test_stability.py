@@ -48,9 +48,9 @@ def test_the_halves_are_disjoint_and_a_bootstrap_draws_as_many_examples(tmp_path
 
     sizes = []
 
-    def counted(counts, *rest):
+    def counted(counts, *rest, **options):
         sizes.append(counts.n_examples)
-        return cluster(counts, *rest)
+        return cluster(counts, *rest, **options)
 
     monkeypatch.setattr(module, "cluster", counted)
     predictions = saved(tmp_path, 1.0)

@@ -22,7 +22,8 @@ class AveragedClassifier(nn.Module):
 
     def forward(self, penultimate: torch.Tensor) -> torch.Tensor:
         """The inputs of all parts side by side [B, P_1 + P_2 + ...] to logits [B, C]"""
-        inputs = torch.split(penultimate, [part.in_features for part in self.parts], 1)
+        # Copied, since columns of a wider tensor may be multiplied in another order than the parts' own inputs were.
+        inputs = [x.contiguous() for x in torch.split(penultimate, [part.in_features for part in self.parts], 1)]
         total: torch.Tensor = self.parts[0](inputs[0])
         for part, x in zip(self.parts[1:], inputs[1:], strict=True):
             total = total + part(x)

@@ -304,7 +304,8 @@ def _find_classifiers(model: nn.Module, calls: list[_Call], logits: torch.Tensor
         found.append(mine[0])
     found.sort(key=calls.index)
     with evaluating(model):
-        outputs = [c.module(c.given) for c in found]
+        # the tensor itself unless it was changed since: a copy lies otherwise in memory, for which a product may round otherwise
+        outputs = [c.module(c.input if _same(c.input, c.given) else c.given) for c in found]
     recomposed = outputs[0] if len(outputs) == 1 else sum(outputs[1:], outputs[0]) / len(outputs)
     if not _same(recomposed, logits):
         difference = float((recomposed - logits).abs().max()) if recomposed.shape == logits.shape else float("inf")

@@ -119,7 +119,8 @@ class RunConfig:
 def demo_config(base: str, fonts: str | None, output: str) -> RunConfig:
     """The demo: a shipped base on glyphs."""
     glyphs = dict.fromkeys(("train", "holdout", "test"), "glyphs")
-    return replace(RunConfig(), model=f"demo:{base}", fonts=fonts, output=output, **glyphs, mapping="characters")  # type: ignore[arg-type]
+    arms = ("base", "classifier", "confusions", "codetections", "random", "dense", "finetune")  # all would take twice as long
+    return replace(RunConfig(), model=f"demo:{base}", fonts=fonts, output=output, **glyphs, mapping="characters", arms=arms)  # type: ignore[arg-type]
 
 
 def read_config(path: str | Path) -> RunConfig:
