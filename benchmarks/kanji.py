@@ -12,7 +12,7 @@ from selfinformed.training.searching import Space
 
 SPACE = Space(
     grouping=("confusions", "codetections", "balanced", "hinton"), n_groups=(6, 12, 24), cover_share=(None,), dense_share=(0.0, 0.25), depth=(1, 0),
-    capacity=("uniform", "labels"), top_groups=(None, 2, 4, 8), share=(1.0, 0.5), shared=(0,), rate=(1.0, 0.5),
+    capacity=("uniform", "labels"), top_groups=(None, 4, 8), share=(1.0,), shared=(0,), rate=(1.0, 0.5),
 )  # fmt: skip
 
 

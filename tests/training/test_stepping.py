@@ -115,7 +115,7 @@ def test_a_checkpoint_of_other_data_or_weights_is_refused(problem: Problem, tmp_
     fit(augment(problem.net, problem.plan()), train, epochs=1, checkpoint=path)
     with pytest.raises(SelfInformedError, match="starting weights"):
         fit(augment(problem.net, problem.plan(), seed=1), train, epochs=1, checkpoint=path)
-    with pytest.raises(SelfInformedError, match="top_groups None, now 2"), (aug := augment(problem.net, problem.plan())).conditional(2):
+    with pytest.raises(SelfInformedError, match=r"heads run None, now \[2, None, None\]"), (aug := augment(problem.net, problem.plan())).conditional(2):
         fit(aug, train, epochs=1, checkpoint=path)
     with pytest.raises(SelfInformedError, match="features"):
         fit(augment(problem.net, problem.plan()), problem.store("test"), epochs=1, checkpoint=path)

@@ -120,7 +120,9 @@ def test_a_transform_that_memory_cannot_hold_is_applied_to_what_is_read(stores, 
     assert isinstance(seen.attached, TransformedRows)
     torch.testing.assert_close(seen.batch(torch.arange(600))[0], transform(resident.attached.float()), rtol=1e-4, atol=1e-4)
     monkeypatch.setattr(module, "free_memory", lambda: 2 * 600 * 144 * 4)
-    assert isinstance(resident.transformed(transform).attached, torch.Tensor)
+    assert replace(resident).transformed(transform).attached is not seen.attached  # a store keeps the last transform it was asked for
+    assert isinstance(replace(resident).transformed(transform).attached, torch.Tensor)
+    assert resident.transformed(transform) is seen
 
 
 def test_ranking_and_training_are_those_in_memory(stores, problem, monkeypatch):

@@ -58,7 +58,7 @@ class Space:
     def anchors(self) -> list[Choice]:
         """The paper's structure and its nearest relatives, so that no draw leaves them out."""
         numbers = sorted({self.n_groups[0], self.n_groups[len(self.n_groups) // 2], self.n_groups[-1]})
-        rate = self.rate[len(self.rate) // 2]
+        rate = self.rate[(len(self.rate) - 1) // 2]
         found = [Choice(self.grouping[0], n, rate=r) for n in numbers for r in (self.rate[0], rate)]
         for n, top in itertools.product(numbers, [top for top in self.top_groups if top is not None and top < numbers[-1]]):
             found += [Choice(self.grouping[0], n, depth=depth, top_groups=top, rate=rate) for depth in sorted({min(self.depth), 1})]

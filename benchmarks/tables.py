@@ -1,0 +1,67 @@
+"""The tables of docs/results.md and the calibration of the probe's forecasts, from results/*.json: `python benchmarks/tables.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from common import RESULTS
+
+from selfinformed.evidence.figures import calibration_figure, save_figure
+from selfinformed.runtime.files import read_json
+
+NAMES = ("kanji", "cjk", "wordnet")
+
+
+def main() -> None:
+    points = []
+    for name in NAMES:
+        path = RESULTS / f"{name}.json"
+        for base in read_json(path, "results")["bases"] if path.exists() else []:
+            print(table(name, base))
+            points.append(
+                {"benchmark": name, "base": base["kind"], "forecast": base["probe"]["forecast"]["gain"], "interval": base["probe"]["forecast"]["interval"],
+                 "gain": best_dense(base) / 100}
+            )  # fmt: skip
+    save_figure(calibration_figure(points), RESULTS / "calibration.png")
+
+
+def best_dense(base: dict[str, Any]) -> float:
+    """What the better of classifier and dense head gained on test data, which is what the probe forecasts, in points."""
+    return max(100 * row["over_base"]["mean"] for row in base["comparison"]["summary"] if row["arm"] in ("classifier", "dense"))
+
+
+def table(name: str, base: dict[str, Any]) -> str:
+    lines = [
+        f"### {name}, {base['kind']} base", "",
+        f"{base['labels']:,} labels, {base['features']:,} features, {base['multiply_adds'] / 1e6:.1f} M multiply-adds, "
+        f"{base['examples'][0]:,} cached training examples, {base['epochs']:g} pass, C / (K D) = {base['labels_per_group_and_feature']:.2f} at K = 6.", "",
+        "| arm | mAP@50 | 95% interval | searched minus it | top-1 | executed | heads, s |", "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]  # fmt: skip
+    for row in base["comparison"]["summary"]:
+        low, high = row["interval"]
+        over = row["method_over_it"]
+        against = f"{100 * over['mean']:+.2f} ({100 * over['low']:+.2f} to {100 * over['high']:+.2f})" if over else ""
+        lines.append(
+            f"| {row['arm']} | {100 * row['mean_average_precision']:.2f} | {100 * low:.2f} to {100 * high:.2f} | {against} | {100 * row['top1']:.2f} | "
+            f"{row['extra_computation']:.4f}x | {row['seconds'] - base['speed']['caching_seconds'] if row['arm'] != 'base' else 0:.0f} |"
+        )
+    for arm, row in base["further"].items():
+        over = row["searched_over_it"]
+        low, high = (100 * x for x in over["interval"])
+        lines.append(
+            f"| *{arm}* | {100 * row['mean_average_precision']:.2f} | {100 * row['interval'][0]:.2f} to {100 * row['interval'][1]:.2f} | "
+            f"{100 * over['mean']:+.2f} ({low:+.2f} to {high:+.2f}) | {100 * row['top1']:.2f} | {row['extra_computation']:.4f}x | |"
+        )
+    forecast, speed = base["probe"]["forecast"], base["speed"]
+    lines += [
+        "", f"Searched: {base['search']['best']}. Best dense head of the search: {base['search']['dense']}.",
+        f"Probe: {100 * forecast['gain']:+.2f} forecast for a dense head at this budget; gained {best_dense(base):+.2f}. "
+        f"Limited by: {base['probe']['limited_by']}.",
+        f"Cached features train {speed['ratio']:.1f} times as many examples a second as the frozen trunk in the loop; heads took "
+        f"{speed['heads_seconds']:.0f} s, {100 * speed['share_of_base_training']:.1f}% of the base's training.", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
