@@ -51,7 +51,9 @@ class Task:
         epochs: passes over the cached features, for every arm.
         budget: extra multiply-adds of every arm.
         space, candidates, rounds: of the search.
-        seeds, arms: of the comparison; `finetune_seeds` of the slow `finetune` arm.
+        seeds, arms, tuning: of the comparison.
+        curve: budgets at which mAP is plotted.
+        training: options of `fit` for every arm.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Task:
     arms: Sequence[str] = ("base", "classifier", "confusions", "codetections", "random", "dense", "hinton", "gated", "adapter", "searched")
     curve: Sequence[float] = CURVE
     training: dict[str, Any] = field(default_factory=lambda: dict(RATES))
+    tuning: Sequence[float] | None = TUNING
 
     @property
     def folder(self) -> Path:
@@ -97,7 +100,7 @@ def measure(task: Task) -> dict[str, Any]:
     )  # fmt: skip
     said(found.verdict)
     options: dict[str, Any] = {
-        "holdout": task.holdout, "seeds": task.seeds, "epochs": task.epochs, "tuning": TUNING, **task.training,
+        "holdout": task.holdout, "seeds": task.seeds, "epochs": task.epochs, "tuning": task.tuning, **task.training,
     }
     table = compare(
         net, plans["confusions"], task.train, task.test, codetections=plans["codetections"], hinton=plans["hinton"], searched=found.best,

@@ -9,7 +9,7 @@ import torch
 from bases import log_seconds
 from characters import PARTS
 from glosses import base, embeddings, examples, glosses
-from winning import Task, run
+from winning import TUNING, Task, run
 
 from selfinformed.network.wrap import wrap
 from selfinformed.training.features import FeatureStore
@@ -35,7 +35,10 @@ def task(kind: str) -> Task:
         stores.append(FeatureStore(attached, penultimate, targets.take(rows), net.fingerprint, 0.0, examples(name), net.shapes))
     train, holdout, test = stores
     arms = ("base", "classifier", "confusions", "codetections", "random", "dense", "hinton", "gated", "adapter", "searched")
-    return Task("wordnet", kind, net, train, holdout, test, None, log_seconds("wordnet", kind), 0.5, SPACE, budget=0.01, arms=arms)
+    tuning = TUNING if kind == "budget" else None
+    return Task(
+        "wordnet", kind, net, train, holdout, test, None, log_seconds("wordnet", kind), 0.5, SPACE, budget=0.01, arms=arms, tuning=tuning
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
