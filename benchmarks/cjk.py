@@ -13,7 +13,7 @@ from selfinformed.training.searching import Space
 
 SPACE = Space(
     grouping=("confusions", "codetections", "balanced"), n_groups=(24, 48, 96), cover_share=(None,), dense_share=(0.0, 0.25),
-    depth=(1, 0), capacity=("uniform", "labels"), top_groups=(None, 4, 8), share=(1.0,), shared=(0,), rate=(1.0, 0.5),
+    depth=(1, 0), capacity=("uniform", "labels"), top_groups=(None, 8), share=(1.0,), shared=(0,), rate=(1.0,),
 )  # fmt: skip
 
 
@@ -30,9 +30,9 @@ def task(kind: str) -> Task:
         cached(net, lambda part=part, seed=seed: some(data.examples(part, seed=seed), part), f"{folder}/{name}")
         for name, part, seed in (("train", "train", 0), ("holdout", "holdout", 0), ("test", "test", 0), ("views", "test", 1))
     )
-    arms = ("base", "classifier", "confusions", "random", "dense", "hinton", "gated", "adapter", "searched")
+    arms = ("base", "classifier", "confusions", "random", "dense", "hinton", "adapter", "searched")
     return Task(
-        "cjk", kind, net, train, holdout, test, views, log_seconds("cjk", kind), 0.25, SPACE, arms=arms, curve=(0.01, 0.1), tuning=None
+        "cjk", kind, net, train, holdout, test, views, log_seconds("cjk", kind), 0.25, SPACE, candidates=16, arms=arms, curve=(0.01,), tuning=None
     )  # fmt: skip
 
 
