@@ -113,7 +113,7 @@ def measure(task: Task) -> dict[str, Any]:
         "kind": task.kind, "labels": net.n_labels, "features": net.feature_size, "multiply_adds": net.cost.multiply_adds,
         "labels_per_group_and_feature": net.n_labels / (N_GROUPS * net.feature_size), "examples": [len(task.train), len(task.holdout), len(task.test)],
         "epochs": task.epochs, "budget": task.budget, "base_seconds": task.base_seconds,
-        "probe": room.to_dict() | {"groups": [], "labels": []}, "forecast_gain": 100 * room.forecast.gain, "gained": 100 * gain["mean"],
+        "probe": room.to_dict() | {"groups": [], "labels": []}, "forecast_gain": room.forecast.gain, "gained": 100 * gain["mean"],
         "search": {k: v for k, v in found.to_dict().items() if k not in ("best", "dense", "plan")} | {
             "best": found.best.description, "dense": found.dense.description},
         "comparison": {"rows": table.rows, "summary": table.summary(), "verdict": table.verdict, "about": table.about},
