@@ -221,15 +221,19 @@ def figure(name: str, bases: list[dict[str, Any]]) -> Any:
     for place, base in enumerate(bases):
         axes = drawn.add_subplot(1, len(bases), place + 1)
         for arm in ("dense", "confusions", "random", "searched"):
-            rows = sorted((row for row in base["curve"] if row["arm"] == arm), key=lambda row: row["extra_computation"])
+            judged = [*base["curve"], *base["comparison"]["summary"]]  # one seed for each budget, and the mean over seeds at the comparison's
+            rows = sorted((row for row in judged if row["arm"] == arm), key=lambda row: row["extra_computation"])
             points = [(100 * (row["extra_computation"] - 1), 100 * row["mean_average_precision"]) for row in rows]
             if points:
                 axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=arm)
-        for row in base["comparison"]["summary"]:
-            if row["arm"] not in ("dense", "confusions", "random", "searched"):
-                x, y = 100 * (row["extra_computation"] - 1), 100 * row["mean_average_precision"]
-                axes.plot([x], [y], "x", color="0.3")
-                axes.annotate(row["arm"], (x, y), xytext=(4, 2), textcoords="offset points", fontsize=7, color="0.3")
+        others = [row for row in base["comparison"]["summary"] if row["arm"] not in ("dense", "confusions", "random", "searched")]
+        for number, row in enumerate(sorted(others, key=lambda row: row["mean_average_precision"])):
+            x, y = 100 * (row["extra_computation"] - 1), 100 * row["mean_average_precision"]
+            axes.plot([x], [y], "x", color="0.3")
+            left = number % 2 and x > 0.5  # on alternating sides, since some lie close
+            axes.annotate(
+                row["arm"], (x, y), (-5 if left else 5, -3), textcoords="offset points", fontsize=7, color="0.3", ha="right" if left else "left"
+            )
         axes.set(title=f"{name}, {base['kind']} base", xlabel="extra multiply-adds executed on average, percent", ylabel="mAP@50, test")
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, fontsize=8)

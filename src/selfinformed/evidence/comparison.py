@@ -13,7 +13,7 @@ import numpy.typing as npt
 from selfinformed.data.examples import Examples
 from selfinformed.evidence.arms import ARMS, DESCRIPTIONS, Bench, Structure
 from selfinformed.evidence.evaluation import evaluate
-from selfinformed.evidence.journal import Journal, data_fingerprint
+from selfinformed.evidence.journal import Journal
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_json, write_json
@@ -195,7 +195,7 @@ def compare(
         raise SelfInformedError(f"seeds: expected at least 1, got {seeds}")
     factors = _factors(tuning, holdout, tune_finetune and "finetune" in chosen)
     inputs = [
-        net.fingerprint, [data_fingerprint(store) for store in (train, test, holdout, views)], plan.to_dict(), codetections and codetections.to_dict(),
+        net.fingerprint, [store and store.digest() for store in (train, test, holdout, views)], plan.to_dict(), codetections and codetections.to_dict(),
         hinton and hinton.to_dict(), searched and [searched.plan.to_dict(), searched.top_groups, searched.description],
         top_k, epochs, factors, tune_finetune, finetune_learning_rate, classifier, training,
     ]  # fmt: skip

@@ -10,13 +10,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from selfinformed.evidence.evaluation import Evaluation
 from selfinformed.runtime.files import plain, write_text
-from selfinformed.training.features import FeatureStore
-
-_ROWS = 16  # examples whose features tell data sets with the same targets apart
 
 
 class Journal:
@@ -71,19 +67,3 @@ class Journal:
         arm, seed = content["row"]["arm"], content["row"]["seed"]
         self.rows[arm, seed] = content["row"]
         self.per_label[arm, seed] = np.array(content["per_label"], dtype=float)
-
-
-def data_fingerprint(store: FeatureStore | None) -> str | None:
-    """SHA-256 over the network that computed the features, the targets, and a few examples' features.
-
-    These are means over the columns in three digits, so that the last bits, which another number of threads may change, do not count.
-    """
-    if store is None:
-        return None
-    digest = hashlib.sha256(f"{store.fingerprint} {len(store)} {store.targets.n_labels}".encode())
-    for array in (store.targets.offsets, store.targets.labels):
-        digest.update(np.ascontiguousarray(array).data)
-    rows = torch.linspace(0, len(store) - 1, min(_ROWS, len(store))).long()
-    for part in store.batch(rows):
-        digest.update(" ".join(f"{value:.3g}" for value in part.double().abs().mean(1).tolist()).encode())
-    return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,7 @@ FORMAT = "selfinformed.features/1"
 _FEATURES_AT_ONCE = 512
 _VALUES_AT_ONCE = 2**22
 _SHARE_OF_MEMORY = 0.5
+_DIGESTED = 16  # examples whose features a digest holds
 _NOTHING = "features: there is no example to read"
 
 
@@ -195,6 +197,19 @@ class FeatureStore:
         if kind not in self._made:
             self._made[kind] = transform_of((self.attached[rows].float() for rows in self._chunks()), self.shapes, kind)
         return self._made[kind]  # type: ignore[no-any-return]
+
+    def digest(self) -> str:
+        """SHA-256 over the network that computed the features, the targets, and a few examples' features.
+
+        These are means over the columns in three digits, so that the last bits, which another number of threads may change, do not count.
+        """
+        digest = hashlib.sha256(f"{self.fingerprint} {len(self)} {self.targets.n_labels}".encode())
+        for array in (self.targets.offsets, self.targets.labels):
+            digest.update(np.ascontiguousarray(array).data)
+        rows = torch.linspace(0, len(self) - 1, min(_DIGESTED, len(self))).long()
+        for part in self.batch(rows):
+            digest.update(" ".join(f"{value:.3g}" for value in part.double().abs().mean(1).tolist()).encode())
+        return digest.hexdigest()
 
     def _chunks(self) -> Iterator[slice]:
         """All examples in turn, some megabytes at a time."""

@@ -199,7 +199,7 @@ def search(
     dense = [name for name in structures if choices[name].is_dense]
     if not dense:
         raise SelfInformedError(f"search: not one dense head fits; {left_out[0]['reason']}")
-    done = _Trials(journal, [net.fingerprint, len(train), len(holdout), budget, budget_of, epochs, rounds, top_k, seed, training])
+    done = _Trials(journal, [train.digest(), holdout.digest(), budget, budget_of, epochs, rounds, top_k, seed, training])
     trials: list[dict[str, Any]] = []
     alive = list(structures)
     for number in range(rounds):
