@@ -2,40 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-
 import pytest
 import torch
 
 from conftest import Problem
-from selfinformed.augmented.network import AugmentedClassifier, augment
 from selfinformed.evidence.arms import ARMS, DESCRIPTIONS, Bench, scaled
 from selfinformed.evidence.evaluation import evaluate
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import HeadPlan, plan
 from selfinformed.training.features import FeatureStore
-from selfinformed.training.fitting import History, fit
+from selfinformed.training.structures import Structure
 
 
-@dataclass
-class FakeStructure:
-    """As what search finds: it trains itself, and says on what each example runs."""
-
-    plan: HeadPlan
-    top_groups: int | None = 2
-    description: str = "two of six heads"
-
-    def train(self, net, train, *, holdout, epochs, seed, classifier, **training) -> tuple[AugmentedClassifier, History]:
-        aug = augment(net, self.plan, classifier=classifier, seed=seed)
-        return aug, fit(aug, train, holdout=holdout, epochs=epochs, seed=seed, **training)
-
-    @contextmanager
-    def evaluating(self, aug: AugmentedClassifier) -> Iterator[None]:
-        with aug.conditional(self.top_groups):
-            yield
+def two_of_six(plan: HeadPlan) -> Structure:
+    """As what search finds."""
+    return Structure(plan, 2, 1.0, "two of six heads")
 
 
 def another_view(problem: Problem) -> FeatureStore:
@@ -76,7 +58,7 @@ def test_a_dense_head_fits_any_methods_budget_and_nearly_fills_it(problem: Probl
 
 
 def test_a_structure_is_judged_as_it_says(problem: Problem) -> None:
-    made = bench(problem, searched=FakeStructure(problem.plan()))
+    made = bench(problem, searched=two_of_six(problem.plan()))
     aug, history = made.trained("searched", 0)
     assert history.seconds > 0
     with aug.conditional(2):

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 from scipy import stats
-from test_arms import FakeStructure, another_view
+from test_arms import another_view, two_of_six
 
 from conftest import Problem
 from selfinformed.evidence import arms as module
@@ -31,7 +31,7 @@ def compared(problem: Problem, **options) -> Comparison:
 @pytest.fixture(scope="module")
 def table(problem: Problem) -> Comparison:
     codetections, hinton = (problem.plan().with_groups(problem.groups.randomized(seed)) for seed in (7, 8))
-    searched = FakeStructure(problem.plan())
+    searched = two_of_six(problem.plan())
     return compared(problem, arms=None, codetections=codetections, hinton=hinton, searched=searched, views=another_view(problem), epochs=2)
 
 
@@ -203,13 +203,16 @@ def test_a_rate_at_which_training_fails_is_not_chosen(problem: Problem, monkeypa
 
 def test_the_whole_network_tries_learning_rates_only_if_asked(problem: Problem, monkeypatch) -> None:
     rates, fit_whole = [], module.fit_whole
-    monkeypatch.setattr(module, "fit_whole", lambda *a, **o: rates.append((o["learning_rate"], o["seconds"])) or fit_whole(*a, **{**o, "seconds": 0.05}))
+    steps = {"seconds": None, "epochs": 0.3}
+    monkeypatch.setattr(module, "fit_whole", lambda *a, **o: rates.append((o["learning_rate"], o["seconds"])) or fit_whole(*a, **{**o, **steps}))
     options = {"arms": ["confusions", "finetune"], "seeds": 1, "tuning": 3, "finetune_learning_rate": 1.0}
     assert compared(problem, **options).about["tuned"].keys() == {"confusions"}
     assert [rate for rate, _ in rates] == [1.0]
     rates.clear()
-    assert compared(problem, **options, tune_finetune=True).about["tuned"]["finetune"]["factor"] == 0.5
-    assert [rate for rate, _ in rates] == [0.5, 1.0, 2.0, 0.5]
+    tuned = compared(problem, **options, tune_finetune=True).about["tuned"]["finetune"]
+    best = max(tuned["tries"], key=lambda t: t["mean_average_precision"])["factor"]
+    assert tuned["factor"] == best
+    assert [rate for rate, _ in rates] == [0.5, 1.0, 2.0, best]
     assert len({seconds for _, seconds in rates}) == 1
     with pytest.raises(SelfInformedError, match=r"give holdout=, as examples"):
         bare = problem.store("holdout")

@@ -216,10 +216,13 @@ def test_usage_lets_heads_that_few_examples_run_be_larger(problem: Problem) -> N
     assert made.extra_computation > 1.2
     assert plan(problem.net, problem.groups, budget=0.2, usage=1.0).hidden == plan(problem.net, problem.groups, budget=0.2).hidden
     for wrong in (1.5, -0.1):
-        with pytest.raises(SelfInformedError, match="usage: expected shares from 0 to 1"):
+        with pytest.raises(SelfInformedError, match="usage: expected 6 shares from 0 to 1"):
             plan(problem.net, problem.groups, usage=wrong)
-    with pytest.raises(SelfInformedError, match="no head is ever run"):
-        plan(problem.net, problem.groups, usage=0.0)
+    for depth in (0, 1):
+        with pytest.raises(SelfInformedError, match="no head is ever run"):
+            plan(problem.net, problem.groups, usage=0.0, depth=depth)
+    with pytest.raises(SelfInformedError, match="expected 6 shares from 0 to 1, or one for all"):
+        plan(problem.net, problem.groups, usage=[1.0, 1.0])
 
 
 def test_heads_without_layers_of_their_own_share_one_that_the_budget_sets(problem: Problem) -> None:

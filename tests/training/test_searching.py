@@ -52,11 +52,11 @@ def test_the_best_dense_head_is_always_in_the_last_round(found: SearchResult) ->
     assert found.over_dense >= 0
 
 
-def test_the_verdict_says_whether_specialists_were_worth_it(found: SearchResult) -> None:
+def test_the_verdict_says_whether_specialists_were_worth_it(found: SearchResult, problem: Problem) -> None:
     assert "Of 10 structures at 25.0%" in found.verdict
     beaten = replace(found, best=found.dense)
     assert "not worth it" in beaten.verdict
-    other = Structure(found.plan, 1, 1.0, found.trials[1]["structure"])
+    other = Structure(problem.plan(), 1, 1.0, found.trials[1]["structure"])
     trials = [{**row, "mean_average_precision": 0.9 if row["structure"] == other.description else 0.8} for row in found.trials]
     dense = Structure(found.plan, description=found.trials[0]["structure"])
     assert "+10.00 over the best dense head" in replace(found, best=other, dense=dense, trials=trials).verdict
@@ -98,8 +98,9 @@ def test_structures_the_data_cannot_carry_are_left_out(problem: Problem) -> None
 def test_candidates_are_different_and_hold_the_controls_and_the_paper() -> None:
     drawn = Space().candidates(60, 0)
     assert len(set(map(str, drawn))) == len(drawn) == 60
-    assert sum(choice.is_dense for choice in drawn) >= len(Space().dense()) > 5
-    assert Choice("confusions", 12) in drawn
+    assert 10 < sum(choice.is_dense for choice in drawn) <= 20  # a third, so that the rest of the space is seen too
+    assert {Choice("dense"), Choice("confusions", 3)} <= set(drawn)
+    assert len({choice.grouping for choice in drawn}) > 5
     assert drawn == Space().candidates(60, 0)
     assert drawn != Space().candidates(60, 1)
     assert len(SMALL.candidates(1000, 0)) < 60  # a small space has no more
@@ -114,6 +115,17 @@ def test_a_budget_of_latency_is_measured(problem: Problem, monkeypatch) -> None:
     result = searched(problem, budget=0.4, budget_of="latency", space=replace(SMALL, top_groups=(None,)), rounds=1, epochs=0.1)
     extras = [row["extra_computation"] - 1 for row in result.trials]
     assert 0.05 < max(extras) <= 0.1
+
+
+def test_a_structure_whose_loss_is_no_number_comes_last(problem: Problem) -> None:
+    result = searched(problem, space=replace(SMALL, rate=(1.0, 1e30)), rounds=1, epochs=0.2, candidates=12)
+    bad = [row for row in result.trials if "reason" in row]
+    assert bad
+    assert "lower the learning rate" in bad[0]["reason"] or "must be finite" in bad[0]["reason"]
+    assert result.trials[-1] in bad
+    assert result.trials[0] not in bad
+    with pytest.raises(SelfInformedError, match="no structure could be trained"):
+        searched(problem, learning_rate=1e30, classifier_learning_rate=1e30, rounds=1)
 
 
 @pytest.mark.parametrize(

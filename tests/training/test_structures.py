@@ -23,6 +23,7 @@ CHOICES = [
     Choice("both", 3), Choice("confusions", 6, top_groups=1), Choice("confusions", 6, top_groups=2, share=0.5),
     Choice("confusions", 3, dense_share=0.5, top_groups=1), Choice("confusions", 6, cover_share=0.1, shared=12, capacity="labels"),
     Choice("confusions", 6, depth=0, top_groups=2), Choice("confusions", 6, depth=0, top_groups=2, dense_share=0.5, share=0.5),
+    Choice("confusions", 6, depth=0, top_groups=4, share=0.5), Choice("confusions", 3, shared=12, dense_share=0.25),
     Choice("confusions", 6, detections=2, capacity="confusions", depth=2),
 ]  # fmt: skip
 
@@ -42,7 +43,7 @@ def test_a_structure_executes_nearly_its_budget_and_no_more(builder: Builder, pr
         executed = aug.dispatch.multiply_adds if aug.dispatch is not None else structure.plan.multiply_adds
     extra = executed / problem.net.cost.multiply_adds - 1
     assert structure.is_conditional == (aug.above is not None or choice.top_groups is not None)
-    assert 0.1 < extra < (0.36 if structure.is_conditional else 0.3 + 1e-9)  # 600 examples choose groups a little differently than 600 others
+    assert 0.25 < extra < (0.36 if structure.is_conditional else 0.3 + 1e-9)  # 600 examples choose groups a little differently than 600 others
     assert str(choice) == structure.description
 
 

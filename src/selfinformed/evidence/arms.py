@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from selfinformed.augmented.controls import adapted, gated
 from selfinformed.augmented.network import AugmentedClassifier, augment
@@ -17,7 +16,7 @@ from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import HeadPlan, plan
 from selfinformed.training.features import FeatureStore, rank
 from selfinformed.training.fitting import History, fit, fit_whole
-from selfinformed.training.structures import scaled
+from selfinformed.training.structures import Structure, scaled
 
 ARMS = (
     "base", "classifier", "confusions", "codetections", "random", "dense", "hinton", "finetune", "gated", "adapter", "views", "searched",
@@ -36,22 +35,6 @@ DESCRIPTIONS = {
     "views": "classifier retrained, a second view of unsure examples",
     "searched": "the structure that the search found",
 }
-
-
-class Structure(Protocol):
-    """What `search` finds: heads, how they are trained, and on which examples they run."""
-
-    @property
-    def plan(self) -> HeadPlan: ...
-    @property
-    def top_groups(self) -> int | None: ...
-    @property
-    def description(self) -> str: ...
-    def train(
-        self, net: WrappedClassifier, train: FeatureStore, *, holdout: FeatureStore | None, epochs: float, seed: int,
-        classifier: Literal["keep", "reinitialise"], **training: Any,
-    ) -> tuple[AugmentedClassifier, History]: ...  # fmt: skip
-    def evaluating(self, aug: AugmentedClassifier) -> AbstractContextManager[Any]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +142,7 @@ class Bench:
             # Costs are whole numbers: the half keeps rounding from losing a unit that just fits.
             allowed = heads.multiply_adds - heads.base_multiply_adds + 0.5
             everything = LabelGroups.everything(self.net.n_labels)
-            return plan(self.net, everything, budget=allowed / heads.base_multiply_adds, depth=max(map(len, heads.hidden)))
+            return plan(self.net, everything, budget=allowed / heads.base_multiply_adds, depth=max(map(len, heads.hidden), default=1))
         given = {"confusions": heads, "codetections": self.codetections, "hinton": self.hinton}.get(arm)
         return given or _no_heads(self.net)
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from selfinformed.data.examples import Examples
-from selfinformed.evidence.arms import ARMS, DESCRIPTIONS, Bench, Structure
+from selfinformed.evidence.arms import ARMS, DESCRIPTIONS, Bench
 from selfinformed.evidence.evaluation import evaluate
 from selfinformed.evidence.journal import Journal
 from selfinformed.network.wrap import WrappedClassifier
@@ -22,6 +22,7 @@ from selfinformed.runtime.versions import machine, versions
 from selfinformed.structure.average_precision import nan_mean
 from selfinformed.structure.plans import HeadPlan
 from selfinformed.training.features import FeatureStore
+from selfinformed.training.structures import Structure
 
 METHODS = ("searched", "confusions")  # what a comparison is about: the first of them that was run
 FORMAT = "selfinformed.comparison/1"
@@ -196,7 +197,7 @@ def compare(
     factors = _factors(tuning, holdout, tune_finetune and "finetune" in chosen)
     inputs = [
         net.fingerprint, [store and store.digest() for store in (train, test, holdout, views)], plan.to_dict(), codetections and codetections.to_dict(),
-        hinton and hinton.to_dict(), searched and [searched.plan.to_dict(), searched.top_groups, searched.description],
+        hinton and hinton.to_dict(), searched and searched.to_dict(),
         top_k, epochs, factors, tune_finetune, finetune_learning_rate, classifier, training,
     ]  # fmt: skip
     done = Journal(journal, inputs)

@@ -37,6 +37,7 @@ from selfinformed.training.features import FeatureStore, estimate
 from selfinformed.training.fitting import fit
 from selfinformed.training.headroom import probe
 from selfinformed.training.recipe import Recipe
+from selfinformed.training.searching import FORMAT as SEARCH_FORMAT
 from selfinformed.training.searching import Space, search
 from selfinformed.training.stored import are_whole
 from selfinformed.training.structures import Structure
@@ -270,8 +271,12 @@ class Run:
         )
 
     def comparison(self) -> Comparison:
-        """comparison.json; comparison.jsonl holds the rows done so far."""
-        c = self.config
+        """comparison.json; comparison.jsonl holds the rows done so far. What a search has found since is compared too."""
+        c, path = self.config, self.folder / "comparison.json"
+        searched_since = c.arms is None and (self.folder / "search.json").exists()
+        if searched_since and path.exists() and "searched" not in Comparison.load(path).arms:
+            path.unlink()
+            self._done.pop("comparison.json", None)
 
         def make() -> Comparison:
             def wants(arm: str) -> bool:
@@ -283,7 +288,7 @@ class Run:
             if wants("hinton"):
                 found = cluster(self.counts("codetections"), len(self.groups()), c.seed, self.labels, method="hinton")
                 budget = heads.extra_computation - 1 + 0.5 / heads.base_multiply_adds  # the half keeps rounding from losing a unit that just fits
-                hinton = plan(self.net, found, budget=budget, depth=max(map(len, heads.hidden)), dense_share=c.dense_share)
+                hinton = plan(self.net, found, budget=budget, depth=max(map(len, heads.hidden), default=1), dense_share=0.0 if c.hidden else c.dense_share)
             return compare(
                 self.net, heads, self.features("train"), self.features("test"), holdout=self.features("holdout"),
                 codetections=self.plan("codetections") if wants("codetections") else None, hinton=hinton, searched=searched, seeds=c.seeds,
@@ -304,7 +309,13 @@ class Run:
                 space=Space(attach=(None, *self._single_attach_points())), journal=self.folder / "search.jsonl", **self._training(),
             ).to_dict()  # fmt: skip
 
-        return self._stage("search", "search.json", lambda path: read_json(path, "search"), make, lambda s, path: write_json(path, s))
+        def read(path: Path) -> dict[str, Any]:
+            content: dict[str, Any] = read_json(path, "search")
+            if content.get("format") != SEARCH_FORMAT:
+                raise SelfInformedError(f"{path}: expected {SEARCH_FORMAT}, found {content.get('format')!r}; delete it to have it made again")
+            return content
+
+        return self._stage("search", "search.json", read, make, lambda s, path: write_json(path, s))
 
     def _single_attach_points(self) -> list[str]:
         points = self.net.attach_points

@@ -202,6 +202,7 @@ def plan(
     shared: int = 0,
     linear: bool = False,
     usage: float | Sequence[float] = 1.0,
+    shared_usage: float = 1.0,
 ) -> HeadPlan:
     """Turns groups into heads.
 
@@ -225,6 +226,7 @@ def plan(
         linear: whether that layer is linear (a low-rank first layer of the heads) instead of a ReLU layer.
         usage: share of the examples, 0 to 1, that run each head, or all of them: the budget then binds what is executed on average, and heads
             that few examples run may be larger. For `AugmentedClassifier.conditional`.
+        shared_usage: share of the examples, 0 to 1, that run any head, and so the shared layer.
 
     Raises:
         SelfInformedError: the budget does not reach for one unit per head, or what a capacity needs is missing.
@@ -232,7 +234,7 @@ def plan(
     if groups.n_labels != net.n_labels:
         raise SelfInformedError(f"groups: made for {groups.n_labels} labels, the network has {net.n_labels}")
     base, parameters, source = net.cost.multiply_adds, net.cost.parameters, _source(net, attach, kernel, shared, linear)
-    used = np.broadcast_to(np.asarray(usage, dtype=float), len(groups))
+    used = np.full(len(groups), usage, dtype=float) if np.ndim(usage) == 0 else np.asarray(usage, dtype=float)
 
     def made(groups: LabelGroups, widths: Sequence[tuple[int, ...]]) -> HeadPlan:  # of the source as it then is
         return HeadPlan(groups, tuple(widths), net.feature_size, base, parameters, (source,) * len(groups))
@@ -243,10 +245,12 @@ def plan(
         raise SelfInformedError(f"plan: expected budget > 0, 0 <= dense_share < 1, depth >= 0; got {budget}, {dense_share}, {depth}")
     if not depth and (shared or dense_share or not len(groups)):
         raise SelfInformedError("plan: with depth=0 the budget sets the width of the shared layer of one or more heads; give neither shared= nor dense_share=")
-    if not ((used >= 0) & (used <= 1)).all() or (dense_share and used.min(initial=1) < 1):
-        raise SelfInformedError(f"usage: expected shares from 0 to 1, and all 1 with a dense_share; got {usage}")
+    if len(used) != len(groups) or not ((used >= 0) & (used <= 1)).all() or not 0 <= shared_usage <= 1 or (dense_share and used.min(initial=1) < 1):
+        raise SelfInformedError(f"usage: expected {len(groups)} shares from 0 to 1, or one for all, and all 1 with a dense_share; got {usage}")
+    if len(groups) and not used.any():
+        raise SelfInformedError("usage: no head is ever run, so no budget binds their widths; give a share above 0")
     if not depth:
-        each = (source.stop - source.start) * min(1.0, float(used.sum())) + float(used @ np.array(groups.sizes))
+        each = (source.stop - source.start) * shared_usage + float(used @ np.array(groups.sizes))
         if budget * base < each:
             raise SelfInformedError(f"budget: {budget * base:.0f} multiply-adds do not reach for one shared unit ({each:.0f}); raise the budget")
         source = replace(source, shared=int(budget * base / each))
@@ -334,8 +338,6 @@ def _solve(
         raise SelfInformedError(
             f"budget: {allowed:.0f} multiply-adds do not reach for {len(sizes)} heads of one unit ({spent(0):.0f}); raise the budget or lower n_groups"
         )
-    if not usage.any():
-        raise SelfInformedError("usage: no head is ever run, so no budget binds their widths; give a share above 0")
     low, high = 0.0, 1.0
     while spent(high) <= allowed:
         low, high = high, 2 * high

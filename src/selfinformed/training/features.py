@@ -88,6 +88,7 @@ class FeatureStore:
     def transformed(self, transform: InputTransform) -> FeatureStore:
         """The same examples as heads see them behind a transform: all at once if memory holds that too, else whenever some are read."""
         if self._made.get("transform") is not transform:
+            self._made.pop("transformed", None)  # before another as large is made
             self._made.update(transform=transform, transformed=self._transformed(transform))
         return self._made["transformed"]  # type: ignore[no-any-return]
 

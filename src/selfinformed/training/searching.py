@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import time
@@ -22,8 +23,10 @@ from selfinformed.runtime.progress import progress
 from selfinformed.structure.counts import ConfusionCounts, Kind
 from selfinformed.structure.plans import HeadPlan
 from selfinformed.training.features import FeatureStore, rank
+from selfinformed.training.recipe import Recipe
 from selfinformed.training.structures import Builder, Choice, Structure
 
+FORMAT = "selfinformed.search/1"
 _KEPT = 3  # one in so many goes on to the next round, which trains so many times longer
 
 
@@ -73,8 +76,13 @@ class Space:
         return Choice(**drawn)
 
     def candidates(self, number: int, seed: int) -> list[Choice]:
-        """So many different choices: the dense heads, the anchors, and random ones; fewer where the space holds fewer."""
-        rng, found = np.random.default_rng(seed), dict.fromkeys([*self.dense(), *self.anchors()])
+        """So many different choices, fewer where the space holds fewer: up to a third dense heads, up to a third anchors, the rest at random."""
+        rng = np.random.default_rng(seed)
+        found: dict[Choice, None] = {}
+        for given in (self.dense(), self.anchors()):
+            room = max(1, number // 3)
+            others = [given[i] for i in sorted(rng.permutation(len(given) - 1)[: room - 1] + 1)]  # the first is the plainest
+            found |= dict.fromkeys([given[0], *others])
         for _ in range(50 * number):
             if len(found) >= number:
                 break
@@ -100,6 +108,7 @@ class SearchResult:
     trials: list[dict[str, Any]]
     base: float
     budget: float
+    budget_of: str = "multiply_adds"
     left_out: list[dict[str, str]] = field(default_factory=list)
 
     @property
@@ -121,16 +130,20 @@ class SearchResult:
     def verdict(self) -> str:
         """What was tried, what won, by how much, and whether specialists were worth it."""
         tried = len({row["structure"] for row in self.trials})
-        text = f"Of {tried} structures at {self.budget:.1%}, {self.best.description} is best on hold-out data: {100 * self.gain:+.2f} mAP over the base. "
+        text = (
+            f"Of {tried} structures at {self.budget:.1%} more {self.budget_of.replace('_', '-')}, {self.best.description} is best on hold-out data: "
+            f"{100 * self.gain:+.2f} mAP over the base. "
+        )
         if self.gain <= 0:
             return text + "Nothing that was tried helps: keep the network as it is."
-        if self.best.description == self.dense.description:
+        if len(self.best.plan.groups) == 1:
             return text + "Specialists were not worth it: no structure with groups did better than this dense head."
         return text + f"Specialists were worth it: {100 * self.over_dense:+.2f} over the best dense head ({self.dense.description})."
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "verdict": self.verdict, "budget": self.budget, "base": self.base, "gain": self.gain, "over_dense": self.over_dense,
+            "format": FORMAT, "verdict": self.verdict, "budget": self.budget, "budget_of": self.budget_of, "base": self.base,
+            "gain": self.gain, "over_dense": self.over_dense,
             "best": self.best.to_dict(), "dense": self.dense.to_dict(), "plan": self.plan.to_dict(), "trials": self.trials, "left_out": self.left_out,
         }  # fmt: skip
 
@@ -206,29 +219,37 @@ def search(
         passes = epochs / _KEPT ** (rounds - 1 - number)
         rows = []
         for name in progress(alive, len(alive), f"searching, round {number + 1} of {rounds}"):
-            row = done.find(name, passes)
+            row = done.find(structures[name], passes)
             if row is None:
                 row = {"structure": name, "choice": asdict(choices[name]), "round": number + 1, "epochs": passes}
                 row |= _judged(net, structures[name], train, holdout, passes, top_k, seed, training)
-                done.add(row)
+                done.add(structures[name], row)
             rows.append(row)
+        if all("reason" in row for row in rows):
+            raise SelfInformedError(f"search: no structure could be trained; {rows[0]['reason']}")
         rows.sort(key=lambda row: -row["mean_average_precision"])
         trials = rows + trials
         ranked = [row["structure"] for row in rows]
         best_dense = next(name for name in ranked if name in dense)
         alive = ranked[: max(1, len(ranked) // _KEPT)]
         alive += [best_dense] if best_dense not in alive else []
-    return SearchResult(structures[ranked[0]], structures[best_dense], trials, rank(net, holdout, top_k).mean_average_precision, budget, left_out)
+    base = rank(net, holdout, top_k).mean_average_precision
+    return SearchResult(structures[ranked[0]], structures[best_dense], trials, base, budget, budget_of, left_out)
 
 
 def _judged(
     net: WrappedClassifier, structure: Structure, train: FeatureStore, holdout: FeatureStore, epochs: float, top_k: int, seed: int, training: Any
 ) -> dict[str, Any]:
     start = time.perf_counter()
-    aug, _ = structure.train(net, train, holdout=holdout, epochs=epochs, seed=seed, **training)
-    with structure.evaluating(aug):
-        score = rank(aug, holdout, top_k).mean_average_precision
-        executed = aug.dispatch.multiply_adds if aug.dispatch is not None else structure.plan.multiply_adds
+    # Whitened by training examples: whitened by the very examples that judge, heads score lower than they will on test examples.
+    watched = holdout if Recipe.of(training.get("recipe")).patience else None
+    try:
+        aug, _ = structure.train(net, train, holdout=watched, epochs=epochs, seed=seed, **training)
+        with structure.evaluating(aug):
+            score = rank(aug, holdout, top_k).mean_average_precision
+            executed = aug.dispatch.multiply_adds if aug.dispatch is not None else structure.plan.multiply_adds
+    except SelfInformedError as error:  # no finite loss or scores at this learning rate: it comes last
+        return {"mean_average_precision": 0.0, "extra_computation": structure.plan.extra_computation, "seconds": 0.0, "reason": str(error)}
     seconds = round(time.perf_counter() - start, 2)
     return {"mean_average_precision": score, "extra_computation": executed / net.cost.multiply_adds, "seconds": seconds}
 
@@ -252,7 +273,7 @@ class _Trials:
     """The rows done so far; in a file, of one JSON line each, where one is given."""
 
     def __init__(self, path: str | Path | None, inputs: Sequence[Any]) -> None:
-        self.path, self.key = Path(path) if path else None, json.dumps(plain(list(inputs)), sort_keys=True)
+        self.path, self.key = Path(path) if path else None, json.dumps(plain(list(inputs)), sort_keys=True, default=repr)
         self._lines: list[str] = []
         self._rows: dict[tuple[str, float], dict[str, Any]] = {}
         if self.path and self.path.exists():
@@ -260,18 +281,24 @@ class _Trials:
                 try:
                     content = json.loads(line)
                     if content["key"] == self.key:  # rows of other inputs are forgotten
-                        self._keep(content["row"], line)
+                        self._keep(content["heads"], content["row"], line)
                 except (ValueError, KeyError, TypeError):  # half written: that row is made again
                     continue
 
-    def find(self, structure: str, epochs: float) -> dict[str, Any] | None:
-        return self._rows.get((structure, epochs))
+    def find(self, structure: Structure, epochs: float) -> dict[str, Any] | None:
+        return self._rows.get((_digest(structure), epochs))
 
-    def add(self, row: dict[str, Any]) -> None:
-        self._keep(row, json.dumps({"key": self.key, "row": plain(row)}))
+    def add(self, structure: Structure, row: dict[str, Any]) -> None:
+        heads = _digest(structure)
+        self._keep(heads, row, json.dumps({"key": self.key, "heads": heads, "row": plain(row)}))
         if self.path:
             write_text(self.path, "\n".join(self._lines) + "\n")
 
-    def _keep(self, row: dict[str, Any], line: str) -> None:
-        self._rows[row["structure"], row["epochs"]] = row
+    def _keep(self, heads: str, row: dict[str, Any], line: str) -> None:
+        self._rows[heads, row["epochs"]] = row
         self._lines.append(line)
+
+
+def _digest(structure: Structure) -> str:
+    """Of the heads, their groups and widths, and which of them are run."""
+    return hashlib.sha256(json.dumps(structure.to_dict(), sort_keys=True).encode()).hexdigest()

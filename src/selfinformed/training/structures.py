@@ -88,9 +88,9 @@ class Choice:
         if self.detections is not None:
             parts.append(f"top {self.detections} detections")
         if self.cover_share is not None:
-            parts.append(f"overlapping from {self.cover_share:.0%}")
+            parts.append(f"overlapping from a share of {self.cover_share:.4g}")
         if self.dense_share:
-            parts.append(f"{self.dense_share:.0%} of the budget dense")
+            parts.append(f"{self.dense_share:.4g} of the budget dense")
         if self.depth != 1:
             parts.append(f"{self.depth} layers" if self.depth else "output units on one shared ReLU layer")
         if self.capacity != "uniform":
@@ -102,7 +102,7 @@ class Choice:
         if self.top_groups is not None:
             parts.append(f"{self.top_groups} run per example")
         if self.share < 1:
-            parts.append(f"on the {self.share:.0%} least certain examples")
+            parts.append(f"on the least certain {self.share:.4g} of the examples")
         if self.rate != 1:
             parts.append(f"learning rates x{self.rate:g}")
         return ", ".join(parts)
@@ -141,7 +141,7 @@ class Structure:
         kept as the network's `above`.
         """
         aug = augment(net, self.plan, classifier=classifier, seed=seed)
-        aug.output = aug.output or guess_output(train.targets)
+        aug.output = training.get("output") or aug.output or guess_output(train.targets)
         with aug.conditional(self.top_groups, share=self.share) if self.is_conditional else nullcontext():
             history = fit(aug, train, holdout=holdout, seed=seed, **scaled(training, self.rate))
         if self.share < 1:
@@ -228,7 +228,9 @@ class Builder:
         heads = self._plan(choice, groups, budget * (1 - dense), self._usage(groups, choice))
         if dense:
             beside = replace(choice, depth=max(1, choice.depth))
-            heads += self._plan(beside, LabelGroups.everything(self.net.n_labels), budget * dense, [choice.share])
+            # A layer that both share was paid for by the specialists.
+            shared = heads.shared_multiply_adds * choice.share / self.net.cost.multiply_adds if choice.shared else 0.0
+            heads += self._plan(beside, LabelGroups.everything(self.net.n_labels), budget * dense + shared, [choice.share])
         top_groups = None if choice.top_groups is None else choice.top_groups + (dense > 0)
         return Structure(heads, top_groups, choice.share, str(choice), choice.rate)
 
@@ -260,8 +262,9 @@ class Builder:
     def _plan(self, choice: Choice, groups: LabelGroups, budget: float, usage: list[float]) -> HeadPlan:
         kind: Kind = "codetections" if choice.grouping == "codetections" else "confusions"
         return plan(
-            self.net, groups, budget=budget, depth=choice.depth, capacity=choice.capacity, usage=usage, attach=choice.attach, shared=choice.shared,
-            linear=choice.linear and choice.shared > 0, counts=self.counts(kind) if choice.capacity == "confusions" else None,
+            self.net, groups, budget=budget, depth=choice.depth, capacity=choice.capacity, usage=usage, shared_usage=choice.share,
+            attach=choice.attach, shared=choice.shared, linear=choice.linear and choice.shared > 0,
+            counts=self.counts(kind) if choice.capacity == "confusions" else None,
         )
 
     def _usage(self, groups: LabelGroups, choice: Choice) -> list[float]:
@@ -270,7 +273,7 @@ class Builder:
             return [choice.share] * len(groups)
         scores = self._sample()
         output: Output = self.net.output or guess_output(self.holdout.targets)
-        probe = Dispatch(plan(self.net, groups, hidden=(1,)), choice.top_groups, output, choice.share)
+        probe = Dispatch(plan(self.net, groups, hidden=(1,), attach=choice.attach), choice.top_groups, output, choice.share)
         rows = probe.unsure(scores)
         chosen = probe.choose(scores if rows is None else scores[rows])
         return (torch.bincount(chosen.flatten(), minlength=len(groups)) / len(scores)).tolist()
