@@ -9,7 +9,7 @@ import torch
 from bases import log_seconds
 from characters import PARTS
 from glosses import base, embeddings, examples, glosses
-from winning import TUNING, Task, run
+from winning import Task, run
 
 from selfinformed.network.wrap import wrap
 from selfinformed.training.features import FeatureStore
@@ -17,7 +17,7 @@ from selfinformed.training.searching import Space
 
 SPACE = Space(
     grouping=("confusions", "codetections", "balanced", "hinton"), n_groups=(3, 6, 12), cover_share=(None,), dense_share=(0.0, 0.5), depth=(1, 0),
-    capacity=("uniform",), top_groups=(None, 2, 4), share=(1.0, 0.5), shared=(0,), rate=(1.0, 0.5),
+    capacity=("uniform",), top_groups=(None, 4), share=(1.0,), shared=(0,), rate=(1.0,),
 )  # fmt: skip
 
 
@@ -34,11 +34,14 @@ def task(kind: str) -> Task:
             penultimate = network.stack(attached[:, -384:])
         stores.append(FeatureStore(attached, penultimate, targets.take(rows), net.fingerprint, 0.0, examples(name), net.shapes))
     train, holdout, test = stores
-    arms = ("base", "classifier", "confusions", "codetections", "random", "dense", "hinton", "gated", "adapter", "searched")
-    tuning = TUNING if kind == "budget" else None
+    arms = ("base", "classifier", "confusions", "random", "dense", "searched")
+    if kind == "budget":
+        arms = (*arms, "hinton", "gated", "adapter")
     return Task(
-        "wordnet", kind, net, train, holdout, test, None, log_seconds("wordnet", kind), 0.5, SPACE, budget=0.01, arms=arms, tuning=tuning
+        "wordnet", kind, net, train, holdout, test, None, log_seconds("wordnet", kind), 0.5, SPACE, budget=0.01, candidates=10 if kind == "budget" else 6,
+        rounds=1, arms=arms, curve=(), tuning=None,
     )  # fmt: skip
+
 
 
 if __name__ == "__main__":
