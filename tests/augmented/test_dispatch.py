@@ -179,7 +179,7 @@ def test_the_method_applied_again_at_another_attach_point(problem: Problem, trai
 def test_only_uncertain_examples_run_heads(problem: Problem, trained: AugmentedClassifier, by: str):
     inputs = problem.test.read(range(40))
     plain = trained.classifier(problem.net.features(inputs).penultimate)
-    unsure = uncertainty(plain, "softmax")
+    unsure = uncertainty(plain.detach(), "softmax")
     helped = unsure >= unsure.sort().values[-12]
     options = {"share": 0.3} if by == "share" else {"above": float(unsure.sort().values[-13])}
     with trained.conditional(2) as dispatch:
