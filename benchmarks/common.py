@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from selfinformed.runtime.files import plain, write_json
 from selfinformed.runtime.versions import machine, versions
@@ -61,6 +62,13 @@ def median_seconds(work: Callable[[], Any], runs: int = 5) -> float:
         work()
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
+
+
+def bandwidth() -> float:
+    """Bytes a second read and written by a copy on all threads."""
+    source = torch.ones(50_000_000)
+    target = torch.empty_like(source)
+    return 2 * 4 * len(source) / median_seconds(lambda: target.copy_(source))
 
 
 def peak_bytes(work: Callable[..., Any], *arguments: Any) -> tuple[int, Any]:

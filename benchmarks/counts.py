@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 import torch
-from common import median_seconds, peak_bytes, resident_bytes, save, spread_detections
+from common import bandwidth, median_seconds, peak_bytes, resident_bytes, save, spread_detections
 
 from selfinformed.structure.counts import ConfusionCounts
 
@@ -107,13 +107,6 @@ def memory(kind: Any, n: int) -> tuple[int, int]:
         ids, true = spread_detections(min(BATCH, n - start), C, K, start), spread_detections(min(BATCH, n - start), C, TRUE, start + 1)
         counts.update_detections(ids, annotated(true))
     return before, counts.nbytes
-
-
-def bandwidth() -> float:
-    """Bytes a second read and written by a copy on all threads."""
-    source = torch.ones(50_000_000)
-    target = torch.empty_like(source)
-    return 2 * 4 * len(source) / median_seconds(lambda: target.copy_(source))
 
 
 if __name__ == "__main__":

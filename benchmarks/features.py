@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import median_seconds, save
+from common import bandwidth, median_seconds, save
 from torch import nn
 
 from selfinformed.data.examples import Examples, open_dataset
@@ -78,13 +78,6 @@ def problem() -> tuple[WrappedClassifier, Examples]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, ATTACHED), nn.ReLU(), nn.Linear(ATTACHED, PENULTIMATE), nn.ReLU(), nn.Linear(PENULTIMATE, C)).eval()
     return wrap(model, inputs[:2], attach="1"), open_dataset((inputs, torch.randint(C, (N,), generator=generator)), [str(i) for i in range(C)])
-
-
-def bandwidth() -> float:
-    """Bytes a second read and written by a copy on all threads."""
-    source = torch.ones(50_000_000)
-    target = torch.empty_like(source)
-    return 2 * 4 * len(source) / median_seconds(lambda: target.copy_(source))
 
 
 if __name__ == "__main__":
