@@ -36,7 +36,7 @@ _COUNTS = ["top_k", "predictions", "n_labels"]
 _CLUSTER = ["n_groups", "grouping", "cover_share", "seed"]
 _PLAN = ["budget", "hidden", "depth", "capacity", "dense_share"]
 _FIT = [
-    "keep_classifier", "head_input", "epochs", "batch_size", "learning_rate", "classifier_learning_rate", "finetune", "schedule", "weight_decay",
+    "keep_classifier", "head_input", "epochs", "batch_size", "learning_rate", "classifier_learning_rate", "finetune", "schedule", "weight_decay", "epsilon",
     "label_smoothing", "logit_adjustment", "class_weights", "balanced_sampling", "soft_targets", "temperature", "ema", "tail_average", "patience",
     "watch", "log",
 ]  # fmt: skip
@@ -297,11 +297,8 @@ def export(run: Run, json: bool) -> None:
 @_verb(["output", "device"], "selfinformed bench runs/demo")
 def bench(run: Run, json: bool) -> None:
     """Measures base and augmented network in alternation at batch 1, 8 and 32."""
-    from selfinformed.evidence.latency import latency
-    from selfinformed.runtime.files import write_json
-
-    result = latency(run.augmented(), run.inputs.examples("test"))
-    write_json(run.folder / "latency.json", result)
+    (run.folder / "latency.json").unlink(missing_ok=True)
+    result = run.latency()
     rows = [{k: f"{v:.3f}" if isinstance(v, float) else v for k, v in row.items()} for row in result["rows"]]
     _show(json, result, rows, f"milliseconds; multiply-adds ratio {result['extra_computation']:.3f}")
 
@@ -330,6 +327,7 @@ def _run_all(run: Run, json: bool) -> None:
     run.augmented()
     run.evaluation()
     run.comparison()
+    run.latency()
     path = run.report()
     if not json:
         _table(_group_rows(run), "groups of labels, the most confused first")

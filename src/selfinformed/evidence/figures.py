@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from selfinformed.evidence.comparison import Comparison
+from selfinformed.evidence.explorer import MOST_CELLS, block_sums, order_of
 from selfinformed.runtime.files import written_atomically
 from selfinformed.structure.average_precision import nan_mean
 from selfinformed.structure.counts import ConfusionCounts
@@ -20,17 +21,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, QUIET, ACCENT, CONTROL = "#1d2433", "#8a93a5", "#0b6e6e", "#c2571a"
-_MOST_CELLS = 1000
 
 
 def confusion_figure(counts: ConfusionCounts, groups: LabelGroups) -> Figure:
     """The counts with labels ordered by group, at most 1,000 x 1,000 cells, on a logarithmic scale; lines between the groups."""
     from matplotlib.colors import LogNorm
 
-    order = np.concatenate([*groups.members, groups.ungrouped]) if len(groups) else np.arange(counts.n_labels)
-    _, first = np.unique(order, return_index=True)
-    order = order[np.sort(first)]  # in a cover, a label stands with its first group
-    cells = block_sums(counts, order, _MOST_CELLS)
+    cells = block_sums(counts.to_scipy(), order_of(groups), MOST_CELLS).toarray()
     figure, axes = _figure(6.4, 5.6)
     shown = np.where(cells > 0, cells, np.nan)
     image = axes.imshow(shown, cmap="viridis", norm=LogNorm(vmin=1, vmax=max(2, float(cells.max()))), interpolation="nearest", rasterized=True)
@@ -157,9 +154,84 @@ def recall_figure(curves: Mapping[str, Mapping[int, float]]) -> Figure:
         if name in curves:
             ks = sorted(curves[name])
             axes.plot(ks, [100 * curves[name][k] for k in ks], "o-", color=colour, markersize=4, label=name)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("k"), axes.set_ylabel("recall at k (%)")
     axes.legend(frameon=False, loc="lower right")
     return figure
+
+
+def reliability_figure(bins: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """How often the best label is annotated against the probability it was given, for each network (`Calibration.rows`); marks grow with the examples."""
+    figure, axes = _figure(6.4, 4.6)
+    axes.plot([0, 100], [0, 100], color=QUIET, linewidth=1, linestyle="--")
+    for (name, rows), colour in zip(bins.items(), (INK, ACCENT), strict=False):
+        shown = [row for row in rows if row["n"]]
+        most = max((row["n"] for row in shown), default=1)
+        x, y = ([100 * row[column] for row in shown] for column in ("confidence", "accuracy"))
+        axes.plot(x, y, color=colour, linewidth=1.2, label=name)
+        axes.scatter(x, y, [8 + 70 * row["n"] / most for row in shown], color=colour, linewidths=0)
+    axes.set_xlabel("probability of the best label (%)"), axes.set_ylabel("examples annotated with it (%)")
+    axes.legend(frameon=False, loc="upper left")
+    return figure
+
+
+def learning_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """The training loss, and a held-out figure where one was watched, against steps: rows of training.jsonl or of history.jsonl."""
+    watched = next((name for row in rows for name in row if name.startswith("holdout_")), None)
+    figure, axes = _figure(6.4, 3.8)
+    losses = [(row.get("step", row.get("steps", i)), row["loss"]) for i, row in enumerate(rows) if "loss" in row]
+    axes.plot(*zip(*losses, strict=True), "o-" if len(losses) < 12 else "-", color=ACCENT, markersize=4, linewidth=1.2, label="loss")
+    values = [loss for _, loss in losses]
+    if 0 < 20 * min(values) < max(values):
+        axes.set_yscale("log")
+    axes.set_xlabel("step"), axes.set_ylabel("training loss")
+    if watched:
+        other = axes.twinx()
+        found = [(row.get("step", row.get("steps", i)), row[watched]) for i, row in enumerate(rows) if row.get(watched) is not None]
+        other.plot(*zip(*found, strict=True), "o-", color=CONTROL, markersize=4)
+        other.set_ylabel(watched.replace("_", " "), color=CONTROL)
+    return figure
+
+
+def search_figure(trials: Sequence[Mapping[str, Any]]) -> Figure:
+    """What a search tried: mAP on hold-out data against executed multiply-adds; larger marks were trained longer, hollow ones are dense heads."""
+    figure, axes = _figure(6.4, 4.2)
+    longest = max(trial["epochs"] for trial in trials)
+    for trial in trials:
+        score = trial["mean_average_precision"]
+        if score is None or score != score:
+            continue
+        dense = trial["choice"]["grouping"] == "dense"
+        colour = CONTROL if dense else ACCENT
+        axes.scatter(
+            100 * (trial["extra_computation"] - 1), 100 * score, 14 + 50 * trial["epochs"] / longest, facecolors="none" if dense else colour, edgecolors=colour
+        )
+    axes.plot([], [], "o", color=ACCENT, label="specialists"), axes.plot([], [], "o", markerfacecolor="none", color=CONTROL, label="dense")
+    axes.set_xlabel("extra multiply-adds executed on average (%)"), axes.set_ylabel("mAP on hold-out data (%)")
+    axes.legend(frameon=False)
+    return figure
+
+
+def inline_svg(figure: Figure, name: str) -> str:
+    """The figure as an SVG element for a page: its colours are the page's variables, its text is text."""
+    import io
+    import re
+
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        figure.savefig(buffer, format="svg", bbox_inches="tight", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
+    text = re.sub(r' xmlns:?\w*="[^"]*"', "", text)
+    text = re.sub(r'\bid="([^"]*)"', rf'id="{name}-\1"', text)  # one page holds several figures
+    text = re.sub(r'(url\(#|xlink:href="#)', rf"\g<1>{name}-", text).replace("xlink:href", "href")
+    for colour, variable in {INK: "ink", QUIET: "quiet", ACCENT: "accent", CONTROL: "control", "#000000": "ink", "#ffffff": "paper"}.items():
+        text = text.replace(colour, f"var(--{variable})")
+    return text.replace("<svg ", f'<svg role="img" aria-label="{name} figure" ', 1)
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -167,18 +239,6 @@ def save_figure(figure: Figure, path: Path) -> None:
     with written_atomically(path) as temporary, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # label names may be in any script; the page beside shows them
         figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight")
-
-
-def block_sums(counts: ConfusionCounts, order: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
-    """The counts in an order of the labels, summed into at most `most` x `most` cells of neighbouring labels; no count is lost."""
-    n = min(most, counts.n_labels)
-    cell = np.empty(counts.n_labels, dtype=np.int64)
-    cell[order] = np.arange(counts.n_labels) * n // counts.n_labels
-    matrix = counts.to_scipy().tocoo()
-    rows, columns = matrix.coords
-    sums = np.zeros((n, n), dtype=np.int64)
-    np.add.at(sums, (cell[rows], cell[columns]), matrix.data)
-    return sums
 
 
 def first_groups(groups: LabelGroups) -> list[npt.NDArray[np.int64]]:

@@ -18,8 +18,10 @@ from selfinformed.data.labels import LabelSpace
 from selfinformed.data.predictions import Predictions, open_predictions
 from selfinformed.evidence.comparison import Comparison, compare
 from selfinformed.evidence.conditional import conditional_curve
-from selfinformed.evidence.evaluation import evaluate, mistaken_pairs
+from selfinformed.evidence.evaluation import evaluate
 from selfinformed.evidence.figures import conditional_figure, save_figure, sweep_figure
+from selfinformed.evidence.latency import latency
+from selfinformed.evidence.mistakes import mistakes
 from selfinformed.evidence.reporting import Findings, report
 from selfinformed.network.stages import with_earlier_points
 from selfinformed.network.wrap import WrappedClassifier
@@ -211,7 +213,7 @@ class Run:
             aug = augment(self.net, self.plan(), classifier="keep" if c.keep_classifier else "reinitialise", seed=c.seed)
             history = fit(
                 aug, self.inputs.examples("train") if c.finetune else self.features("train"), holdout=self.features("holdout"),
-                epochs=c.epochs, seed=c.seed, finetune=c.finetune, checkpoint=checkpoint, log=self.folder / "log" if c.log else None,
+                epochs=c.epochs, seed=c.seed, finetune=c.finetune, checkpoint=checkpoint, log=self.folder / "log", tensorboard=None if c.log else False,
                 **self._training(),
             )  # fmt: skip
             import json
@@ -237,13 +239,18 @@ class Run:
             data = self.inputs.examples("test") if aug.base_was_tuned else self.features("test")
             base = evaluate(self.net, self.features("test"), c.map_k, groups=self.groups(), mapping=mapping)
             augmented = evaluate(aug, data, c.map_k, groups=self.groups(), mapping=mapping)
-            before, after = mistaken_pairs(self.net, self.features("test")), mistaken_pairs(aug, data)
-            names = self.net.labels.names
-            mistakes = [
-                {"taken": names[taken], "annotated": names[annotated], "base": n, "augmented": after[taken, annotated]}
-                for (taken, annotated), n in sorted(before.items(), key=lambda item: (-item[1], item[0]))[:15]
-            ]
-            return {**augmented.to_dict(), "base": base.to_dict(), "mistakes": mistakes}
+            (before, was), (after, now) = mistakes(self.net, self.features("test")), mistakes(aug, data)
+            names, left, kept = self.net.labels.names, after.pairs(), after.most_confident(_KEPT)
+            examples = self.features("test").examples or self.inputs.examples("test")
+            return {
+                **augmented.to_dict(), "calibration": now.to_dict(), "base": {**base.to_dict(), "calibration": was.to_dict()},
+                "mistakes": [
+                    {"taken": names[taken], "annotated": names[annotated], "base": n, "augmented": left[taken, annotated]}
+                    for (taken, annotated), n in sorted(before.pairs().items(), key=lambda item: (-item[1], item[0]))[:15]
+                ],
+                "confident_mistakes": {**vars(kept), "name": [examples.name(example) for example in kept.example.tolist()]},
+                "training_positives": self.features("train").targets.positives(),
+            }  # fmt: skip
 
         return self._stage("evaluate", "evaluation.json", lambda path: read_json(path, "evaluation"), make, lambda e, path: write_json(path, e))
 
@@ -323,17 +330,36 @@ class Run:
 
     def report(self) -> Path:
         """report.html and figures/*.png, written anew from the other artefacts."""
-        evaluation = self.evaluation()
-        recall = {
-            name: {int(k): v for k, v in figures["recall_at"].items()}
-            for name, figures in (("base", evaluation["base"]), ("augmented", evaluation)) if figures["recall_at"]
-        }  # fmt: skip
         title = f"selfinformed: {self.config.model}, {self.net.n_labels:,} labels"
         findings = Findings(
-            title, self.net.labels, self.counts(), self.groups(), self.plan(), self.comparison(), self.headroom(), evaluation["mistakes"], recall,
-            self.inputs.pictures(), self.config.to_dict(),
+            title, self.net.labels, self.counts(), self.groups(), self.plan(), self.comparison(), self.headroom(), self.evaluation(),
+            stability=self._there("stability.json") or {}, search=self._there("search.json") or {}, latency=self._there("latency.json") or {},
+            conditional=self._there("conditional.json") or (), history=self._history(), images=self.inputs.pictures(self.groups()),
+            config=self.config.to_dict(),
         )  # fmt: skip
         return report(findings, self.folder)
+
+    def latency(self) -> dict[str, Any]:
+        """latency.json: milliseconds of base and augmented network, measured in alternation."""
+
+        def make() -> dict[str, Any]:
+            return latency(self.augmented(), self.inputs.examples("test"))
+
+        return self._stage("bench", "latency.json", lambda path: read_json(path, "latency"), make, lambda found, path: write_json(path, found))
+
+    def _there(self, name: str) -> Any:
+        path = self.folder / name
+        return read_json(path, path.stem) if path.exists() else None
+
+    def _history(self) -> list[dict[str, Any]]:
+        """The rows of log/training.jsonl, or those of history.jsonl."""
+        import json
+
+        for name in ("log/training.jsonl", "history.jsonl"):
+            path = self.folder / name
+            if path.exists():
+                return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        return []
 
     def estimate(self) -> dict[str, float]:
         """What training will take: cached features in bytes, seconds to cache them and to train once, from one timed batch."""
@@ -370,6 +396,7 @@ class Run:
         return result
 
 
+_KEPT = 3  # most confident mistakes of each label
 _ARTEFACTS = frozenset(
     {
         "detections", "counts.safetensors", "codetections.safetensors", "groups.json", "stability.json", "sweep.json",
