@@ -15,6 +15,7 @@ from torch import nn
 
 from selfinformed.data.examples import Examples, open_dataset
 from selfinformed.data.labels import LabelSpace
+from selfinformed.evidence.reporting import Findings
 from selfinformed.network.wrap import WrappedClassifier, wrap
 from selfinformed.structure.counts import ConfusionCounts
 from selfinformed.structure.groups import LabelGroups
@@ -221,3 +222,11 @@ def write_images(folder: Path, bad: str | None = None) -> dict[str, str]:
     if bad:
         (folder / "images" / bad).write_bytes(b"no image")
     return {"model": f"{folder / 'colour.py'}:make", **{split: str(folder / "images") for split in ("train", "holdout", "test")}}
+
+
+@pytest.fixture(scope="session")
+def findings(problem: Problem, counts: ConfusionCounts) -> Findings:
+    """What a report is made of: a small run whose label names would like to be markup."""
+    from hostile import hostile_findings
+
+    return hostile_findings(problem, counts)

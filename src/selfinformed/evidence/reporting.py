@@ -116,8 +116,8 @@ def _page(findings: Findings, figures: Mapping[str, str]) -> str:
     changed = _changes(findings)
     hashed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.from_string(template).render(
-        title=findings.title, verdict=_parted(comparison.verdict), method=comparison.method, top_k=comparison.top_k, comparison=comparison, counts=findings.counts,
-        config=findings.config, names=findings.labels.names, css=Markup(css), script=Markup(script), script_hash=f"sha256-{hashed}",  # noqa: S704
+        title=findings.title, verdict=_parted(comparison.verdict), method=comparison.method, top_k=comparison.top_k, comparison=comparison,
+        counts=findings.counts, config=findings.config, names=findings.labels.names, css=Markup(css), script=Markup(script), script_hash=f"sha256-{hashed}",  # noqa: S704
         figures={name: Markup(svg) for name, svg in figures.items()},  # noqa: S704
         tiles=_tiles(findings), arms=_arms(comparison), groups=_groups(findings), ungrouped=len(findings.groups.ungrouped),
         **changed, mistakes=_pairs(findings), stability=_stability(findings), search=findings.search, headroom=_headroom(findings.headroom),

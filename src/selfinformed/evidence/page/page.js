@@ -318,8 +318,8 @@ function scattered() {
   scatter.width = wide, scatter.height = high;
   const context = scatter.getContext("2d"), shown = gain.map((_, i) => i).filter((i) => gain[i] != null && frequency[i] != null);
   if (!shown.length) return;
-  const xs = shown.map((i) => Math.log10(1 + frequency[i])), most = Math.max(0.01, ...shown.map((i) => Math.abs(gain[i])));
-  const low = Math.min(...xs), span = Math.max(...xs) - low || 1;
+  const xs = shown.map((i) => Math.log10(1 + frequency[i])), most = shown.reduce((most, i) => Math.max(most, Math.abs(gain[i])), 0.01);
+  const low = xs.reduce((a, b) => Math.min(a, b)), span = xs.reduce((a, b) => Math.max(a, b)) - low || 1;
   const px = (x) => edge + ((x - low) / span) * (wide - 1.3 * edge), py = (value) => (high - edge) / 2 + 4 * scale - (value / most) * ((high - edge) / 2 - 8 * scale);
   context.clearRect(0, 0, wide, high);
   context.font = `${12 * scale}px system-ui, sans-serif`;
@@ -333,9 +333,10 @@ function scattered() {
   for (const tick of ticks) context.fillText(whole(tick), px(Math.log10(1 + tick)), high - edge + 10 * scale);
   context.fillText(L.training.some((n) => n != null) ? "training examples of the label" : "test examples of the label", wide / 2, high - 16 * scale);
   context.globalAlpha = Math.max(0.15, Math.min(0.8, 900 / shown.length));
+  const colour = { good: style("--good"), bad: style("--bad"), "": style("--quiet") };
   points = shown.map((label, i) => {
     const jitter = (((label * 2654435761) % 1000) / 1000 - 0.5) * Math.min(10 * scale, wide / 40), x = px(xs[i]) + jitter, y = py(gain[label]);
-    context.fillStyle = style(gain[label] < 0 ? "--bad" : gain[label] > 0 ? "--good" : "--quiet");
+    context.fillStyle = colour[tone(gain[label])];
     context.beginPath(), context.arc(x, y, 2.2 * scale, 0, 7), context.fill();
     return [x / scale, y / scale, label];
   });
