@@ -8,6 +8,7 @@ import torch
 from conftest import Problem
 from selfinformed.evidence.arms import ARMS, DESCRIPTIONS, Bench, scaled
 from selfinformed.evidence.evaluation import evaluate
+from selfinformed.network.wrap import AttachPoint, wrap
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import HeadPlan, plan
@@ -55,6 +56,23 @@ def test_a_dense_head_fits_any_methods_budget_and_nearly_fills_it(problem: Probl
     assert dense.multiply_adds <= heads.multiply_adds
     wider = tuple(width + 1 for width in dense.hidden[0])
     assert plan(problem.net, LabelGroups.everything(36), hidden=wider).multiply_adds > heads.multiply_adds
+
+
+def test_every_arm_of_heads_that_read_a_map_among_several_attach_points(problem: Problem) -> None:
+    points = [AttachPoint("trunk.5", "output", "map"), AttachPoint("stack")]
+    net = wrap(problem.net.model, problem.net.example_inputs, labels=problem.net.labels, attach=points)
+    train, test = (FeatureStore.build(net, split.take(range(100))) for split in (problem.train, problem.test))
+    for attach, kernel, read in (("trunk.5", 2, slice(0, 144)), ("stack", 1, slice(144, 160))):
+        heads = plan(net, problem.groups, hidden=(9,), attach=attach, kernel=kernel)
+        made = Bench(net, heads, train, test, epochs=1)
+        assert {"classifier", "random", "dense", "finetune"} <= set(made.choose(None))
+        dense = made.plan_of("dense", 0)
+        assert (dense.sources[0].start, dense.sources[0].stop, dense.sources[0].kernel) == (read.start, read.stop, kernel)
+        assert 0.8 < (dense.extra_computation - 1) / (heads.extra_computation - 1) <= 1
+        for arm in ("classifier", "dense"):
+            assert made.judged(arm, made.trained(arm, 0)[0], 50).multiply_adds == made.plan_of(arm, 0).multiply_adds
+    both = plan(net, problem.groups, hidden=(9,), attach="stack") + plan(net, LabelGroups.everything(36), hidden=(50,), attach="trunk.5", kernel=2)
+    assert Bench(net, both, train, test).plan_of("dense", 0).sources == (both.sources[-1],)  # where the method spends most
 
 
 def test_a_structure_is_judged_as_it_says(problem: Problem) -> None:

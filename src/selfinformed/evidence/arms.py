@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+from bisect import bisect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from selfinformed.augmented.controls import adapted, gated
@@ -91,7 +93,7 @@ class Bench:
         training = scaled(self.training, factor)
         if arm == "finetune":
             assert self.train.examples is not None
-            aug = augment(self.net, _no_heads(self.net), seed=seed)
+            aug = augment(self.net, self._no_heads, seed=seed)
             rate = factor * self.finetune_learning_rate
             return aug, fit_whole(aug, self.train.examples, seconds=seconds, learning_rate=rate, seed=seed)
         if arm == "searched":
@@ -142,10 +144,19 @@ class Bench:
             # Costs are whole numbers: the half keeps rounding from losing a unit that just fits.
             allowed = heads.multiply_adds - heads.base_multiply_adds + 0.5
             everything = LabelGroups.everything(self.net.n_labels)
-            return plan(self.net, everything, budget=allowed / heads.base_multiply_adds, depth=max(map(len, heads.hidden), default=1))
+            depth = max(map(len, heads.hidden), default=1)
+            return plan(self.net, everything, budget=allowed / heads.base_multiply_adds, depth=depth, **self._read_by_dense())
         given = {"confusions": heads, "codetections": self.codetections, "hinton": self.hinton}.get(arm)
-        return given or _no_heads(self.net)
+        return given or self._no_heads
 
+    @property
+    def _no_heads(self) -> HeadPlan:
+        return replace(self.plan, groups=LabelGroups(self.net.n_labels, ()), hidden=(), sources=())
 
-def _no_heads(net: WrappedClassifier) -> HeadPlan:
-    return plan(net, LabelGroups(net.n_labels, ()), hidden=(1,))
+    def _read_by_dense(self) -> dict[str, Any]:
+        """All attach points side by side, or where one is a map, the one on which the method spends most."""
+        if not any(shape.map for shape in self.net.shapes):
+            return {}
+        _, source = max(zip(self.plan.head_multiply_adds, self.plan.sources, strict=True), key=lambda head: head[0])
+        starts = itertools.accumulate((shape.size for shape in self.net.shapes), initial=0)
+        return {"attach": self.net.attach_points[bisect(list(starts), source.start) - 1].module, "kernel": source.kernel}

@@ -41,7 +41,7 @@ class Choice:
         cover_share: see `cluster`; None for a partition.
         dense_share: share of the budget, 0 to 1, for one more head over all labels.
         depth: ReLU layers per head; 0: heads are output units alone, on one ReLU layer that all share (see `plan`).
-        capacity: how widths divide the budget among groups.
+        capacity: how widths divide the budget among groups; `examples`: by the hold-out examples of their labels.
         top_groups: heads that each example runs; None for all.
         share: of the examples, 0 to 1, the most uncertain: only they run heads.
         attach: the attach point that heads read; None for all side by side.
@@ -265,6 +265,7 @@ class Builder:
             self.net, groups, budget=budget, depth=choice.depth, capacity=choice.capacity, usage=usage, shared_usage=choice.share,
             attach=choice.attach, shared=choice.shared, linear=choice.linear and choice.shared > 0,
             counts=self.counts(kind) if choice.capacity == "confusions" else None,
+            examples=self.holdout.targets.positives() if choice.capacity == "examples" else None,
         )
 
     def _usage(self, groups: LabelGroups, choice: Choice) -> list[float]:
