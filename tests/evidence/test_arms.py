@@ -87,12 +87,32 @@ def test_a_structure_is_judged_as_it_says(problem: Problem) -> None:
     assert expected["multiply_adds"] < problem.plan().multiply_adds
 
 
+def test_chance_runs_the_searched_heads_on_as_many_examples_and_gains_less(problem: Problem) -> None:
+    structure = Structure(plan(problem.net, LabelGroups.everything(36), hidden=(40,)), None, 0.3, "dense on the least certain 0.3")
+    made = bench(problem, searched=structure, epochs=4)
+    trained = {arm: made.trained(arm, 1)[0] for arm in ("searched", "chance")}
+    found = {arm: made.judged(arm, aug, 50, 1).figures() for arm, aug in trained.items()}
+    extra = {arm: figures["extra_computation"] - 1 for arm, figures in found.items()}
+    assert extra["chance"] == pytest.approx(0.3 * (structure.plan.extra_computation - 1), rel=1e-3)
+    assert extra["searched"] == pytest.approx(extra["chance"], rel=0.1)  # test examples are not as uncertain as hold-out examples
+    assert found["searched"]["mean_average_precision_per_example"] > found["chance"]["mean_average_precision_per_example"]
+    assert made.judged("chance", trained["chance"], 50, 1).figures() == found["chance"] != made.judged("chance", trained["chance"], 50, 2).figures()
+    assert 0 < made.score("chance", trained["chance"], 50) < 1
+    again, other = made.trained("chance", 1)[0], made.trained("chance", 2)[0]
+    for name, weights in trained["chance"].heads.to_weights().items():
+        assert torch.equal(weights, again.heads.to_weights()[name])
+    assert trained["chance"].above is None
+    assert made.judged("chance", other, 50, 1).figures() != found["chance"]
+
+
 def test_arms_without_what_they_need_are_left_out(problem: Problem) -> None:
     assert bench(problem).choose(None) == ["base", "classifier", "confusions", "random", "dense", "finetune", "gated", "adapter"]
     tiny = plan(problem.net, LabelGroups(36, ([0],)), hidden=(1,))
     assert "gated" not in bench(problem, tiny).choose(None)
     with pytest.raises(SelfInformedError, match=r"'gated' needs other heads or a larger budget \(gated: 145 multiply-adds do not reach"):
         bench(problem, tiny).choose(["gated"])
+    with pytest.raises(SelfInformedError, match="'chance' needs heads that a share of the examples runs"):
+        bench(problem, searched=two_of_six(problem.plan())).choose(["chance"])
     with pytest.raises(SelfInformedError, match="views: expected another view of the 600 test examples"):
         bench(problem, views=problem.store("train")).choose(None)
 

@@ -274,7 +274,7 @@ def _extra_time(net: WrappedClassifier, structure: Structure) -> float:
     aug = augment(net, structure.plan)
     aug.output = aug.output or "softmax"
 
-    def extra(**run: float) -> float:
+    def extra(**run: Any) -> float:
         with aug.conditional(structure.top_groups, **run) if structure.is_conditional else nullcontext():
             return paired_seconds(net.logits, aug.logits, net.example_inputs)[2] - 1
 
