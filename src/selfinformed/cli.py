@@ -7,6 +7,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
@@ -64,8 +65,11 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _verb(options: list[str], example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Registers a verb that takes a configuration or a run folder, and those options of `RunConfig` that it reads."""
+def _verb(options: list[str], example: str, trains: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Registers a verb that takes a configuration or a run folder, and those options of `RunConfig` that it reads.
+
+    The processes of torchrun train heads together where that is what the verb `trains`; of other verbs they divide the measuring.
+    """
 
     def register(function: Callable[[Run, bool], None]) -> Callable[..., None]:
         def command(source: str | None, json: bool, print_config: bool, **changes: Any) -> None:
@@ -77,11 +81,14 @@ def _verb(options: list[str], example: str) -> Callable[[Callable[..., None]], C
             if print_config:
                 print(config.to_yaml())  # noqa: T201
                 return
-            run = _open(config)
-            if rank() == 0:
-                function(run, json)
-            elif "top_k" in options:
-                run.counts()  # the other processes of torchrun help with this stage and leave the rest to the first
+            with _joined(config.device) if trains else nullcontext():
+                run = _open(config)
+                if rank() == 0:
+                    function(run, json)
+                elif trains:
+                    run.augmented()
+                elif "top_k" in options:
+                    run.counts()  # the other processes of torchrun help with this stage and leave the rest to the first
 
         chosen = [option for option in fields(RunConfig) if option.name in options]
         parameters = {
@@ -231,7 +238,7 @@ def probe(run: Run, json: bool) -> None:
         _table(rows, "where the gain of the wide head lies")
 
 
-@_verb(_INPUTS + _COUNTS + _CLUSTER + _PLAN + _FIT, "selfinformed fit config.yaml --epochs 4")
+@_verb(_INPUTS + _COUNTS + _CLUSTER + _PLAN + _FIT, "selfinformed fit config.yaml --epochs 4", trains=True)
 def fit(run: Run, json: bool) -> None:
     """Trains the heads and the classifier on cached features."""
     from json import loads
@@ -301,6 +308,12 @@ def bench(run: Run, json: bool) -> None:
     result = run.latency()
     rows = [{k: f"{v:.3f}" if isinstance(v, float) else v for k, v in row.items()} for row in result["rows"]]
     _show(json, result, rows, f"milliseconds; multiply-adds ratio {result['extra_computation']:.3f}")
+
+
+def _joined(device: str) -> AbstractContextManager[None]:
+    from selfinformed.training.processes import joined
+
+    return joined(device)
 
 
 def _open(config: RunConfig) -> Run:

@@ -13,7 +13,7 @@ from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.training import searching as module
 from selfinformed.training.features import rank
 from selfinformed.training.searching import SearchResult, Space, search
-from selfinformed.training.structures import Choice, Structure
+from selfinformed.training.structures import Builder, Choice, Structure
 
 SMALL = Space(
     grouping=("confusions", "codetections"), n_groups=(3, 6), dense_share=(0.0, 0.5), cover_share=(None,), depth=(1,), capacity=("uniform",), share=(1.0,),
@@ -115,6 +115,23 @@ def test_a_budget_of_latency_is_measured(problem: Problem, monkeypatch) -> None:
     result = searched(problem, budget=0.4, budget_of="latency", space=replace(SMALL, top_groups=(None,)), rounds=1, epochs=0.1)
     extras = [row["extra_computation"] - 1 for row in result.trials]
     assert 0.05 < max(extras) <= 0.1
+
+
+@pytest.mark.parametrize("choice", [Choice("dense"), Choice("dense", share=0.25), Choice("confusions", 6, top_groups=1, share=0.5)], ids=str)
+@pytest.mark.parametrize("batch", [1, 2, 40])
+def test_latency_is_that_of_the_heads_that_run(problem: Problem, monkeypatch, choice: Choice, batch: int) -> None:
+    def seconds(one, other, inputs, repeats=20):
+        """Four times the multiply-adds that heads execute."""
+        other(inputs)
+        aug = other.__self__
+        executed = aug.dispatch.multiply_adds if aug.dispatch is not None else aug.plan.multiply_adds
+        return np.ones(1), np.ones(1), 1 + 4 * (executed / problem.net.cost.multiply_adds - 1)
+
+    monkeypatch.setattr(module, "paired_seconds", seconds)
+    monkeypatch.setattr(problem.net, "example_inputs", problem.holdout.read(range(batch)))
+    heads = module._within_latency(Builder(problem.net, problem.store("holdout"), 0.4), choice).plan
+    per_example = heads.multiply_adds - heads.base_multiply_adds if choice.top_groups is None else max(heads.head_multiply_adds)
+    assert 0.07 < choice.share * per_example / heads.base_multiply_adds <= 0.1
 
 
 def test_a_structure_whose_loss_is_no_number_comes_last(problem: Problem) -> None:

@@ -24,7 +24,7 @@ CHOICES = [
     Choice("confusions", 3, dense_share=0.5, top_groups=1), Choice("confusions", 6, cover_share=0.1, shared=12, capacity="labels"),
     Choice("confusions", 6, depth=0, top_groups=2), Choice("confusions", 6, depth=0, top_groups=2, dense_share=0.5, share=0.5),
     Choice("confusions", 6, depth=0, top_groups=4, share=0.5), Choice("confusions", 3, shared=12, dense_share=0.25),
-    Choice("confusions", 6, detections=2, capacity="confusions", depth=2),
+    Choice("confusions", 6, detections=2, capacity="confusions", depth=2), Choice("confusions", 3, capacity="examples"),
 ]  # fmt: skip
 
 

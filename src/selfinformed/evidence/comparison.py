@@ -157,7 +157,8 @@ def compare(
     """Trains the method and every control alike and judges them on the same test data.
 
     `plan` sets the multiply-adds of all controls: `random` permutes its labels, `dense` spends them on one head, `gated` on a mixture of
-    experts, `adapter` on a low-rank adapter, `views` on a second look at so many test examples.
+    experts, `adapter` on a low-rank adapter, `views` on a second look at so many test examples. Where `searched` runs heads on the least certain
+    share of the examples, `chance` runs the same heads on as large a share drawn at random, in training and on test data.
 
     Args:
         net: the wrapped base.
@@ -168,8 +169,8 @@ def compare(
         hinton: heads on as many groups at the same budget from `cluster(counts, method="hinton")`; likewise.
         searched: what `search` found; likewise. It is then the method that the controls are held against.
         views: another, augmented view of the test examples in the same order; likewise.
-        seeds: how many; seed s draws the new weights, the order of examples and the permutation.
-        arms: which of base, classifier, confusions, codetections, random, dense, hinton, finetune, gated, adapter, views, searched
+        seeds: how many; seed s draws the new weights, the order of examples, the permutation and the examples of `chance`.
+        arms: which of base, classifier, confusions, codetections, random, dense, hinton, finetune, gated, adapter, views, searched, chance
             (default: all there is input for).
         top_k: K of mAP@K.
         epochs: passes over `train` for each arm on cached features.
@@ -214,7 +215,7 @@ def compare(
         finetune = arm == "finetune"
         aug, history = bench.trained(arm, seed, factor, caching + _seconds_of_heads(done, seed) if finetune else 0.0)
         seconds, head_seconds = (history.seconds, 0.0) if finetune else (caching + history.seconds, history.seconds)
-        done.add(arm, seed, bench.judged(arm, aug, top_k), seconds, head_seconds)
+        done.add(arm, seed, bench.judged(arm, aug, top_k, seed), seconds, head_seconds)
     about = {
         "seeds": seeds, "epochs": epochs, "n_train": len(train), "n_test": len(test), "versions": versions(), "machine": machine(),
         "tuned": {arm: _choice(done, of, factors) for arm, of in tuned.items()}, "searched": searched and searched.description,

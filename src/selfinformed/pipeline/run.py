@@ -27,6 +27,7 @@ from selfinformed.network.stages import with_earlier_points
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.pipeline.config import RunConfig, read_config
 from selfinformed.pipeline.inputs import Inputs
+from selfinformed.runtime.device import rank
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_json, write_json, write_text
 from selfinformed.structure.clustering import cluster, sweep
@@ -38,6 +39,7 @@ from selfinformed.structure.stability import stability
 from selfinformed.training.features import FeatureStore, estimate
 from selfinformed.training.fitting import fit
 from selfinformed.training.headroom import probe
+from selfinformed.training.processes import Processes
 from selfinformed.training.recipe import Recipe
 from selfinformed.training.searching import FORMAT as SEARCH_FORMAT
 from selfinformed.training.searching import Space, search
@@ -176,7 +178,7 @@ class Run:
             self.say(f"{'features':<10} {name} will take {about['bytes'] / 1e6:,.0f} MB of disk and about {about['seconds']:,.0f} s in all")
             store = FeatureStore.build(self.net, examples, c.forward_batch_size, f"caching {split} features", folder, c.feature_dtype)
             self.say(f"{'features':<10} {name} in {time.perf_counter() - start:.1f} s")
-        if examples.skipped and not skipped.exists():
+        if examples.skipped and not skipped.exists() and rank() == 0:
             write_json(skipped, [{"example": row, "reason": reason} for row, reason in examples.skipped.items()])
             self.say(f"           {len(examples.skipped)} unreadable {split} examples set aside, see {skipped.name}")
         self._done[name] = store
@@ -206,11 +208,18 @@ class Run:
         return self._stage("probe", "probe.json", lambda path: read_json(path, "probe"), make, lambda h, path: write_json(path, h))
 
     def augmented(self) -> AugmentedClassifier:
-        """heads.safetensors, config.json and history.jsonl; a training that was stopped goes on from training.safetensors."""
-        c, checkpoint = self.config, self.folder / "training.safetensors"
+        """heads.safetensors, config.json and history.jsonl; a training that was stopped goes on from training.safetensors.
+
+        Processes joined by `torch.distributed` call this alike: they share the measuring, the features and each batch; the first writes the rest.
+        """
+        c, checkpoint, processes = self.config, self.folder / "training.safetensors", Processes.joined()
 
         def make() -> AugmentedClassifier:
-            aug = augment(self.net, self.plan(), classifier="keep" if c.keep_classifier else "reinitialise", seed=c.seed)
+            if processes.world > 1 and not (self.folder / "plan.json").exists():
+                self.counts()
+            with processes.first_alone(self.net.classifier.weight):
+                heads = self.plan()
+            aug = augment(self.net, heads, classifier="keep" if c.keep_classifier else "reinitialise", seed=c.seed)
             history = fit(
                 aug, self.inputs.examples("train") if c.finetune else self.features("train"), holdout=self.features("holdout"),
                 epochs=c.epochs, seed=c.seed, finetune=c.finetune, checkpoint=checkpoint, log=self.folder / "log", tensorboard=None if c.log else False,
@@ -218,7 +227,8 @@ class Run:
             )  # fmt: skip
             import json
 
-            write_text(self.folder / "history.jsonl", "".join(json.dumps(row) + "\n" for row in history.rows))
+            if rank() == 0:
+                write_text(self.folder / "history.jsonl", "".join(json.dumps(row) + "\n" for row in history.rows))
             return aug
 
         def read(path: Path) -> AugmentedClassifier:
@@ -380,7 +390,7 @@ class Run:
     def _stage(
         self, stage: str, name: str, read: Callable[[Path], T], make: Callable[[], T], save: Callable[[T, Path], None], also: str = ""
     ) -> T:
-        """What `name` (and the file `also` beside it) holds: read where it is there, else made and saved; once per run."""
+        """What `name` (and the file `also` beside it) holds: read where it is there, else made, and saved by the first process; once per run."""
         if name not in self._done:
             path = self.folder / name
             if path.exists() and (self.folder / also).exists():
@@ -389,7 +399,8 @@ class Run:
             else:
                 start = time.perf_counter()
                 made = make()
-                save(made, path)
+                if rank() == 0:
+                    save(made, path)
                 self._done[name] = made
                 self.say(f"{stage:<10} {name} in {time.perf_counter() - start:.1f} s")
         result: T = self._done[name]

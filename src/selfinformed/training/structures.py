@@ -41,7 +41,7 @@ class Choice:
         cover_share: see `cluster`; None for a partition.
         dense_share: share of the budget, 0 to 1, for one more head over all labels.
         depth: ReLU layers per head; 0: heads are output units alone, on one ReLU layer that all share (see `plan`).
-        capacity: how widths divide the budget among groups.
+        capacity: how widths divide the budget among groups; `examples`: by the hold-out examples of their labels.
         top_groups: heads that each example runs; None for all.
         share: of the examples, 0 to 1, the most uncertain: only they run heads.
         attach: the attach point that heads read; None for all side by side.
@@ -133,26 +133,30 @@ class Structure:
 
     def train(
         self, net: WrappedClassifier, train: Examples | FeatureStore, *, holdout: Examples | FeatureStore | None = None, seed: int = 0,
-        classifier: Any = "keep", **training: Any,
+        classifier: Any = "keep", chance: int | None = None, **training: Any,
     ) -> tuple[AugmentedClassifier, History]:
         """Trains it as `fit` does, on the examples each head will see; `training` are options of `fit`.
 
         With a `share` below 1, hold-out data (or else the training data) say which uncertainty that share of the examples exceeds; it is
-        kept as the network's `above`.
+        kept as the network's `above`. With `chance`, a seed, as many examples drawn at random run heads instead: the control of that choice.
         """
         aug = augment(net, self.plan, classifier=classifier, seed=seed)
         aug.output = training.get("output") or aug.output or guess_output(train.targets)
-        with aug.conditional(self.top_groups, share=self.share) if self.is_conditional else nullcontext():
+        with aug.conditional(self.top_groups, share=self.share, chance=chance) if self.is_conditional else nullcontext():
             history = fit(aug, train, holdout=holdout, seed=seed, **scaled(training, self.rate))
-        if self.share < 1:
+        if self.share < 1 and chance is None:
             judged = train if holdout is None else holdout
             aug.above = float(np.quantile(uncertainties(aug, judged if isinstance(judged, FeatureStore) else FeatureStore.build(net, judged)), 1 - self.share))
         return aug, history
 
     @contextmanager
-    def evaluating(self, aug: AugmentedClassifier) -> Iterator[AugmentedClassifier]:
-        """Within this context the trained network runs the heads that the structure says, and counts the multiply-adds it executes."""
-        with aug.conditional(self.top_groups, above=aug.above) if self.is_conditional else nullcontext():
+    def evaluating(self, aug: AugmentedClassifier, chance: int | None = None) -> Iterator[AugmentedClassifier]:
+        """Within this context the trained network runs the heads that the structure says, and counts the multiply-adds it executes.
+
+        With `chance`, a seed, they run on the structure's share of each batch, drawn at random whatever the scores.
+        """
+        run: dict[str, Any] = {"above": aug.above} if chance is None else {"share": self.share, "chance": chance}
+        with aug.conditional(self.top_groups, **run) if self.is_conditional else nullcontext():
             yield aug
 
     def to_dict(self) -> dict[str, Any]:
@@ -265,6 +269,7 @@ class Builder:
             self.net, groups, budget=budget, depth=choice.depth, capacity=choice.capacity, usage=usage, shared_usage=choice.share,
             attach=choice.attach, shared=choice.shared, linear=choice.linear and choice.shared > 0,
             counts=self.counts(kind) if choice.capacity == "confusions" else None,
+            examples=self.holdout.targets.positives() if choice.capacity == "examples" else None,
         )
 
     def _usage(self, groups: LabelGroups, choice: Choice) -> list[float]:
