@@ -6,7 +6,6 @@ import base64
 from typing import Any
 
 import numpy as np
-import pytest
 
 from conftest import Problem
 from selfinformed.data.labels import LabelSpace

@@ -280,10 +280,24 @@ def search(run: Run, json: bool) -> None:
     _show(json, result, rows, result["verdict"])
 
 
-@_verb(["output"], "selfinformed report runs/demo")
-def report(run: Run, json: bool) -> None:
-    """Writes report.html and its figures from a run's artefacts."""
-    path = run.report()
+@app.command()
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="one run folder, or several to hold against each other", show_default=False)],
+    output: Annotated[str | None, typer.Option(help="the page of several runs [default: runs.html beside the first]", metavar="FILE")] = None,
+    json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+) -> None:
+    """Writes report.html, figures and tables from a run's artefacts; given several runs, one page that holds them side by side.
+
+    Example: selfinformed report runs/demo; selfinformed report runs/six-groups runs/twelve-groups --output groups.html
+    """
+    if len(runs) == 1:
+        if output is not None:
+            raise SelfInformedError("report: --output names the page of several runs; a single run's report.html is written into its folder")
+        path = _open(read_config(runs[0])).report()
+    else:
+        from selfinformed.pipeline.side_by_side import side_by_side
+
+        path = side_by_side(runs, output)
     _show(json, {"report": str(path)}, [], f"open {path}")
 
 

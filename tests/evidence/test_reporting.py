@@ -15,14 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conftest import Problem
-from selfinformed.data.labels import LabelSpace
-from selfinformed.evidence.comparison import Comparison, compare
-from selfinformed.evidence.mistakes import Calibration
+from hostile import HOSTILE
+from selfinformed.evidence.comparison import Comparison
 from selfinformed.evidence.reporting import Findings, report
 from selfinformed.runtime.files import write_json
-from selfinformed.structure.counts import ConfusionCounts
-from selfinformed.training.headroom import probe
 
 NOTHING_ELSE: dict[str, Any] = {
     "headroom": {}, "evaluation": {}, "stability": {}, "search": {}, "latency": {}, "conditional": (), "history": (), "images": {},

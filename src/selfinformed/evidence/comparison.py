@@ -52,6 +52,12 @@ class Comparison:
         """The arm that the others are controls of: the searched structure where there is one, else heads on groups from confusions."""
         return next((arm for arm in METHODS if arm in self.arms), METHODS[-1])
 
+    @property
+    def best_control(self) -> str | None:
+        """The arm with the highest mAP apart from the base and the method."""
+        scores = {arm: self.values(arm).mean() for arm in self.arms if arm not in ("base", self.method)}
+        return max(scores, key=lambda arm: scores[arm] if scores[arm] == scores[arm] else -1.0, default=None)
+
     def values(self, arm: str, column: str = "mean_average_precision") -> FloatArray:
         """One figure of an arm for each seed, in the order of the seeds."""
         rows = sorted((row for row in self.rows if row["arm"] == arm), key=lambda row: row["seed"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from selfinformed.structure.groups import LabelGroups
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_RUNS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by colour-blind eyes too (Okabe and Ito)
 INK, QUIET, ACCENT, CONTROL = "#1d2433", "#8a93a5", "#0b6e6e", "#c2571a"
 
 
@@ -93,6 +95,19 @@ def cost_figure(comparison: Comparison) -> Figure:
         axes.annotate(f"{row['arm']} {y:.1f}", (x, y), (x + 0.04 * max(widest, 1), height), color=colour, fontsize=9, va="center")
     axes.set_xlim(-0.1 * max(widest, 1), 1.45 * max(widest, 1))
     axes.set_xlabel("extra multiply-adds (%)"), axes.set_ylabel(f"mAP@{comparison.top_k} (%)")
+    return figure
+
+
+def runs_figure(comparisons: Mapping[str, Comparison]) -> Figure:
+    """mAP against multiply-adds of every arm of several runs; each run's method is filled and joined to its base."""
+    figure, axes = _figure(6.4, 4.2)
+    for (name, comparison), colour in zip(comparisons.items(), itertools.cycle(_RUNS), strict=False):
+        rows = {row["arm"]: (100 * (row["extra_computation"] - 1), 100 * row["mean_average_precision"]) for row in comparison.summary()}
+        axes.plot([x for x, _ in rows.values()], [y for _, y in rows.values()], "o", markerfacecolor="none", color=colour)
+        ends = [rows[arm] for arm in ("base", comparison.method) if arm in rows]
+        axes.plot([x for x, _ in ends], [y for _, y in ends], "o-", color=colour, label=_short(name))
+    axes.set_xlabel("extra multiply-adds (%)"), axes.set_ylabel("mAP (%)")
+    axes.legend(frameon=False)
     return figure
 
 

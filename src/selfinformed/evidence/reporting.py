@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from selfinformed.evidence import figures as draw
 from selfinformed.evidence.comparison import Comparison
 from selfinformed.evidence.explorer import embedded_json, labels_of, matrices, neighbours
 from selfinformed.evidence.numbers import Number, percent, points, tone
+from selfinformed.evidence.page import rendered
 from selfinformed.runtime.files import plain, write_text
 from selfinformed.structure.average_precision import nan_mean
 from selfinformed.structure.counts import ConfusionCounts
@@ -106,26 +105,17 @@ def _figures(findings: Findings) -> dict[str, Any]:
 
 
 def _page(findings: Findings, figures: Mapping[str, str]) -> str:
-    import jinja2
-    from markupsafe import Markup
-
-    folder = resources.files("selfinformed.evidence").joinpath("page")
-    css, script, template = (folder.joinpath(name).read_text("utf-8") for name in ("page.css", "page.js", "report.html.j2"))
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     comparison = findings.comparison
-    changed = _changes(findings)
-    hashed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.from_string(template).render(
+    return rendered(
+        "report.html.j2", "page.js",
         title=findings.title, verdict=_parted(comparison.verdict), method=comparison.method, top_k=comparison.top_k, comparison=comparison,
-        counts=findings.counts, config=findings.config, names=findings.labels.names, css=Markup(css), script=Markup(script), script_hash=f"sha256-{hashed}",  # noqa: S704
-        figures={name: Markup(svg) for name, svg in figures.items()},  # noqa: S704
+        counts=findings.counts, config=findings.config, names=findings.labels.names, figures=figures,
         tiles=_tiles(findings), arms=_arms(comparison), groups=_groups(findings), ungrouped=len(findings.groups.ungrouped),
-        **changed, mistakes=_pairs(findings), stability=_stability(findings), search=findings.search, headroom=_headroom(findings.headroom),
+        **_changes(findings), mistakes=_pairs(findings), stability=_stability(findings), search=findings.search, headroom=_headroom(findings.headroom),
         calibration=_calibration(findings.evaluation), latency=_latency(findings.latency), plan=_plan(findings.plan),
         seed=findings.config.get("seed", 0), seconds=f"{sum(row['seconds'] for row in comparison.rows):,.0f}",
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        pictures={number: base64.b64encode(png).decode("ascii") for number, png in findings.images.items()},
-        data=Markup(embedded_json(_data(findings))),  # noqa: S704
+        pictures={number: base64.b64encode(png).decode("ascii") for number, png in findings.images.items()}, data=embedded_json(_data(findings)),
     )  # fmt: skip
 
 
@@ -167,9 +157,7 @@ def _tiles(findings: Findings) -> list[dict[str, Any]]:
         {"name": "multiply-adds", "value": Number(method["extra_computation"], f"{source}/extra_computation", "{:.3f}×"),
          "more": "of the base's, executed on average", "tone": ""},
     ]  # fmt: skip
-    rivals = [row for row in place if row not in ("base", comparison.method)]
-    if rivals:
-        rival = max(rivals, key=lambda arm: _or_low(place[arm][1]["mean_average_precision"]))
+    if rival := comparison.best_control:
         r, row = place[rival]
         minus = row["method_over_it"]
         tiles.append(
@@ -177,10 +165,6 @@ def _tiles(findings: Findings) -> list[dict[str, Any]]:
              "tone": tone(minus["low"], minus["high"]), "more": row["description"]}
         )  # fmt: skip
     return tiles
-
-
-def _or_low(value: float) -> float:
-    return value if value == value else -1.0
 
 
 def _arms(comparison: Comparison) -> list[dict[str, Any]]:
