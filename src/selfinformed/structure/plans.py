@@ -227,8 +227,8 @@ def plan(
         counts: needed for `capacity="confusions"`.
         examples: training examples per label [C], needed for `capacity="examples"`.
         dense_share: part of the budget, 0 to 1, spent on one more head over all labels.
-        attach: module name of the one of the network's attach points that these heads read (default: all of them side by side). Plans for
-            several attach points add up: `plan(net, groups, attach="layer3", ...) + plan(net, everything, attach="layer4", ...)`.
+        attach: module name of the one of the network's attach points that these heads read (default: all of them side by side, or the last where
+            one of them is a map). Plans for several attach points add up: `plan(net, groups, attach="layer3", ...) + plan(net, everything, attach="layer4", ...)`.
         kernel: height and width of the heads' convolution, at an attach point wrapped with `reduce="map"`: the first of a head's widths is
             then its number of feature maps, which are averaged over positions.
         copy: whether each head begins with a copy of the trunk from the attach point on, initialised with the trained weights and trained for
@@ -303,13 +303,11 @@ def _source(net: WrappedClassifier, attach: str | None, kernel: int, copy: bool,
     names = [point.module for point in net.attach_points]
     if attach is not None and names.count(attach) != 1:
         raise SelfInformedError(f"attach: {attach!r} names {names.count(attach)} of the network's attach points; they are {', '.join(names)}")
-    if attach is None and len(names) > 1 and any(shape.map for shape in net.shapes):
-        raise SelfInformedError(f"attach: heads read one attach point where one is a map; choose among {', '.join(names)}")
     if copy and (kernel != 1 or shared or (attach is None and len(names) > 1)):
         raise SelfInformedError(f"copy: a copy reads one attach point, without kernel= and shared=; choose attach= among {', '.join(names)}")
-    if attach is None and len(names) > 1:
+    if attach is None and len(names) > 1 and not any(shape.map for shape in net.shapes):
         return Source(0, net.feature_size, None, 1, shared, linear)
-    place = 0 if attach is None else names.index(attach)
+    place = -1 % len(names) if attach is None else names.index(attach)
     if kernel != 1 and net.shapes[place].map is None:
         raise SelfInformedError(f"kernel: heads convolve only over a map; wrap the network with AttachPoint({names[place]!r}, reduce='map')")
     if copy:
