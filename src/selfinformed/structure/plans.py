@@ -228,7 +228,8 @@ def plan(
         examples: training examples per label [C], needed for `capacity="examples"`.
         dense_share: part of the budget, 0 to 1, spent on one more head over all labels.
         attach: module name of the one of the network's attach points that these heads read (default: all of them side by side, or the last where
-            one of them is a map). Plans for several attach points add up: `plan(net, groups, attach="layer3", ...) + plan(net, everything, attach="layer4", ...)`.
+            one of them is a map). Plans for several attach points add up:
+            `plan(net, groups, attach="layer3", ...) + plan(net, everything, attach="layer4", ...)`.
         kernel: height and width of the heads' convolution, at an attach point wrapped with `reduce="map"`: the first of a head's widths is
             then its number of feature maps, which are averaged over positions.
         copy: whether each head begins with a copy of the trunk from the attach point on, initialised with the trained weights and trained for
@@ -307,7 +308,7 @@ def _source(net: WrappedClassifier, attach: str | None, kernel: int, copy: bool,
         raise SelfInformedError(f"copy: a copy reads one attach point, without kernel= and shared=; choose attach= among {', '.join(names)}")
     if attach is None and len(names) > 1 and not any(shape.map for shape in net.shapes):
         return Source(0, net.feature_size, None, 1, shared, linear)
-    place = -1 % len(names) if attach is None else names.index(attach)
+    place = len(names) - 1 if attach is None else names.index(attach)
     if kernel != 1 and net.shapes[place].map is None:
         raise SelfInformedError(f"kernel: heads convolve only over a map; wrap the network with AttachPoint({names[place]!r}, reduce='map')")
     if copy:

@@ -78,10 +78,10 @@ class Space:
         found = [Choice(self.grouping[0], n, rate=r) for n in numbers for r in (self.rate[0], rate)]
         for n, top in itertools.product(numbers, [top for top in self.top_groups if top is not None and top < numbers[-1]]):
             found += [Choice(self.grouping[0], n, depth=depth, top_groups=top, rate=rate) for depth in sorted({min(self.depth), 1})]
-        few = [top for top in self.top_groups if top is not None][:1] or [None]
+        few = next((top for top in self.top_groups if top is not None), None)
         for attach, n, share in itertools.product(self.attach, numbers[:2], sorted(self.share)[:2]):  # a draw would rarely hit on these
-            found += [Choice(self.grouping[0], n, top_groups=few[0], share=share, attach=attach, copy=True, rate=rate) for copied in self.copy if copied]
-            found += [Choice(self.grouping[0], n, top_groups=few[0], attach=attach, kernel=kernel, rate=rate) for kernel in self.kernel if kernel != 1]
+            found += [Choice(self.grouping[0], n, top_groups=few, share=share, attach=attach, copy=True, rate=rate) for copied in self.copy if copied]
+            found += [Choice(self.grouping[0], n, top_groups=few, attach=attach, kernel=kernel, rate=rate) for kernel in self.kernel if kernel != 1]
         return list(dict.fromkeys(found))
 
     def draw(self, rng: np.random.Generator) -> Choice:
