@@ -117,6 +117,7 @@ def test_arms_without_what_they_need_are_left_out(problem: Problem) -> None:
         bench(problem, views=problem.store("train")).choose(None)
 
 
-def test_both_learning_rates_are_scaled_the_given_or_fits_own() -> None:
+def test_all_learning_rates_are_scaled_the_given_or_fits_own() -> None:
     assert scaled({"batch_size": 8}, 1) == {"batch_size": 8}
-    assert scaled({"learning_rate": 0.1, "batch_size": 8}, 2) == {"learning_rate": 0.2, "classifier_learning_rate": 6e-3, "batch_size": 8}
+    rates = {"learning_rate": 0.2, "classifier_learning_rate": 6e-3, "finetune_learning_rate": 2e-3}
+    assert scaled({"learning_rate": 0.1, "batch_size": 8}, 2) == {**rates, "batch_size": 8}

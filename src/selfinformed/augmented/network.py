@@ -246,7 +246,7 @@ class _ClassifierSlot(nn.Module):
         if classifier == "reinitialise":
             self.classifier.reset_parameters()
         if heads is None and len(plan.groups):
-            heads = Heads(plan, zero_outputs=classifier != "reinitialise")
+            heads = Heads(plan, zero_outputs=classifier != "reinitialise", trunk=net.model)
         self.heads = heads if heads is None else heads.to(net.classifier.weight)
         self.disabled = False
         self.dispatch: Dispatch | None = None

@@ -26,7 +26,11 @@ class RunConfig:
     model_options: dict[str, Any] | None = _option(None, "further arguments of a model named by its family, e.g. in_chans=1,img_size=64")  # noqa: RUF009
     checkpoint: str | None = _option(None, "weights to load into the model: .safetensors, or .pt read with weights_only=True")
     classifier: str | None = _option(None, "dotted name of the last linear layer (default: found)")
-    attach: str | None = _option(None, "dotted name of the module whose output the heads read (default: the trunk's output)")
+    attach: str | None = _option(
+        None,
+        "dotted name of the module whose output the heads read (default: the trunk's output), or several, each perhaps with its own reduce: "
+        "layer3:map,avgpool",
+    )
     reduce: Literal["flatten", "mean", "channels_last_mean", "first", "map"] = _option(
         "flatten", "how a map or token sequence at the attach point becomes a vector; map: heads convolve over it"
     )

@@ -17,7 +17,7 @@ from selfinformed.data.glyphs import GlyphLabels, Split, glyph_examples, shipped
 from selfinformed.data.labels import LabelSpace
 from selfinformed.network.families import FAMILIES, labels_of, open_family
 from selfinformed.network.glyphnet import BaseName, GlyphNet
-from selfinformed.network.wrap import WrappedClassifier, wrap
+from selfinformed.network.wrap import AttachPoint, Reduce, WrappedClassifier, wrap
 from selfinformed.pipeline.config import RunConfig
 from selfinformed.runtime.device import choose_device
 from selfinformed.runtime.errors import SelfInformedError
@@ -46,7 +46,7 @@ class Inputs:
         model = model.to(choose_device(config.device)).to(memory_format=layout)  # type: ignore[call-overload]
         return wrap(
             model.eval(), examples.example_inputs(), labels=examples.labels,
-            classifier=config.classifier, attach=config.attach, reduce=config.reduce, output=None if config.outputs == "auto" else config.outputs,
+            classifier=config.classifier, attach=_attach_points(config), reduce=config.reduce, output=None if config.outputs == "auto" else config.outputs,
         )  # fmt: skip
 
     @cached_property
@@ -143,6 +143,13 @@ class Inputs:
             return LabelSpace(Path(self.config.labels).read_text("utf-8-sig").splitlines())
         except (OSError, UnicodeDecodeError) as error:
             raise SelfInformedError(f"labels: {self.config.labels} cannot be read ({error}); expected a text file with one name per line") from None
+
+
+def _attach_points(config: RunConfig) -> list[AttachPoint] | None:
+    if config.attach is None:
+        return None
+    parts = (part.strip().partition(":") for part in config.attach.split(","))
+    return [AttachPoint(name, "output", cast("Reduce", reduce or config.reduce)) for name, _, reduce in parts]
 
 
 def _open_model(name: str) -> nn.Module:

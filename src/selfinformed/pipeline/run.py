@@ -42,7 +42,7 @@ from selfinformed.training.headroom import probe
 from selfinformed.training.processes import Processes
 from selfinformed.training.recipe import Recipe
 from selfinformed.training.searching import FORMAT as SEARCH_FORMAT
-from selfinformed.training.searching import Space, search
+from selfinformed.training.searching import search
 from selfinformed.training.stored import are_whole
 from selfinformed.training.structures import Structure
 
@@ -323,7 +323,7 @@ class Run:
             return search(
                 self.net, self.features("train"), self.features("holdout"), budget=c.budget, budget_of=c.budget_of, candidates=c.candidates,
                 rounds=c.rounds, epochs=c.epochs, counts={kind: self.counts(kind) for kind in get_args(Kind)}, top_k=c.map_k, seed=c.seed,
-                space=Space(attach=(None, *self._single_attach_points())), journal=self.folder / "search.jsonl", **self._training(),
+                journal=self.folder / "search.jsonl", **self._training(),
             ).to_dict()  # fmt: skip
 
         def read(path: Path) -> dict[str, Any]:
@@ -333,10 +333,6 @@ class Run:
             return content
 
         return self._stage("search", "search.json", read, make, lambda s, path: write_json(path, s))
-
-    def _single_attach_points(self) -> list[str]:
-        points = self.net.attach_points
-        return [point.module for point in points] if len(points) > 1 else []
 
     def report(self) -> Path:
         """report.html and figures/*.png, written anew from the other artefacts."""
