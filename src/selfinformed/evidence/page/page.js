@@ -127,7 +127,7 @@ function open(label) {
 }
 function labelPage(label) {
   const page = find("label-page"), picture = D.pictures[label];
-  const facts = [["group", element("span", {}, element("bdi", {}, groupName(L.group[label])))], ["average precision before", percent(L.before[label])], ["after", percent(L.after[label])],
+  const facts = [["group", L.group[label] < 0 ? "no group" : element("button", { className: "link", type: "button", "data-group": L.group[label], title: "see its matrix" }, element("bdi", {}, groupName(L.group[label])))], ["average precision before", percent(L.before[label])], ["after", percent(L.after[label])],
     ["change, points", element("span", { className: tone(gain[label]) }, signed(gain[label]))], ["test examples", whole(L.test[label])], ["training examples", whole(L.training[label])]];
   const near = [];
   for (let i = D.neighbours.first[label]; i < D.neighbours.first[label + 1]; i++) near.push(i);
