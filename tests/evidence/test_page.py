@@ -253,6 +253,27 @@ def test_it_fits_a_phone_and_prints(hostile: Path, opened: Callable[..., Opened]
     assert len(page.pdf()) > 10_000
 
 
+def test_of_very_many_labels_the_page_holds_the_frequent_ones(
+    findings: Findings, tmp_path: Path, opened: Callable[..., Opened], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("selfinformed.evidence.explorer.MOST_LABELS", 12)
+    tab = opened(report(findings, tmp_path))
+    page = tab.page
+    assert "12 of 12 labels shown, the most frequent of 36" in tab.text("#how-many")
+    ids = json.loads(page.text_content("#data"))["ids"]
+    page.locator("#all-labels tbody button").first.click()
+    name = page.locator("#all-labels tbody button").first.inner_text()
+    assert page.text_content("#label-page h3 bdi") == name
+    assert page.evaluate("location.hash") == f"#label-{findings.labels.names.index(name)}"
+    page.evaluate(f"open({next(i for i in range(36) if i not in ids)})")
+    assert page.text_content("#label-page h3 bdi") == name
+    page.focus("#matrix")
+    for _ in range(12):
+        page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    assert tab.troubles == []
+
+
 def test_seventeen_thousand_labels_open_fast_and_are_found(large: Path, opened: Callable[..., Opened]) -> None:
     assert large.stat().st_size < MOST_BYTES
     for _ in range(5):  # the machine may be busy with something else

@@ -17,6 +17,7 @@ from selfinformed.structure.counts import ConfusionCounts
 from selfinformed.structure.groups import LabelGroups
 
 MOST_CELLS = 1_000  # along each side of a matrix
+MOST_LABELS = 50_000  # that the page can be asked about
 _MOST_BYTES = 6_000_000  # of all matrices together, compressed
 _NEIGHBOURS = 8
 IntArray = npt.NDArray[np.int64]
@@ -44,12 +45,22 @@ def block_sums(matrix: sparse.csr_array, order: IntArray, most: int) -> sparse.c
     return sums
 
 
-def matrices(counts: ConfusionCounts, groups: LabelGroups) -> list[dict[str, Any]]:
+def explored(counts: ConfusionCounts) -> IntArray:
+    """The labels that the page can be asked about, in their order: all, or of very many those counted most often."""
+    if counts.n_labels <= MOST_LABELS:
+        return np.arange(counts.n_labels)
+    matrix = counts.to_scipy()
+    often = matrix.sum(axis=0) + matrix.sum(axis=1)
+    return np.sort(np.argsort(-often, kind="stable")[:MOST_LABELS])
+
+
+def matrices(counts: ConfusionCounts, groups: LabelGroups, position: IntArray) -> list[dict[str, Any]]:
     """The matrix of all labels ordered by group, and that of each group.
 
-    Each is {title, labels (how many), cells (along each side), order (label numbers, the first matrix alone), edges (cells at which groups end),
-    data}: `data` is base64 of zlib's deflate of little-endian uint32: the cells' numbers row * cells + column, then their counts. Cell i holds
-    the labels from ceil(i * labels / cells) on.
+    Each is {title, labels (how many), cells (along each side), order, edges (cells at which groups end), data}: `data` is base64 of zlib's
+    deflate of little-endian uint32: the cells' numbers row * cells + column, then their counts. Cell i holds the labels from
+    ceil(i * labels / cells) on; `order` holds their positions on the page, -1 where they have none, or a single number: where the order of
+    the first matrix has these labels.
     """
     matrix, order = counts.to_scipy(), order_of(groups)
     most = MOST_CELLS
@@ -59,10 +70,14 @@ def matrices(counts: ConfusionCounts, groups: LabelGroups) -> list[dict[str, Any
             break
         most = most * 7 // 10
     first = groups.assignment
-    ends = np.cumsum([int((first == group).sum()) for group in range(len(groups))]) * parts[0]["cells"] / len(order)
-    parts[0] |= {"title": "all labels", "order": order.tolist(), "edges": ends.tolist()}
-    for number, (part, name, members) in enumerate(zip(parts[1:], groups.names, groups.members, strict=True), 1):
-        part |= {"title": f"{number}: {name}", "order": members.tolist(), "edges": []}
+    sizes = [int((first == group).sum()) for group in range(len(groups))]
+    ends = np.cumsum(sizes)
+    parts[0] |= {"title": "all labels", "order": position[order].tolist(), "edges": (ends * parts[0]["cells"] / len(order)).tolist()}
+    for number, (part, members) in enumerate(zip(parts[1:], groups.members, strict=True)):
+        whole = sizes[number] == len(members)
+        part |= {
+            "title": f"{number + 1}: {groups.names[number]}", "order": int(ends[number]) - len(members) if whole else position[members].tolist(), "edges": [],
+        }  # fmt: skip
     return parts
 
 
@@ -76,15 +91,14 @@ def _packed(matrix: sparse.csr_array, order: IntArray, most: int) -> dict[str, A
     return {"labels": len(order), "cells": n, "largest": int(cells.data.max(initial=0)), "data": base64.b64encode(zlib.compress(data, 9)).decode("ascii")}
 
 
-def neighbours(counts: ConfusionCounts, number: int = _NEIGHBOURS) -> dict[str, list[int]]:
-    """For each label the others it is mixed up with most: {first (where each label's begin), label, detected_for_it (the other detected where it was
-    annotated), it_for_them (it detected where the other was annotated)}."""
-    matrix = counts.to_scipy()
+def neighbours(counts: ConfusionCounts, shown: IntArray, number: int = _NEIGHBOURS) -> dict[str, list[int]]:
+    """For each label shown the others shown that it is mixed up with most: {first (where each label's begin), label (its position among those
+    shown), detected_for_it (the other detected where it was annotated), it_for_them (it detected where the other was annotated)}."""
+    matrix = counts.to_scipy()[shown][:, shown]
     forward, backward = matrix.tocsc(), matrix.tocsr()  # columns: what was detected where the label is annotated
     result: dict[str, list[int]] = {"first": [0], "label": [], "detected_for_it": [], "it_for_them": []}
-    for label in range(counts.n_labels):
-        detected = forward.indices[forward.indptr[label] : forward.indptr[label + 1]], forward.data[forward.indptr[label] : forward.indptr[label + 1]]
-        annotated = backward.indices[backward.indptr[label] : backward.indptr[label + 1]], backward.data[backward.indptr[label] : backward.indptr[label + 1]]
+    for label in range(len(shown)):
+        detected, annotated = ((of.indices[a:b], of.data[a:b]) for of in (forward, backward) for a, b in [of.indptr[label : label + 2]])
         others = np.union1d(detected[0], annotated[0]).astype(np.int64)
         for_it, for_them = (_at(others, *pair) for pair in (detected, annotated))
         total = np.where(others == label, -1, for_it + for_them)
@@ -97,16 +111,26 @@ def neighbours(counts: ConfusionCounts, number: int = _NEIGHBOURS) -> dict[str, 
 
 
 def labels_of(
-    names: Sequence[str], groups: LabelGroups, per_label: Mapping[str, npt.NDArray[np.float64]], method: str, evaluation: Mapping[str, Any]
+    names: Sequence[str], groups: LabelGroups, per_label: Mapping[str, npt.NDArray[np.float64]], method: str, evaluation: Mapping[str, Any], shown: IntArray
 ) -> dict[str, Any]:
-    """Columns over labels: name, group, average precision before and after, examples annotated in test and training data."""
-    none = [None] * len(names)
+    """Columns over the labels shown: name, group, average precision before and after, examples annotated in test and training data."""
+    unknown = np.full(len(names), np.nan)
     rows = evaluation.get("labels") or []
+    counted = {"test": [row["positives"] for row in rows], "training": evaluation.get("training_positives") or []}
     return {
-        "name": list(names), "group": groups.assignment.tolist(), "before": per_label["base"].tolist() if "base" in per_label else none,
-        "after": per_label[method].tolist() if method in per_label else none, "test": [row["positives"] for row in rows] or none,
-        "training": evaluation.get("training_positives") or none,
+        "name": [names[i] for i in shown], "group": groups.assignment[shown].tolist(),
+        "before": per_label.get("base", unknown)[shown].tolist(), "after": per_label.get(method, unknown)[shown].tolist(),
+        **{name: np.asarray(values)[shown].tolist() if len(values) else [None] * len(shown) for name, values in counted.items()},
     }  # fmt: skip
+
+
+def mistakes_of(kept: Mapping[str, Sequence[Any]], position: IntArray) -> dict[str, list[Any]]:
+    """Confident mistakes among the labels shown: columns {example, name, taken, annotated, confidence}, labels by their positions."""
+    columns = {name: np.asarray(kept[name]) for name in ("example", "taken", "annotated", "confidence")}
+    places = {name: position[columns[name].astype(np.int64)] for name in ("taken", "annotated")}
+    rows = np.flatnonzero((places["taken"] >= 0) & (places["annotated"] >= 0))
+    found = {name: values[rows].tolist() for name, values in (columns | places).items()}
+    return found | {"name": [kept["name"][i] for i in rows.tolist()]}
 
 
 def _at(others: IntArray, indices: npt.NDArray[Any], values: npt.NDArray[Any]) -> IntArray:

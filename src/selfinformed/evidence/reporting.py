@@ -14,7 +14,7 @@ import numpy as np
 from selfinformed.data.labels import LabelSpace
 from selfinformed.evidence import figures as draw
 from selfinformed.evidence.comparison import Comparison
-from selfinformed.evidence.explorer import embedded_json, labels_of, matrices, neighbours
+from selfinformed.evidence.explorer import embedded_json, explored, labels_of, matrices, mistakes_of, neighbours
 from selfinformed.evidence.numbers import Number, percent, points, tone
 from selfinformed.evidence.page import rendered
 from selfinformed.runtime.files import plain, write_text
@@ -126,14 +126,18 @@ def _parted(verdict: str) -> tuple[str, str]:
 
 
 def _data(findings: Findings) -> dict[str, Any]:
-    """What the page's script reads."""
-    evaluation, comparison = findings.evaluation, findings.comparison
+    """What the page's script reads. Labels go by their positions among those shown, which are all of them unless there are very many."""
+    evaluation, comparison, counts, groups = findings.evaluation, findings.comparison, findings.counts, findings.groups
+    shown = explored(counts)
+    position = np.full(counts.n_labels, -1)
+    position[shown] = np.arange(len(shown))
     kept = evaluation.get("confident_mistakes") or {name: [] for name in ("example", "name", "taken", "annotated", "confidence")}
     return {
-        "kind": findings.counts.kind, "labels": labels_of(findings.labels.names, findings.groups, comparison.per_label, comparison.method, evaluation),
-        "groups": list(findings.groups.names), "neighbours": neighbours(findings.counts), "matrices": matrices(findings.counts, findings.groups),
-        "mistakes": {**kept, "kept": "confident_mistakes" in evaluation},
-        "pictures": {str(number): base64.b64encode(png).decode("ascii") for number, png in findings.images.items()},
+        "kind": counts.kind, "ids": [] if len(shown) == counts.n_labels else shown.tolist(), "n_labels": counts.n_labels,
+        "labels": labels_of(findings.labels.names, groups, comparison.per_label, comparison.method, evaluation, shown),
+        "groups": list(groups.names), "neighbours": neighbours(counts, shown), "matrices": matrices(counts, groups, position),
+        "mistakes": {**mistakes_of(kept, position), "kept": "confident_mistakes" in evaluation},
+        "pictures": {str(position[number]): base64.b64encode(png).decode("ascii") for number, png in findings.images.items() if position[number] >= 0},
     }  # fmt: skip
 
 

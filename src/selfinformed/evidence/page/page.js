@@ -2,6 +2,7 @@
 const D = JSON.parse(document.getElementById("data").textContent);
 const L = D.labels, C = L.name.length, find = (id) => document.getElementById(id);
 const folded = L.name.map((name) => name.normalize("NFKD").toLowerCase());
+const positions = D.ids.length ? new Map(D.ids.map((id, i) => [id, i])) : null;  // of very many labels the page holds some
 const gain = L.name.map((_, i) => (L.before[i] == null || L.after[i] == null ? null : L.after[i] - L.before[i]));
 
 function element(tag, properties = {}, ...children) {
@@ -20,7 +21,7 @@ const signed = (value) => (value == null ? "–" : (value < 0 ? "" : "+") + (100
 const whole = (value) => (value == null ? "–" : value.toLocaleString("en"));
 const tone = (value) => (value > 0 ? "good" : value < 0 ? "bad" : "");
 const named = (label) => element("bdi", { title: L.name[label] }, L.name[label]);
-const link = (label) => element("button", { className: "link", type: "button", "data-label": label }, named(label));
+const link = (label) => element("button", { className: "link", type: "button", "data-label": positions ? D.ids[label] : label }, named(label));
 const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const groupName = (group) => (group < 0 ? "no group" : `${group + 1}: ${D.groups[group]}`);
 
@@ -82,7 +83,7 @@ function offer() {
   at = -1;
   const text = box.value.trim(), labels = text ? matching(text, 40) : [];
   labels.forEach((label, i) =>
-    options.append(element("li", { id: `found-${i}`, role: "option", "aria-selected": "false", "data-label": label }, named(label), element("span", {}, L.group[label] < 0 ? "" : `group ${L.group[label] + 1}`))));
+    options.append(element("li", { id: `found-${i}`, role: "option", "aria-selected": "false", "data-label": positions ? D.ids[label] : label }, named(label), element("span", {}, L.group[label] < 0 ? "" : `group ${L.group[label] + 1}`))));
   if (text && !labels.length) options.append(element("li", { role: "option", "aria-disabled": "true", "aria-selected": "false" }, "no label of that name"));
   const open = options.children.length > 0;
   options.hidden = !open;
@@ -121,8 +122,10 @@ document.addEventListener("keydown", (event) => {
 });
 
 /* a label's page */
-function open(label) {
-  if (location.hash !== `#label-${label}`) history.pushState(null, "", `#label-${label}`);
+function open(id) {
+  const label = positions ? positions.get(id) : id;
+  if (label == null) return;
+  if (location.hash !== `#label-${id}`) history.pushState(null, "", `#label-${id}`);
   labelPage(label);
 }
 function labelPage(label) {
@@ -152,7 +155,8 @@ function tableOf(caption, heads, rows, left = 1) {
 }
 function routed() {
   const found = /^#label-(\d+)$/.exec(location.hash);
-  if (found && Number(found[1]) < C) labelPage(Number(found[1]));
+  const label = found && (positions ? positions.get(Number(found[1])) : Number(found[1]));
+  if (label != null && label < C) labelPage(label);
 }
 addEventListener("popstate", routed);
 addEventListener("hashchange", routed);
@@ -169,7 +173,7 @@ function list() {
   state.labels = order;
   find("all-labels").tBodies[0].replaceChildren(...order.slice(0, state.most).map((i) => element("tr", {}, element("td", {}, link(i)), element("td", { className: "left" }, element("bdi", {}, groupName(L.group[i]))),
     ...[whole(L.training[i]), whole(L.test[i]), percent(L.before[i]), percent(L.after[i])].map((text) => element("td", {}, text)), element("td", { className: tone(gain[i]) }, signed(gain[i])))));
-  find("how-many").textContent = `${whole(Math.min(state.most, order.length))} of ${whole(order.length)} labels shown`;
+  find("how-many").textContent = `${whole(Math.min(state.most, order.length))} of ${whole(order.length)} labels shown` + (positions ? `, the most frequent of ${whole(D.n_labels)}` : "");
   find("more").hidden = state.most >= order.length;
 }
 [...find("all-labels").tHead.rows[0].cells].forEach((heading, column) => heading.querySelector("button").addEventListener("click", () => {
@@ -248,11 +252,12 @@ function draw() {
 }
 function within(part, cell) {
   const first = Math.ceil((cell * part.labels) / part.cells), end = Math.ceil(((cell + 1) * part.labels) / part.cells);
+  if (typeof part.order === "number") return D.matrices[0].order.slice(part.order + first, part.order + end);
   return part.order.slice(first, end);
 }
 function range(labels) {
   const parts = labels.length > 3 ? [labels[0], labels[labels.length - 1]] : labels, span = element("span");
-  parts.forEach((label, i) => span.append(i ? (labels.length > 3 ? " to " : ", ") : "", link(label)));
+  parts.forEach((label, i) => span.append(i ? (labels.length > 3 ? " to " : ", ") : "", label < 0 ? "a rare label" : link(label)));
   if (labels.length > 3) span.append(` (${labels.length} labels)`);
   return span;
 }
@@ -298,7 +303,10 @@ canvas.addEventListener("keydown", (event) => {
   } else if (event.key === "+" || event.key === "=") zoomed(0.67, ...(view.cursor || []));
   else if (event.key === "-") zoomed(1.5, ...(view.cursor || []));
   else if (event.key === "0") show(view.number);
-  else if (event.key === "Enter" && view.cursor) open(within(D.matrices[view.number], view.cursor[1])[0]);
+  else if (event.key === "Enter" && view.cursor) {
+    const label = within(D.matrices[view.number], view.cursor[1]).find((label) => label >= 0);
+    if (label != null) open(positions ? D.ids[label] : label);
+  }
   else return;
   event.preventDefault();
 });
@@ -350,7 +358,7 @@ function nearest(event) {
 }
 if (scatter) {
   scatter.addEventListener("pointermove", (event) => { const label = nearest(event); find("pointed").textContent = label == null ? "" : `${L.name[label]}: ${signed(gain[label])} points, ${whole(frequency[label])} examples`; });
-  scatter.addEventListener("click", (event) => { const label = nearest(event); if (label != null) open(label); });
+  scatter.addEventListener("click", (event) => { const label = nearest(event); if (label != null) open(positions ? D.ids[label] : label); });
   new ResizeObserver(scattered).observe(scatter);
   themes.push(scattered);
 }
