@@ -28,19 +28,20 @@ def blocks(language: str) -> list[tuple[str, str]]:
     return [(page, text) for page, content in PAGES.items() for kind, text in FENCE.findall(content) if kind == language]
 
 
-def commands() -> list[tuple[str, str]]:
-    """Every line of a block without a language that calls selfinformed, and every such call within a sentence."""
+def commands() -> list[tuple[str, str, bool]]:
+    """Every line of a block that calls selfinformed, and every such call within a sentence, which may leave out what it is called on."""
     lines = [(page, line.split("  #")[0].strip()) for page, text in blocks("") + blocks("bash") for line in text.splitlines()]
     prose = [(page, call) for page, content in PAGES.items() for call in re.findall(r"`(selfinformed [^`]+)`", FENCE.sub("", content))]
-    called = [(page, line[line.index("selfinformed") :]) for page, line in lines if re.match(r"(selfinformed|torchrun .* -m selfinformed) ", line)]
-    return sorted({*called, *((page, call) for page, call in prose if "--help" not in call)})
+    called = [(page, line[line.index("selfinformed") :], True) for page, line in lines if re.match(r"(selfinformed|torchrun .* -m selfinformed) ", line)]
+    return sorted({*called, *((page, call, False) for page, call in prose if "--help" not in call)})
 
 
-@pytest.mark.parametrize(("page", "line"), commands())
-def test_commands_parse(page, line):
+@pytest.mark.parametrize(("page", "line", "whole"), commands())
+def test_commands_parse(page, line, whole):
     _, verb, *words = shlex.split(line)
     assert verb in COMMANDS
     given = COMMANDS[verb].make_context(verb, words).params
+    assert not whole or verb == "demo" or not {"source", "model", "predictions"}.isdisjoint(name for name, value in given.items() if value is not None)
     changes = {name: _parsed(name, value) for name, value in given.items() if value is not None and name in RunConfig.__dataclass_fields__}
     RunConfig().with_changes(changes)
 
@@ -159,3 +160,12 @@ def test_files_and_fields_of_a_run_are_in_the_reference(tour):
                 inner = row[field][0] if isinstance(row[field], list) and row[field] else row[field]
                 for name in inner if isinstance(inner, dict) else ():
                     assert re.search(rf"\b{name}\b", text), f"{path.name}: {field}.{name}"
+
+
+@pytest.mark.parametrize(("page", "line", "whole"), [call for call in commands() if call[2]])
+def test_commands_shown_one_after_another_are_not_refused(page, line, whole):
+    """A run folder belongs to one configuration: a line that changes an option needs a folder of its own."""
+    _, verb, *words = shlex.split(line)
+    given = COMMANDS[verb].make_context(verb, words).params
+    changes = {name: _parsed(name, value) for name, value in given.items() if value is not None and name in RunConfig.__dataclass_fields__}
+    assert verb == "demo" or {"output", "model", "predictions"} & set(changes) or not RunConfig().with_changes(changes).differences(RunConfig())
