@@ -26,7 +26,7 @@ lint: setup
 
 # The site of docs/ in site/, strictly: a broken link, a page in no menu or a name that is not there stops it.
 docs: setup
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 bench-%: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,onnx,bench]'
