@@ -201,6 +201,7 @@ def test_bad_command_lines_are_one_line_too(call, workspace: Path) -> None:
     config = workspace / "config.yaml"
     assert_one_line(*call("run", workspace / "absent.yaml")[::2], ["absent.yaml does not exist"])
     assert_one_line(*call("run")[::2], ["run: name a config.yaml or a run folder"])
+    assert_one_line(*call("plan", "--model", "absent.py:make", "--output", workspace / "alone")[::2], ["the file absent.py does not exist"])
     assert_one_line(*call("measure", config, "--n-grops", 3)[::2], ["--n-grops"])
     assert_one_line(*call("run", config, "--epochs", "x")[::2], ["epochs"])
     assert_one_line(*call("measur", config)[::2], ["measur"])

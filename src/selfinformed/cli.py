@@ -73,9 +73,10 @@ def _verb(options: list[str], example: str, trains: bool = False) -> Callable[[C
 
     def register(function: Callable[[Run, bool], None]) -> Callable[..., None]:
         def command(source: str | None, json: bool, print_config: bool, **changes: Any) -> None:
-            if source is None and changes.get("predictions") is None:
-                predictions = ", or --predictions FILE" if "predictions" in options else ""
-                raise SelfInformedError(f"{function.__name__}: name a config.yaml or a run folder{predictions}; see selfinformed {function.__name__} --help")
+            if source is None and changes.get("model") is None and changes.get("predictions") is None:
+                instead = [f"--{name} {what}" for name, what in (("predictions", "FILE"), ("model", "MODEL")) if name in options]
+                others = "".join(f", or {option}" for option in instead)
+                raise SelfInformedError(f"{function.__name__}: name a config.yaml or a run folder{others}; see selfinformed {function.__name__} --help")
             config = RunConfig() if source is None else read_config(source)
             config = config.with_changes({k: _parsed(k, v) for k, v in changes.items() if v is not None})
             if print_config:
