@@ -25,7 +25,7 @@ from selfinformed.training.stepping import Training
 
 DOCUMENTED = {
     "config.yaml", "counts.safetensors", "groups.json", "plan.json", "probe.json", "heads.safetensors", "config.json", "history.jsonl",
-    "evaluation.json", "comparison.json", "comparison.jsonl", "report.html", "figures/cost.png",
+    "evaluation.json", "comparison.json", "comparison.jsonl", "report.html", "log/training.jsonl", "figures/cost.png", "figures/calibration.png", "figures/learning.png",
     "figures/confusions.png", "figures/groups.png", "figures/eigenvalues.png",
 }  # fmt: skip
 
@@ -125,6 +125,19 @@ def test_another_configuration_in_the_same_folder_is_refused(done: Run, workspac
     with pytest.raises(SelfInformedError, match="holds a run with another n_groups, epochs; choose another --output"):
         opened(workspace, n_groups=2, epochs=3)
     assert files(done.folder).keys() == DOCUMENTED
+
+
+def test_an_option_of_one_artefact_makes_that_again_from_what_is_done(done: Run, workspace: Path) -> None:
+    before = files(done.folder)
+    rows = Comparison.load(done.folder / "comparison.json").rows
+    again = opened(workspace, seeds=2, log=True)
+    assert not (done.folder / "comparison.json").exists()
+    assert read_config(done.folder).seeds == 2
+    table = again.comparison()
+    assert [row for row in table.rows if row["seed"] == 0] == rows
+    assert {row["seed"] for row in table.rows} == {0, 1}
+    changed = {name for name, content in files(done.folder).items() if before.get(name) != content}
+    assert changed == {"config.yaml", "comparison.json", "comparison.jsonl"}
 
 
 def test_a_configuration_that_made_nothing_yet_may_be_mended(workspace: Path) -> None:

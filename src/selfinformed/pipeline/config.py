@@ -116,9 +116,24 @@ class RunConfig:
         return "\n".join(lines)
 
     def differences(self, other: RunConfig) -> list[str]:
-        """Names of the options in which two configurations differ, apart from the output folder and those that change one artefact only,
-        which is then made again."""
-        return [f.name for f in fields(self) if f.name not in ("output", "top_groups", "attach_points") and getattr(self, f.name) != getattr(other, f.name)]
+        """Names of the options in which two configurations differ and for which a run needs another folder: not the folder itself, nor what
+        changes one artefact only, which is then made again."""
+        return [name for name in self._differing(other) if name not in ("output", "top_groups", "attach_points", *MAKES_AGAIN)]
+
+    def made_again(self, other: RunConfig) -> list[str]:
+        """The artefacts that the options in which two configurations differ make out of date."""
+        return sorted({artefact for name in self._differing(other) for artefact in MAKES_AGAIN.get(name, ())})
+
+    def _differing(self, other: RunConfig) -> list[str]:
+        return [f.name for f in fields(self) if getattr(self, f.name) != getattr(other, f.name)]
+
+
+# Options that change these artefacts and nothing that others are made from.
+MAKES_AGAIN = {
+    "seeds": ("comparison.json",), "arms": ("comparison.json",), "tuning": ("comparison.json",), "candidates": ("search.json",), "rounds": ("search.json",),
+    "budget_of": ("search.json",), "bootstraps": ("stability.json",), "sweep": ("sweep.json",), "probe_width": ("probe.json",),
+    "mapping": ("evaluation.json",), "log": (), "device": (),
+}  # fmt: skip
 
 
 def demo_config(base: str, fonts: str | None, output: str) -> RunConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -69,11 +69,15 @@ class Run:
         path = self.folder / "config.yaml"
         begun = self.folder.is_dir() and any(p.name in _ARTEFACTS for p in self.folder.iterdir())
         if begun and path.exists():
-            differences = read_config(path).differences(config)
-            if differences:
+            before = read_config(path)
+            if differences := before.differences(config):
                 raise SelfInformedError(
                     f"{self.folder} holds a run with another {', '.join(differences)}; choose another --output, or delete the folder"
                 )
+            for name in before.made_again(config):
+                (self.folder / name).unlink(missing_ok=True)
+            if before != replace(config, output=before.output):
+                write_text(path, config.to_yaml())
         elif begun:
             raise SelfInformedError(f"{self.folder} holds artefacts but no config.yaml, so what made them is unknown; choose another --output")
         else:
@@ -259,7 +263,7 @@ class Run:
                     for (taken, annotated), n in sorted(before.pairs().items(), key=lambda item: (-item[1], item[0]))[:15]
                 ],
                 "confident_mistakes": {**vars(kept), "name": [examples.name(example) for example in kept.example.tolist()]},
-                "training_positives": self.features("train").targets.positives(),
+                "training_positives": self.features("train").targets.positives().tolist(),
             }  # fmt: skip
 
         return self._stage("evaluate", "evaluation.json", lambda path: read_json(path, "evaluation"), make, lambda e, path: write_json(path, e))
