@@ -80,9 +80,8 @@ def test_every_number_of_the_table_is_the_jsons(page: str, findings: Findings, t
 
 def test_figures_are_written(findings: Findings, tmp_path) -> None:
     report(findings, tmp_path / "new" / "folder")
-    assert {p.name for p in (tmp_path / "new" / "folder" / "figures").iterdir()} == {
-        "cost.png", "confusions.png", "groups.png", "eigenvalues.png", "recall.png",
-    }  # fmt: skip
+    names = ("cost", "confusions", "groups", "eigenvalues", "recall")
+    assert {p.name for p in (tmp_path / "new" / "folder" / "figures").iterdir()} == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
 
 
 def without(comparison: Comparison, *arms: str) -> Comparison:

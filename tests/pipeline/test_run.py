@@ -25,8 +25,8 @@ from selfinformed.training.stepping import Training
 
 DOCUMENTED = {
     "config.yaml", "counts.safetensors", "groups.json", "plan.json", "probe.json", "heads.safetensors", "config.json", "history.jsonl",
-    "evaluation.json", "comparison.json", "comparison.jsonl", "report.html", "figures/cost.png",
-    "figures/confusions.png", "figures/groups.png", "figures/eigenvalues.png",
+    "evaluation.json", "comparison.json", "comparison.jsonl", "report.html",
+    *(f"figures/{name}.{kind}" for name in ("cost", "confusions", "groups", "eigenvalues") for kind in ("png", "svg")),
 }  # fmt: skip
 
 
