@@ -26,6 +26,7 @@ from selfinformed.training.stepping import Training
 DOCUMENTED = {
     "config.yaml", "counts.safetensors", "groups.json", "plan.json", "probe.json", "heads.safetensors", "config.json", "history.jsonl",
     "evaluation.json", "comparison.json", "comparison.jsonl", "report.html",
+    *(f"tables/{name}.{kind}" for name in ("comparison", "groups") for kind in ("csv", "md", "tex")),
     *(f"figures/{name}.{kind}" for name in ("cost", "confusions", "groups", "eigenvalues") for kind in ("png", "svg")),
 }  # fmt: skip
 

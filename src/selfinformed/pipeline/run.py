@@ -21,6 +21,7 @@ from selfinformed.evidence.conditional import conditional_curve
 from selfinformed.evidence.evaluation import evaluate, mistaken_pairs
 from selfinformed.evidence.figures import conditional_figure, save_figure, sweep_figure
 from selfinformed.evidence.reporting import Findings, report
+from selfinformed.evidence.tables import write_tables
 from selfinformed.network.stages import with_earlier_points
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.pipeline.config import RunConfig, read_config
@@ -322,7 +323,7 @@ class Run:
         return [point.module for point in points] if len(points) > 1 else []
 
     def report(self) -> Path:
-        """report.html and figures/*.png, written anew from the other artefacts."""
+        """report.html, figures/*.png and *.svg, and tables/*.csv, *.md and *.tex, written anew from the other artefacts."""
         evaluation = self.evaluation()
         recall = {
             name: {int(k): v for k, v in figures["recall_at"].items()}
@@ -333,6 +334,8 @@ class Run:
             title, self.net.labels, self.counts(), self.groups(), self.plan(), self.comparison(), self.headroom(), evaluation["mistakes"], recall,
             self.inputs.pictures(), self.config.to_dict(),
         )  # fmt: skip
+        trials = self.search()["trials"] if (self.folder / "search.json").exists() else ()
+        write_tables(self.folder / "tables", self.comparison(), self.groups(), self.labels, self.plan(), trials)
         return report(findings, self.folder)
 
     def estimate(self) -> dict[str, float]:
