@@ -269,7 +269,7 @@ def report(run: Run, json: bool) -> None:
     """Writes report.html, its figures and its tables from a run's artefacts."""
     path = run.report()
     if json:
-        _show(json, {"report": str(path), "tables": str(run.folder / "tables"), "line": run.comparison().line}, [], "")
+        _show(json, {"report": str(path), "tables": str(run.folder / "tables"), "line": run.comparison().line}, [])
         return
     print(f"open {path}")  # noqa: T201
     _show_comparison(run, json)

@@ -136,7 +136,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "format": FORMAT, "top_k": self.top_k, "verdict": self.verdict, "rows": self.rows, "summary": self.summary(),
+            "format": FORMAT, "top_k": self.top_k, "verdict": self.verdict, "line": self.line, "rows": self.rows, "summary": self.summary(),
             "per_label": {arm: values.tolist() for arm, values in self.per_label.items()}, "about": self.about,
         }  # fmt: skip
 
