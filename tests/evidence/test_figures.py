@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import replace
 from itertools import combinations
@@ -65,6 +66,17 @@ def test_any_groups_can_be_drawn(counts: ConfusionCounts, groups: LabelGroups, t
 def test_counts_of_nothing_can_be_drawn(tmp_path) -> None:
     save_figure(confusion_figure(ConfusionCounts(4, 2), LabelGroups(4, ())), tmp_path / "empty.png")
     assert (tmp_path / "empty.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("most", [1, 3, 7, 100, 10_000])
+def test_a_colour_scale_has_whole_numbers_and_no_formulas(most: int, tmp_path) -> None:
+    counts = ConfusionCounts(3, 1)
+    counts.update_detections(np.zeros((most, 1), int), np.zeros(most, int))
+    counts.update_detections([[1]], [2])
+    save_figure(confusion_figure(counts, LabelGroups.everything(3)), tmp_path / "counts.png")
+    text = svg_text(tmp_path / "counts.svg")
+    assert re.search(r"\b1\b", text)
+    assert "$" not in text
 
 
 def svg_text(path: Path) -> str:

@@ -68,6 +68,7 @@ def _families() -> list[str]:
 def confusion_figure(counts: ConfusionCounts, groups: LabelGroups) -> Figure:
     """The counts with labels ordered by group, at most 1,000 x 1,000 cells, on a logarithmic scale; lines between the groups."""
     from matplotlib.colors import LogNorm
+    from matplotlib.ticker import LogLocator
 
     order = np.concatenate([*groups.members, groups.ungrouped]) if len(groups) else np.arange(counts.n_labels)
     _, first = np.unique(order, return_index=True)
@@ -85,7 +86,7 @@ def confusion_figure(counts: ConfusionCounts, groups: LabelGroups) -> Figure:
     other = "annotated" if counts.kind == "confusions" else "detected"
     axes.set_xlabel(f"{other} label, by group"), axes.set_ylabel("detected label, by group")
     axes.tick_params(length=0)
-    figure.colorbar(image, ax=axes, label="examples", shrink=0.8, format=_whole)
+    figure.colorbar(image, ax=axes, label="examples", shrink=0.8, ticks=LogLocator(subs=(1, 2, 5)), format=_whole).minorticks_off()
     return figure
 
 
