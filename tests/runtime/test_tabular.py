@@ -43,6 +43,11 @@ def test_no_line_is_wider_than_the_terminal_and_no_figure_is_lost(width: int) ->
     assert (pieces > 1) == (width < 200)
 
 
+def test_a_table_of_nothing_is_its_title() -> None:
+    assert printed(Table.of("nothing", [])) == "\nnothing\n"
+    assert [line.split() for line in printed(Table("none", [], TABLE.columns[:2]), terminal=False).split("\n") if line] == [["none"], ["arm", "words"]]
+
+
 def test_what_is_surely_above_or_below_zero_has_a_colour() -> None:
     text = printed(TABLE, 200, color_system="standard")
     assert re.search(r"\x1b\[32m *\+10\.00", text)

@@ -228,7 +228,10 @@ def recall_figure(curves: Mapping[str, Mapping[int, float]]) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Writes a PNG, and beside it an SVG whose text is text and whose bytes depend on the figure alone; each atomically."""
+    """Writes a PNG, and beside it an SVG whose text is text and whose bytes depend on the figure alone; each atomically.
+
+    Texts are not read as formulas, so a logarithmic axis needs a formatter of its own.
+    """
     with _style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # label names may be in any script; the SVG and the page beside show them
         for format, about in (("png", {}), ("svg", {"Date": None})):

@@ -85,7 +85,7 @@ class Table:
         if not console.is_terminal:
             console = Console(file=console.file, width=_ENOUGH, color_system=None)
         console.print(Text(f"\n{one_line(self.title)}"), soft_wrap=True)
-        for columns in self._pieces(console.width):
+        for columns in self._pieces(console.width) if self.columns else []:
             drawn = table.Table(box=box.SIMPLE_HEAD if console.is_terminal else None, show_edge=False, pad_edge=False)
             for column in columns:
                 drawn.add_column(Text(column.title), justify="left" if column.words else "right", no_wrap=not column.words, overflow="fold")
