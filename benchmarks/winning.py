@@ -104,7 +104,8 @@ def measure(task: Task) -> dict[str, Any]:
     }
     table = compare(
         net, plans["confusions"], task.train, task.test, codetections=plans["codetections"], hinton=plans["hinton"], searched=found.best,
-        views=task.views, arms=[*task.arms, *(["views"] if task.views else [])], journal=task.folder / "comparison.jsonl", **options,
+        views=task.views, journal=task.folder / "comparison.jsonl",
+        arms=[*task.arms, *(["views"] if task.views else []), *(["chance"] if found.best.share < 1 else [])], **options,
     )  # fmt: skip
     said(str(table) + "\n" + table.verdict)
     more = further(task, found, table)

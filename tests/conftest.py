@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ from torch import nn
 
 from selfinformed.data.examples import Examples, open_dataset
 from selfinformed.data.labels import LabelSpace
+from selfinformed.evidence.reporting import Findings
 from selfinformed.network.wrap import WrappedClassifier, wrap
+from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.counts import ConfusionCounts
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.measuring import measure
@@ -107,6 +111,37 @@ def make_problem(several: bool = False, steps: int = 60, stack: int = 16, noise:
             optimizer.step()
     net = wrap(model, pictures[:2], labels=space, output="logistic" if several else None)
     return Problem(net, **splits)
+
+
+def refused(*parts: str) -> Any:
+    """One line with these parts."""
+    return pytest.raises(SelfInformedError, match="^[^\n]*" + "[^\n]*".join(parts) + "[^\n]*$")
+
+
+def damaged(examples: Examples, bad: Iterable[int], skip_bad: int) -> Examples:
+    """The examples, of which some cannot be read."""
+
+    def read(rows):
+        for row in sorted({*rows} & {*bad}):
+            raise SelfInformedError(f"data: picture {row} cannot be read")
+        return examples.read(rows)
+
+    return replace(examples, read=read, skip_bad=skip_bad, skipped={})
+
+
+def changed_network(problem: Problem) -> WrappedClassifier:
+    """The network with one bias a little larger."""
+    model = copy.deepcopy(problem.net.model)
+    with torch.no_grad():
+        model.classifier.bias[3] += 1e-6
+    return wrap(model, problem.holdout.example_inputs(), labels=problem.net.labels)
+
+
+def changed_inputs(problem: Problem) -> Examples:
+    """The hold-out examples with one pixel of the last a little brighter."""
+    inputs = problem.holdout.read(range(600)).clone()
+    inputs[599, 0, 5, 5] += 1e-6
+    return open_dataset((inputs, problem.holdout.targets), problem.holdout.labels)
 
 
 @pytest.fixture(scope="session")
@@ -221,3 +256,11 @@ def write_images(folder: Path, bad: str | None = None) -> dict[str, str]:
     if bad:
         (folder / "images" / bad).write_bytes(b"no image")
     return {"model": f"{folder / 'colour.py'}:make", **{split: str(folder / "images") for split in ("train", "holdout", "test")}}
+
+
+@pytest.fixture(scope="session")
+def findings(problem: Problem, counts: ConfusionCounts) -> Findings:
+    """What a report is made of: a small run whose label names would like to be markup."""
+    from hostile import hostile_findings
+
+    return hostile_findings(problem, counts)

@@ -7,6 +7,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
@@ -37,7 +38,7 @@ _COUNTS = ["top_k", "predictions", "n_labels"]
 _CLUSTER = ["n_groups", "grouping", "cover_share", "seed"]
 _PLAN = ["budget", "hidden", "depth", "capacity", "dense_share"]
 _FIT = [
-    "keep_classifier", "head_input", "epochs", "batch_size", "learning_rate", "classifier_learning_rate", "finetune", "schedule", "weight_decay",
+    "keep_classifier", "head_input", "epochs", "batch_size", "learning_rate", "classifier_learning_rate", "finetune", "schedule", "weight_decay", "epsilon",
     "label_smoothing", "logit_adjustment", "class_weights", "balanced_sampling", "soft_targets", "temperature", "ema", "tail_average", "patience",
     "watch", "log",
 ]  # fmt: skip
@@ -65,8 +66,11 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _verb(options: list[str], example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Registers a verb that takes a configuration or a run folder, and those options of `RunConfig` that it reads."""
+def _verb(options: list[str], example: str, trains: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Registers a verb that takes a configuration or a run folder, and those options of `RunConfig` that it reads.
+
+    The processes of torchrun train heads together where that is what the verb `trains`; of other verbs they divide the measuring.
+    """
 
     def register(function: Callable[[Run, bool], None]) -> Callable[..., None]:
         def command(source: str | None, json: bool, print_config: bool, **changes: Any) -> None:
@@ -78,11 +82,14 @@ def _verb(options: list[str], example: str) -> Callable[[Callable[..., None]], C
             if print_config:
                 print(config.to_yaml())  # noqa: T201
                 return
-            run = _open(config)
-            if rank() == 0:
-                function(run, json)
-            elif "top_k" in options:
-                run.counts()  # the other processes of torchrun help with this stage and leave the rest to the first
+            with _joined(config.device) if trains else nullcontext():
+                run = _open(config)
+                if rank() == 0:
+                    function(run, json)
+                elif trains:
+                    run.augmented()
+                elif "top_k" in options:
+                    run.counts()  # the other processes of torchrun help with this stage and leave the rest to the first
 
         chosen = [option for option in fields(RunConfig) if option.name in options]
         parameters = {
@@ -224,7 +231,7 @@ def probe(run: Run, json: bool) -> None:
         Table.of("where the gain of the wide head lies", rows, _WORDS).print()
 
 
-@_verb(_INPUTS + _COUNTS + _CLUSTER + _PLAN + _FIT, "selfinformed fit config.yaml --epochs 4")
+@_verb(_INPUTS + _COUNTS + _CLUSTER + _PLAN + _FIT, "selfinformed fit config.yaml --epochs 4", trains=True)
 def fit(run: Run, json: bool) -> None:
     """Trains the heads and the classifier on cached features."""
     from json import loads
@@ -264,15 +271,31 @@ def search(run: Run, json: bool) -> None:
     _show(json, result, trial_table(result["trials"]), result["verdict"])
 
 
-@_verb(["output"], "selfinformed report runs/demo")
-def report(run: Run, json: bool) -> None:
-    """Writes report.html, its figures and its tables from a run's artefacts."""
-    path = run.report()
-    if json:
-        _show(json, {"report": str(path), "tables": str(run.folder / "tables"), "line": run.comparison().line}, [])
-        return
-    print(f"open {path}")  # noqa: T201
-    _show_comparison(run, json)
+@app.command()
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="one run folder, or several to hold against each other", show_default=False)],
+    output: Annotated[str | None, typer.Option(help="the page of several runs [default: runs.html beside the first]", metavar="FILE")] = None,
+    json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+) -> None:
+    """Writes report.html, figures and tables from a run's artefacts; given several runs, one page that holds them side by side.
+
+    Example: selfinformed report runs/demo; selfinformed report runs/six-groups runs/twelve-groups --output groups.html
+    """
+    if len(runs) == 1:
+        if output is not None:
+            raise SelfInformedError("report: --output names the page of several runs; a single run's report.html is written into its folder")
+        run = _open(read_config(runs[0]))
+        path = run.report()
+        if json:
+            _show(json, {"report": str(path), "tables": str(run.folder / "tables"), "line": run.comparison().line}, [])
+            return
+        print(f"open {path}")  # noqa: T201
+        _show_comparison(run, json)
+    else:
+        from selfinformed.pipeline.side_by_side import side_by_side
+
+        path = side_by_side(runs, output)
+        _show(json, {"report": str(path)}, [], f"open {path}")
 
 
 @_verb(["output"], "selfinformed export runs/demo")
@@ -292,13 +315,16 @@ def export(run: Run, json: bool) -> None:
 @_verb(["output", "device"], "selfinformed bench runs/demo")
 def bench(run: Run, json: bool) -> None:
     """Measures base and augmented network in alternation at batch 1, 8 and 32."""
-    from selfinformed.evidence.latency import latency
-    from selfinformed.runtime.files import write_json
-
-    result = latency(run.augmented(), run.inputs.examples("test"))
-    write_json(run.folder / "latency.json", result)
+    (run.folder / "latency.json").unlink(missing_ok=True)
+    result = run.latency()
     rows = [{k: f"{v:.3f}" if isinstance(v, float) else v for k, v in row.items()} for row in result["rows"]]
     _show(json, result, rows, f"milliseconds; multiply-adds ratio {result['extra_computation']:.3f}")
+
+
+def _joined(device: str) -> AbstractContextManager[None]:
+    from selfinformed.training.processes import joined
+
+    return joined(device)
 
 
 def _open(config: RunConfig) -> Run:
@@ -325,6 +351,7 @@ def _run_all(run: Run, json: bool) -> None:
     run.augmented()
     run.evaluation()
     run.comparison()
+    run.latency()
     path = run.report()
     if not json:
         print(f"report     {path}")  # noqa: T201

@@ -119,6 +119,33 @@ def test_contexts_nest_and_survive_an_error(problem: Problem, trained: Augmented
     assert trained.dispatch is None
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 40), st.floats(0.01, 1), st.integers(0, 99), st.sampled_from(["softmax", "logistic"]))
+def test_chance_draws_as_many_examples_whatever_their_scores(batch: int, share: float, seed: int, output):
+    made = HeadPlan(LabelGroups(9, (range(4), range(4, 9))), ((3,), (3,)), 12, 1000, 1000)
+    torch.manual_seed(seed)
+    heads, features, logits = Heads(made, zero_outputs=False), torch.randn(batch, 12), torch.randn(3, batch, 9)
+    chosen, drawn, other = Dispatch(made, 2, output, share), Dispatch(made, 2, output, share, chance=seed), Dispatch(made, 2, output, share, chance=seed + 1)
+    for dispatch in (chosen, drawn, other):
+        first = [dispatch(heads, features, scores) for scores in logits]
+        dispatch.reset()
+        assert all(torch.equal(a, dispatch(heads, features, scores)) for a, scores in zip(first, logits))
+    assert drawn.multiply_adds == other.multiply_adds == chosen.multiply_adds
+    assert drawn.helped == other.helped == chosen.helped == 3 * max(1, round(share * batch))
+    again = Dispatch(made, 2, output, share, chance=seed)
+    rows = [again.unsure(scores) for scores in 5 * logits.flip(1)]
+    drawn.reset()
+    assert all(a is b is None or torch.equal(a, b) for a, b in zip(rows, [drawn.unsure(scores) for scores in logits]))
+    if batch == 40 and 0.2 < share < 0.8:
+        assert not torch.equal(rows[0], rows[1])
+        assert not torch.equal(rows[0], Dispatch(made, 2, output, share, chance=seed + 1).unsure(logits[0]))
+
+
+def test_chance_needs_a_share_to_draw(trained: AugmentedClassifier):
+    with pytest.raises(SelfInformedError, match="chance: expected a share of the examples beside it"), trained.conditional(above=0.5, chance=0):
+        pass
+
+
 @pytest.mark.parametrize("wrong", [-1, True])
 def test_a_wrong_number_of_groups_is_refused(trained: AugmentedClassifier, wrong):
     with pytest.raises(SelfInformedError, match="top_groups: expected a number of heads from 0 to 6"), trained.conditional(wrong):

@@ -8,6 +8,7 @@ import torch
 from conftest import Problem
 from selfinformed.evidence.arms import ARMS, DESCRIPTIONS, Bench, scaled
 from selfinformed.evidence.evaluation import evaluate
+from selfinformed.network.wrap import AttachPoint, wrap
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import HeadPlan, plan
@@ -57,6 +58,23 @@ def test_a_dense_head_fits_any_methods_budget_and_nearly_fills_it(problem: Probl
     assert plan(problem.net, LabelGroups.everything(36), hidden=wider).multiply_adds > heads.multiply_adds
 
 
+def test_every_arm_of_heads_that_read_a_map_among_several_attach_points(problem: Problem) -> None:
+    points = [AttachPoint("trunk.5", "output", "map"), AttachPoint("stack")]
+    net = wrap(problem.net.model, problem.net.example_inputs, labels=problem.net.labels, attach=points)
+    train, test = (FeatureStore.build(net, split.take(range(100))) for split in (problem.train, problem.test))
+    for attach, kernel, read in (("trunk.5", 2, slice(0, 144)), ("stack", 1, slice(144, 160))):
+        heads = plan(net, problem.groups, hidden=(9,), attach=attach, kernel=kernel)
+        made = Bench(net, heads, train, test, epochs=1)
+        assert {"classifier", "random", "dense", "finetune"} <= set(made.choose(None))
+        dense = made.plan_of("dense", 0)
+        assert (dense.sources[0].start, dense.sources[0].stop, dense.sources[0].kernel) == (read.start, read.stop, kernel)
+        assert 0.8 < (dense.extra_computation - 1) / (heads.extra_computation - 1) <= 1
+        for arm in ("classifier", "dense"):
+            assert made.judged(arm, made.trained(arm, 0)[0], 50).multiply_adds == made.plan_of(arm, 0).multiply_adds
+    both = plan(net, problem.groups, hidden=(9,), attach="stack") + plan(net, LabelGroups.everything(36), hidden=(50,), attach="trunk.5", kernel=2)
+    assert Bench(net, both, train, test).plan_of("dense", 0).sources == (both.sources[-1],)  # where the method spends most
+
+
 def test_a_structure_is_judged_as_it_says(problem: Problem) -> None:
     made = bench(problem, searched=two_of_six(problem.plan()))
     aug, history = made.trained("searched", 0)
@@ -69,16 +87,37 @@ def test_a_structure_is_judged_as_it_says(problem: Problem) -> None:
     assert expected["multiply_adds"] < problem.plan().multiply_adds
 
 
+def test_chance_runs_the_searched_heads_on_as_many_examples_and_gains_less(problem: Problem) -> None:
+    structure = Structure(plan(problem.net, LabelGroups.everything(36), hidden=(40,)), None, 0.3, "dense on the least certain 0.3")
+    made = bench(problem, searched=structure, epochs=4)
+    trained = {arm: made.trained(arm, 1)[0] for arm in ("searched", "chance")}
+    found = {arm: made.judged(arm, aug, 50, 1).figures() for arm, aug in trained.items()}
+    extra = {arm: figures["extra_computation"] - 1 for arm, figures in found.items()}
+    assert extra["chance"] == pytest.approx(0.3 * (structure.plan.extra_computation - 1), rel=1e-3)
+    assert extra["searched"] == pytest.approx(extra["chance"], rel=0.1)  # test examples are not as uncertain as hold-out examples
+    assert found["searched"]["mean_average_precision_per_example"] > found["chance"]["mean_average_precision_per_example"]
+    assert made.judged("chance", trained["chance"], 50, 1).figures() == found["chance"] != made.judged("chance", trained["chance"], 50, 2).figures()
+    assert 0 < made.score("chance", trained["chance"], 50) < 1
+    again, other = made.trained("chance", 1)[0], made.trained("chance", 2)[0]
+    for name, weights in trained["chance"].heads.to_weights().items():
+        assert torch.equal(weights, again.heads.to_weights()[name])
+    assert trained["chance"].above is None
+    assert made.judged("chance", other, 50, 1).figures() != found["chance"]
+
+
 def test_arms_without_what_they_need_are_left_out(problem: Problem) -> None:
     assert bench(problem).choose(None) == ["base", "classifier", "confusions", "random", "dense", "finetune", "gated", "adapter"]
     tiny = plan(problem.net, LabelGroups(36, ([0],)), hidden=(1,))
     assert "gated" not in bench(problem, tiny).choose(None)
     with pytest.raises(SelfInformedError, match=r"'gated' needs other heads or a larger budget \(gated: 145 multiply-adds do not reach"):
         bench(problem, tiny).choose(["gated"])
+    with pytest.raises(SelfInformedError, match="'chance' needs heads that a share of the examples runs"):
+        bench(problem, searched=two_of_six(problem.plan())).choose(["chance"])
     with pytest.raises(SelfInformedError, match="views: expected another view of the 600 test examples"):
         bench(problem, views=problem.store("train")).choose(None)
 
 
-def test_both_learning_rates_are_scaled_the_given_or_fits_own() -> None:
+def test_all_learning_rates_are_scaled_the_given_or_fits_own() -> None:
     assert scaled({"batch_size": 8}, 1) == {"batch_size": 8}
-    assert scaled({"learning_rate": 0.1, "batch_size": 8}, 2) == {"learning_rate": 0.2, "classifier_learning_rate": 6e-3, "batch_size": 8}
+    rates = {"learning_rate": 0.2, "classifier_learning_rate": 6e-3, "finetune_learning_rate": 2e-3}
+    assert scaled({"learning_rate": 0.1, "batch_size": 8}, 2) == {**rates, "batch_size": 8}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ CONTRACT = {
     "arm", "seed", "mean_average_precision", "mean_average_precision_per_example", "top1", "top5", "multiply_adds", "extra_computation", "parameters",
 }  # fmt: skip
 CACHED = ["base", "classifier", "confusions", "random", "dense", "gated", "adapter"]
-COSTING = ("confusions", "codetections", "random", "dense", "hinton", "gated", "adapter", "views", "searched")
+COSTING = ("confusions", "codetections", "random", "dense", "hinton", "gated", "adapter", "views", "searched", "chance")
 
 
 def compared(problem: Problem, **options) -> Comparison:
@@ -31,7 +32,7 @@ def compared(problem: Problem, **options) -> Comparison:
 @pytest.fixture(scope="module")
 def table(problem: Problem) -> Comparison:
     codetections, hinton = (problem.plan().with_groups(problem.groups.randomized(seed)) for seed in (7, 8))
-    searched = two_of_six(problem.plan())
+    searched = replace(two_of_six(problem.plan()), share=0.8)
     return compared(problem, arms=None, codetections=codetections, hinton=hinton, searched=searched, views=another_view(problem), epochs=2)
 
 

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 
 import numpy as np
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from conftest import Problem
 from selfinformed.augmented.network import augment
 from selfinformed.data.examples import open_dataset
-from selfinformed.evidence.evaluation import evaluate, mistaken_pairs, recall_on_subset
+from selfinformed.evidence.evaluation import evaluate, recall_on_subset
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.average_precision import mean_average_precision
 from selfinformed.training.fitting import fit
@@ -119,21 +115,3 @@ def test_other_bad_mappings_are_errors(problem: Problem, tmp_path) -> None:
         recall_on_subset(problem.net, store, {})
     with pytest.raises(SelfInformedError, match="no example is annotated with a mapped label"):
         recall_on_subset(problem.net, open_dataset((problem.test.read([0]), [[]]), problem.net.labels), {"label 0": "a"})
-
-
-def test_mistaken_pairs_are_the_confusion_matrix_off_its_diagonal(problem: Problem) -> None:
-    taken = problem.net.classifier(problem.store("test").penultimate).argmax(1).tolist()
-    expected = Counter((t, a) for t, a in zip(taken, problem.test.targets.labels.tolist(), strict=True) if t != a)
-    assert mistaken_pairs(problem.net, problem.store("test")) == expected
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.lists(st.sets(st.integers(0, 35), max_size=5), min_size=1, max_size=8))
-def test_mistaken_pairs_with_several_labels_equal_brute_force(problem: Problem, targets: list[set[int]]) -> None:
-    inputs = problem.test.read(range(len(targets)))
-    scores = problem.net.logits(inputs)
-    expected: Counter[tuple[int, int]] = Counter()
-    for row, wanted in zip(scores, targets, strict=True):
-        found = set(torch.argsort(row, descending=True, stable=True)[: len(wanted)].tolist())
-        expected.update((t, a) for t in found - wanted for a in wanted - found)
-    assert mistaken_pairs(problem.net, open_dataset((inputs, [sorted(t) for t in targets]), problem.net.labels)) == expected

@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import json
 import re
 from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from conftest import Problem
-from selfinformed.data.labels import LabelSpace
-from selfinformed.evidence.comparison import Comparison, compare
+from hostile import HOSTILE
+from selfinformed.evidence.comparison import Comparison
 from selfinformed.evidence.reporting import Findings, report
-from selfinformed.structure.counts import ConfusionCounts
-from selfinformed.training.headroom import probe
+from selfinformed.runtime.files import write_json
 
-HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=alert(2)>', "'single' & \"double\"", "😀 مرحبا 漢字", "x" * 300, "{{ 7 * 7 }}", "$\\frac{1}{0}$"]
-
-
-@pytest.fixture(scope="module")
-def findings(problem: Problem, counts: ConfusionCounts) -> Findings:
-    names = LabelSpace([*HOSTILE, *(f"label {i}" for i in range(len(HOSTILE), 36))])
-    table = compare(
-        problem.net, problem.plan(), problem.store("train"), problem.store("test"), holdout=problem.store("holdout"), seeds=2, epochs=1,
-        arms=["base", "confusions", "random", "dense"],
-    )  # fmt: skip
-    headroom = probe(problem.net, problem.store("train"), problem.store("holdout"), groups=problem.groups.renamed(names), width=16, epochs=1)
-    mistakes = [{"taken": HOSTILE[0], "annotated": HOSTILE[1], "base": 12, "augmented": 3}]
-    return Findings(
-        HOSTILE[0], names, counts, problem.groups.renamed(names), problem.plan(), table, headroom.to_dict(), mistakes,
-        {"base": {1: 0.3, 2: 0.5}, "augmented": {1: 0.4, 2: 0.6}}, {0: b"png", 5: b"png"}, {"model": HOSTILE[0], "top_k": None},
-    )  # fmt: skip
+NOTHING_ELSE: dict[str, Any] = {
+    "headroom": {}, "evaluation": {}, "stability": {}, "search": {}, "latency": {}, "conditional": (), "history": (), "images": {},
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -40,47 +30,89 @@ def page(findings: Findings, tmp_path_factory) -> str:
     return report(findings, tmp_path_factory.mktemp("report")).read_text("utf-8")
 
 
+def data_of(page: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])
+    return content
+
+
 def test_the_page_needs_no_other_file(page: str) -> None:
-    sources = re.findall(r"""(?:src|href)\s*=\s*["']?([^"'\s>]+)""", page)
-    assert sources
-    assert all(source.startswith("data:image/png;base64,") for source in sources if "onerror" not in source and source != "x")
-    assert not re.search(r"https?://|<script|<link|<iframe|@import|url\(", page)
+    sources: list[str] = []
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+            sources.extend(value or "" for name, value in attributes if name in ("src", "href"))
+
+    Reader().feed(page)
+    assert any(source.startswith("data:image/png") for source in sources)
+    assert all(source.startswith(("data:", "#")) for source in sources)
+    assert not re.search(r"https?://|<iframe|@import|url\((?!#)", page)
 
 
-def test_names_are_escaped(page: str) -> None:
+def test_only_the_pages_own_script_may_run(page: str) -> None:
+    policy = html.unescape(re.search(r'Content-Security-Policy" content="([^"]*)"', page)[1])
+    script = re.search(r"<script>(.*?)</script>", page, re.S)[1]
+    assert f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" in policy
+    assert "default-src 'none'" in policy
+    assert len(re.findall(r"<script", page)) == 2
+
+
+def test_names_are_escaped(page: str, findings: Findings) -> None:
     assert "<script>alert" not in page
     assert "<img src=x" not in page
     assert "{{ 7 * 7 }}" in page
-    text = html.unescape(page)
-    assert all(name in text for name in HOSTILE)
+    assert data_of(page)["labels"]["name"] == list(findings.labels.names)
     for name in HOSTILE[:3]:
         assert html.escape(name).replace("&quot;", "&#34;").replace("&#x27;", "&#39;") in page
 
 
-def cells(page: str) -> list[list[str]]:
-    table = page[page.index("<tbody>") : page.index("</tbody>")]
-    return [[re.sub(r"<small>|<[^>]*>", " ", cell).split() for cell in re.findall(r"<td.*?</td>", row, re.S)] for row in table.split("</tr>")[:-1]]
+def artefacts(findings: Findings, folder: Path) -> dict[str, Any]:
+    """What the run folder's files hold."""
+    files = {
+        "comparison.json": findings.comparison.to_dict(), "evaluation.json": findings.evaluation, "probe.json": findings.headroom,
+        "plan.json": findings.plan.to_dict(), "latency.json": findings.latency, "stability.json": findings.stability,
+    }  # fmt: skip
+    for name, content in files.items():
+        write_json(folder / name, content)
+    return {name: json.loads((folder / name).read_text()) for name in files}
 
 
-def test_every_number_of_the_table_is_the_jsons(page: str, findings: Findings, tmp_path) -> None:
-    findings.comparison.save(tmp_path / "comparison.json")
-    summary = json.loads((tmp_path / "comparison.json").read_text())["summary"]
-    rows = cells(page)
-    assert len(rows) == len(summary) == 4
-    for row, expected in zip(rows, summary, strict=True):
-        assert row[0][0] == expected["arm"]
-        assert row[1] == [f"{100 * expected['mean_average_precision']:.2f}"]
-        assert row[2] == [f"{100 * expected['interval'][0]:.2f}", "to", f"{100 * expected['interval'][1]:.2f}"]
-        assert row[3] == ([] if expected["arm"] == "base" else [f"{100 * expected['over_base']['mean']:+.2f}"])
-        method = expected["method_over_it"]
-        assert row[4] == ([f"{100 * method['mean']:+.2f}", f"{100 * method['low']:+.2f}", "to", f"{100 * method['high']:+.2f}"] if method else [])
-        assert row[5:8] == [[f"{100 * expected[key]:.2f}"] for key in ("mean_average_precision_per_example", "top1", "top5")]
-        assert row[8:] == [[f"{expected['multiply_adds']:,.0f}"], [f"{expected['extra_computation']:.3f}×"], [f"{expected['seconds']:.1f}"]]
+def test_every_number_is_the_jsons(page: str, findings: Findings, tmp_path) -> None:
+    files = artefacts(findings, tmp_path)
+    found = re.findall(r'<data value="([^"]*)" data-from="([^"#]*)#([^"]*)">([^<]*)</data>', page)
+    assert {file for _, file, _, _ in found} == files.keys()
+    for value, file, pointer, shown in found:
+        expected = files[file]
+        for key in pointer.split("/")[1:]:
+            expected = expected[int(key) if isinstance(expected, list) else key]
+        assert float(value) == expected
+        written = float(shown.strip("×").replace(",", ""))
+        assert any(written == pytest.approx(scale * expected, abs=0.5 * 10 ** -len(shown.strip("×").partition(".")[2]) + 1e-9) for scale in (1, 100))
+
+
+def test_every_arm_has_its_row_with_all_its_figures(page: str, findings: Findings) -> None:
+    rows = re.findall(r"<tr[^>]*>(<th scope=\"row\">.*?)</tr>", page[page.index('id="table-arms"') :], re.S)[:4]
+    for i, (row, expected) in enumerate(zip(rows, findings.comparison.summary(), strict=True)):
+        assert re.search(r'<th scope="row">(\w+)', row)[1] == expected["arm"]
+        columns = ["mean_average_precision", "interval/0", "interval/1", "mean_average_precision_per_example", "top1", "top5", "multiply_adds",
+                   "extra_computation", "seconds"]  # fmt: skip
+        columns += [] if expected["arm"] == "base" else ["over_base/mean"]
+        columns += ["method_over_it/mean", "method_over_it/low", "method_over_it/high"] if expected["method_over_it"] else []
+        assert all(f"comparison.json#/summary/{i}/{column}" in row for column in columns)
+
+
+def test_the_explorers_columns_are_the_jsons(page: str, findings: Findings, tmp_path) -> None:
+    files, labels = artefacts(findings, tmp_path), data_of(page)["labels"]
+    assert labels["before"] == files["comparison.json"]["per_label"]["base"]
+    assert labels["after"] == files["comparison.json"]["per_label"]["confusions"]
+    assert labels["test"] == [row["positives"] for row in files["evaluation.json"]["labels"]]
+    assert labels["training"] == files["evaluation.json"]["training_positives"]
+    assert labels["group"] == findings.groups.assignment.tolist()
+    assert data_of(page)["mistakes"]["confidence"] == [0.96875]
 
 
 def test_figures_are_written(findings: Findings, tmp_path) -> None:
     report(findings, tmp_path / "new" / "folder")
-    names = ("cost", "confusions", "groups", "eigenvalues", "recall")
+    names = ("cost", "confusions", "groups", "eigenvalues", "recall", "calibration", "learning", "conditional", "search")
     assert {p.name for p in (tmp_path / "new" / "folder" / "figures").iterdir()} == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
 
 
@@ -91,7 +123,7 @@ def without(comparison: Comparison, *arms: str) -> Comparison:
 
 @pytest.mark.parametrize("arms", [["confusions"], ["base"], ["confusions", "base"], ["random", "dense"]])
 def test_any_arms_make_a_report(findings: Findings, tmp_path, arms: list[str]) -> None:
-    path = report(replace(findings, comparison=without(findings.comparison, *arms), headroom={}, mistakes=(), recall={}, images={}), tmp_path)
+    path = report(replace(findings, comparison=without(findings.comparison, *arms), **NOTHING_ELSE), tmp_path)
     assert "Every arm" in path.read_text("utf-8")
 
 

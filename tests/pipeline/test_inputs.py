@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from selfinformed.data.glyphs import GlyphLabels, render_glyphs
 from selfinformed.network.glyphnet import GlyphNet
+from selfinformed.network.wrap import AttachPoint
 from selfinformed.pipeline import inputs as inputs_module
 from selfinformed.pipeline.config import RunConfig
 from selfinformed.pipeline.inputs import Inputs
@@ -79,6 +80,8 @@ def test_a_function_in_a_module(config, tmp_path, monkeypatch):
 def test_options_reach_the_wrapper(config):
     net = Inputs(replace(config, attach="0", classifier="2", outputs="logistic")).network()
     assert (net.attach.module, net.attach.side, net.output) == ("0", "output", "logistic")
+    net = Inputs(replace(config, attach="0:mean, 1", classifier="2")).network()
+    assert net.attach_points == (AttachPoint("0", reduce="mean"), AttachPoint("1"))
     assert Inputs(config).network().output is None
 
 

@@ -223,6 +223,16 @@ def test_codetections_and_search_have_artefacts_of_their_own(workspace: Path) ->
     assert all(row["extra_computation"] <= 1.52 for row in found["trials"])  # executed on average; other examples choose heads a little differently
 
 
+def test_earlier_points_kept_as_maps_are_searched_and_what_wins_is_compared(workspace: Path) -> None:
+    run = opened(workspace, attach="trunk.0:map, trunk", arms=["base", "dense", "searched"], candidates=64, rounds=1)
+    choices = [row["choice"] for row in run.search()["trials"]]
+    assert {choice["attach"] for choice in choices} == {"trunk.0", "trunk"}
+    assert any(choice["copy"] for choice in choices)
+    assert any(choice["kernel"] == 3 for choice in choices)
+    assert run.plan().sources[0].start == run.net.shapes[0].size  # heads read the trunk's output unless told otherwise
+    assert run.comparison().arms == ["base", "dense", "searched"]
+
+
 def test_what_a_later_search_finds_is_compared_too(workspace: Path) -> None:
     changes = {"arms": None, "output": str(workspace / "later"), "candidates": 2, "rounds": 1, "epochs": 1, "seeds": 1}
     run = opened(workspace, **changes)

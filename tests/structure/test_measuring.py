@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable
-from dataclasses import replace
-
 import numpy as np
 import pytest
-import torch
 
-from conftest import Problem
+from conftest import Problem, changed_inputs, changed_network, damaged, refused
 from selfinformed.data.examples import Examples, open_dataset
 from selfinformed.data.predictions import open_predictions
-from selfinformed.network.wrap import WrappedClassifier, wrap
+from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime import work
-from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_tensors, write_tensors
 from selfinformed.structure.counts import ConfusionCounts
 from selfinformed.structure.detections import detections
@@ -45,23 +39,8 @@ def same(one: ConfusionCounts, other: ConfusionCounts, tmp_path) -> bool:
     return (one.to_scipy() != other.to_scipy()).nnz == 0 and (tmp_path / "one.counts").read_bytes() == (tmp_path / "other.counts").read_bytes()
 
 
-def damaged(examples: Examples, bad: Iterable[int], skip_bad: int) -> Examples:
-    """The examples, of which some cannot be read."""
-    def read(rows):
-        for row in sorted({*rows} & {*bad}):
-            raise SelfInformedError(f"data: picture {row} cannot be read")
-        return examples.read(rows)
-
-    return replace(examples, read=read, skip_bad=skip_bad, skipped={})
-
-
 def unit(folder, number: int):
     return folder / f"unit-{number:06d}.safetensors"
-
-
-def refused(*parts: str):
-    """One line with these parts."""
-    return pytest.raises(SelfInformedError, match="^[^\n]*" + "[^\n]*".join(parts) + "[^\n]*$")
 
 
 @pytest.mark.parametrize("kind", ["confusions", "codetections"])
@@ -91,23 +70,11 @@ def test_units_hold_what_is_detected_in_the_order_of_the_examples(problem, tmp_p
     np.testing.assert_array_equal(np.concatenate([rows.labels for rows in targets]), problem.holdout.targets.labels)
 
 
-def changed_network(problem: Problem) -> dict[str, object]:
-    model = copy.deepcopy(problem.net.model)
-    with torch.no_grad():
-        model.classifier.bias[3] += 1e-6
-    return {"net": wrap(model, problem.holdout.example_inputs(), labels=problem.net.labels)}
-
-
-def changed_inputs(problem: Problem) -> dict[str, object]:
-    inputs = problem.holdout.read(range(600)).clone()
-    inputs[599, 0, 5, 5] += 1e-6
-    return {"holdout": open_dataset((inputs, problem.holdout.targets), problem.holdout.labels)}
-
-
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (changed_network, ["model '", "', now '"]), (changed_inputs, ["data '", "', now '"]), (lambda _: {"batch_size": 32}, ["batch_size 64, now 32"]),
+        (lambda p: {"net": changed_network(p)}, ["model '", "', now '"]), (lambda p: {"holdout": changed_inputs(p)}, ["data '", "', now '"]),
+        (lambda _: {"batch_size": 32}, ["batch_size 64, now 32"]),
         (lambda _: {"top_k": 6}, ["top_k 5, now 6"]), (lambda p: {"holdout": p.holdout.take(range(512))}, ["n_examples 600, now 512"]),
     ],
     ids=["network", "inputs", "batch size", "top_k", "fewer examples"],

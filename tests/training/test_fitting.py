@@ -56,6 +56,16 @@ def test_training_helps_and_the_loss_falls(either: Problem) -> None:
     assert gain > 0.03
 
 
+def test_epsilon_is_adamws(problem: Problem) -> None:
+    def moved(epsilon: float) -> float:
+        aug = augment(problem.net, problem.plan())
+        before = aug.classifier.weight.detach().clone()
+        fit(aug, problem.store("train"), epochs=1, recipe={"epsilon": epsilon, "weight_decay": 0.0})
+        return (aug.classifier.weight - before).abs().max().item()
+
+    assert 0 < moved(100.0) < 1e-3 < moved(1e-8)
+
+
 def test_same_seed_same_weights_other_seed_other_weights(problem: Problem) -> None:
     def trained(seed: int) -> dict[str, torch.Tensor]:
         torch.seed()  # the state outside does not matter

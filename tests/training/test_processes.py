@@ -12,9 +12,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
-from conftest import Problem
+from conftest import Problem, write_config
 from selfinformed.augmented.network import augment
+from selfinformed.cli import main
 from selfinformed.runtime.files import read_tensors, write_tensors
 from selfinformed.training.fitting import fit
 from selfinformed.training.processes import Processes
@@ -51,13 +53,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory, several: Problem) -> Path:
     folder = tmp_path_factory.mktemp("processes")
     train(several, str(folder), 1, 0)
     (folder / "script.py").write_text(SCRIPT, "utf-8")
-    tests = Path(__file__).parents[1]
-    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")} | {"OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join(map(str, (tests.parent / "src", tests, tests / "training")))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run([*torchrun, str(folder / "script.py"), str(folder)], env=environment, capture_output=True, text=True, timeout=240)
+    done = two_processes(folder, str(folder / "script.py"), str(folder))
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
+
+
+def two_processes(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Runs a script or `-m` module under torchrun; modules are found in the folder first."""
+    tests = Path(__file__).parents[1]
+    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")} | {"OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(map(str, (folder, tests.parent / "src", tests, tests / "training")))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return subprocess.run([*torchrun, *command], env=environment, capture_output=True, text=True, timeout=240)
 
 
 def result(folder: Path, name: str):
@@ -80,6 +87,56 @@ def test_only_the_first_process_writes(folder: Path) -> None:
     alone, together = ((folder / f"log-{world}-0" / "training.jsonl").read_text().splitlines() for world in (1, 2))
     assert len(alone) == len(together) == 3
     assert (folder / "state-2.safetensors").exists()
+
+
+WRITES = """
+import os, sys
+
+def note(event, arguments):
+    if event in ("os.rename", "os.link") and "RANK" in os.environ:
+        with open(os.path.join({folder!r}, "written-" + os.environ["RANK"]), "a") as file:
+            print(arguments[1], file=file)
+
+sys.addaudithook(note)
+"""
+
+
+def test_the_command_line_trains_in_two_processes_what_it_does_in_one(workspace: Path, monkeypatch) -> None:
+    (workspace / "sitecustomize.py").write_text(WRITES.format(folder=str(workspace)), "utf-8")  # every Python process imports it
+    done = two_processes(workspace, "-m", "selfinformed", "fit", str(write_config(workspace, output=str(workspace / "two"))))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("heads.safetensors and config.json are in") == 1
+    assert done.stderr.count("fit        config.json in") == 1
+    first, second = ([Path(line) for line in (workspace / f"written-{rank}").read_text().splitlines()] for rank in (0, 1))
+    artefacts = ["counts.safetensors", "groups.json", "plan.json", "history.jsonl", "heads.safetensors", "config.json"]
+    assert [path.name for path in first if path.parent == workspace / "two" and path.name in artefacts] == artefacts
+    assert {path.name for path in second if path.parent == workspace / "two"} <= {"config.yaml"}
+    monkeypatch.setattr(sys, "argv", ["selfinformed", "fit", str(write_config(workspace, output=str(workspace / "one")))])
+    with pytest.raises(SystemExit, match="^0$"):
+        main()
+    one, two = (load_file(workspace / folder / "heads.safetensors") for folder in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-5)
+    assert {p.name for p in (workspace / "one").iterdir()} == {p.name for p in (workspace / "two").iterdir()}
+    again = two_processes(workspace, "-m", "selfinformed", "fit", str(workspace / "two"))
+    assert (again.returncode, again.stderr.count("is there already")) == (0, 1)
+
+
+def test_what_stops_the_first_process_stops_the_others(workspace: Path) -> None:
+    done = two_processes(workspace, "-m", "selfinformed", "fit", str(write_config(workspace, budget=1e-6)))
+    assert done.returncode != 0
+    assert done.stderr.count("selfinformed: budget: ") == 1
+    assert "Error: " not in done.stderr.split("ChildFailedError")[0].replace("SelfInformedError: ", "")
+
+
+def test_a_world_without_torchrun_is_refused(workspace: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    monkeypatch.setattr(sys, "argv", ["selfinformed", "fit", str(write_config(workspace))])
+    with pytest.raises(SystemExit, match="^2$"):
+        main()
+    assert "WORLD_SIZE is 2, but the processes cannot be joined" in capsys.readouterr().err
 
 
 @given(st.integers(0, 40), st.integers(1, 5))

@@ -17,6 +17,7 @@ from selfinformed.training.recipe import Recipe
         ({"label_smoothing": 1}, "expected label_smoothing from 0 to below 1, got 1"),
         ({"label_smoothing": float("nan")}, "label_smoothing"),
         ({"weight_decay": -1}, "expected weight_decay of at least 0, got -1"),
+        ({"epsilon": 0}, "expected epsilon above 0, got 0"),
         ({"logit_adjustment": float("inf")}, "logit_adjustment of at least 0"),
         ({"class_weights": 1.0}, "class_weights from 0 to below 1"),
         ({"balanced_sampling": 1.1}, "balanced_sampling from 0 to 1"),

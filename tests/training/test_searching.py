@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from conftest import Problem
+from selfinformed.network.wrap import AttachPoint, wrap
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.training import searching as module
-from selfinformed.training.features import rank
+from selfinformed.training.features import FeatureStore, rank
 from selfinformed.training.searching import SearchResult, Space, search
-from selfinformed.training.structures import Choice, Structure
+from selfinformed.training.structures import Builder, Choice, Structure
 
 SMALL = Space(
     grouping=("confusions", "codetections"), n_groups=(3, 6), dense_share=(0.0, 0.5), cover_share=(None,), depth=(1,), capacity=("uniform",), share=(1.0,),
@@ -117,6 +118,23 @@ def test_a_budget_of_latency_is_measured(problem: Problem, monkeypatch) -> None:
     assert 0.05 < max(extras) <= 0.1
 
 
+@pytest.mark.parametrize("choice", [Choice("dense"), Choice("dense", share=0.25), Choice("confusions", 6, top_groups=1, share=0.5)], ids=str)
+@pytest.mark.parametrize("batch", [1, 2, 40])
+def test_latency_is_that_of_the_heads_that_run(problem: Problem, monkeypatch, choice: Choice, batch: int) -> None:
+    def seconds(one, other, inputs, repeats=20):
+        """Four times the multiply-adds that heads execute."""
+        other(inputs)
+        aug = other.__self__
+        executed = aug.dispatch.multiply_adds if aug.dispatch is not None else aug.plan.multiply_adds
+        return np.ones(1), np.ones(1), 1 + 4 * (executed / problem.net.cost.multiply_adds - 1)
+
+    monkeypatch.setattr(module, "paired_seconds", seconds)
+    monkeypatch.setattr(problem.net, "example_inputs", problem.holdout.read(range(batch)))
+    heads = module._within_latency(Builder(problem.net, problem.store("holdout"), 0.4), choice).plan
+    per_example = heads.multiply_adds - heads.base_multiply_adds if choice.top_groups is None else max(heads.head_multiply_adds)
+    assert 0.07 < choice.share * per_example / heads.base_multiply_adds <= 0.1
+
+
 def test_a_structure_whose_loss_is_no_number_comes_last(problem: Problem) -> None:
     result = searched(problem, space=replace(SMALL, rate=(1.0, 1e30)), rounds=1, epochs=0.2, candidates=12)
     bad = [row for row in result.trials if "reason" in row]
@@ -143,3 +161,23 @@ def test_impossible_searches_are_refused(problem: Problem, options, message: str
 def test_there_must_be_something_to_try() -> None:
     with pytest.raises(SelfInformedError, match="no value for n_groups"):
         Space(n_groups=())
+
+
+def test_maps_and_copies_of_the_trunk_are_tried(problem: Problem) -> None:
+    attach = [AttachPoint("trunk.2", reduce="map"), AttachPoint("stack.0", "input")]
+    net = wrap(problem.net.model, problem.net.example_inputs, labels=problem.net.labels, attach=attach)
+    space = Space.of(net)
+    assert space.attach == (None, "trunk.2", "stack.0")
+    assert (space.kernel, space.copy, space.share[-1]) == ((1, 3), (False, True), 0.1)
+    assert Space.of(problem.net) == Space()
+    train, holdout = (FeatureStore.build(net, getattr(problem, split)) for split in ("train", "holdout"))
+    assert {(c.copy, c.kernel) for c in space.anchors() if c.attach == "trunk.2"} == {(True, 1), (False, 3)}
+    found = search(net, train, holdout, budget=0.3, candidates=40, rounds=1, epochs=0.2, space=replace(
+        space, grouping=("confusions",), n_groups=(3,), top_groups=(1,), dense_share=(0.0,), cover_share=(None,), depth=(1,), shared=(0,), rate=(1.0,),
+    ))  # fmt: skip
+    tried = [row["choice"] for row in found.trials if "reason" not in row]
+    assert sum(choice["copy"] for choice in tried) > 1
+    assert {choice["attach"] for choice in tried} == {"trunk.2", "stack.0"}
+    assert {choice["grouping"] for choice in tried if choice["kernel"] == 3} >= {"dense", "confusions"}
+    assert all(row["extra_computation"] < 1.4 for row in found.trials)
+    assert any("one costs 82,944" in row["reason"] for row in found.left_out)  # a copy that every example runs

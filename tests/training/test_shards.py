@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import multiprocessing
 import os
 import shutil
 import signal
 from collections import namedtuple
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +15,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import Problem
-from selfinformed.data.examples import Examples, open_dataset
+from conftest import Problem, changed_inputs, changed_network, damaged, refused
+from selfinformed.data.examples import open_dataset
 from selfinformed.network.wrap import AttachPoint, wrap
 from selfinformed.runtime import work
-from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.training import shards as module
 from selfinformed.training.features import FeatureStore, estimate
 from selfinformed.training.shards import part_widths
@@ -35,22 +32,8 @@ def _once(monkeypatch):
     monkeypatch.setattr(work, "_POLL", 0.01)
 
 
-def refused(*parts: str):
-    """One line with these parts."""
-    return pytest.raises(SelfInformedError, match="^[^\n]*" + "[^\n]*".join(parts) + "[^\n]*$")
-
-
 def shards(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.glob("unit-*"))}
-
-
-def damaged(examples: Examples, bad: list[int], skip_bad: int) -> Examples:
-    def read(rows):
-        for row in sorted({*rows} & {*bad}):
-            raise SelfInformedError(f"data: picture {row} cannot be read")
-        return examples.read(rows)
-
-    return replace(examples, read=read, skip_bad=skip_bad, skipped={})
 
 
 @pytest.mark.parametrize("memory", [0.0, 0.5], ids=["from disk", "in memory"])
@@ -148,23 +131,11 @@ def test_a_disk_too_small_is_refused_before_anything_is_computed(problem, tmp_pa
     FeatureStore.build(problem.net, problem.holdout, 64, folder=tmp_path / "not" / "there", dtype="float16")  # nothing is missing
 
 
-def changed_network(problem: Problem) -> dict[str, object]:
-    model = copy.deepcopy(problem.net.model)
-    with torch.no_grad():
-        model.classifier.bias[3] += 1e-6
-    return {"net": wrap(model, problem.holdout.example_inputs(), labels=problem.net.labels)}
-
-
-def changed_inputs(problem: Problem) -> dict[str, object]:
-    inputs = problem.holdout.read(range(600)).clone()
-    inputs[599, 0, 5, 5] += 1e-6
-    return {"examples": open_dataset((inputs, problem.holdout.targets), problem.holdout.labels)}
-
-
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (changed_network, "model '"), (changed_inputs, "data '"), (lambda _: {"batch_size": 32}, "batch_size 64, now 32"),
+        (lambda p: {"net": changed_network(p)}, "model '"), (lambda p: {"examples": changed_inputs(p)}, "data '"),
+        (lambda _: {"batch_size": 32}, "batch_size 64, now 32"),
         (lambda _: {"dtype": "float16"}, "dtype 'float32', now 'float16'"), (lambda p: {"examples": [p.holdout] * 2}, "n_views 1, now 2"),
     ],
     ids=["network", "inputs", "batch size", "type", "views"],

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from conftest import Problem
 from selfinformed.augmented.dispatch import uncertainty
 from selfinformed.augmented.saved import load
+from selfinformed.network.wrap import AttachPoint, WrappedClassifier, wrap
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.measuring import measure
-from selfinformed.training.features import rank
+from selfinformed.structure.plans import Source
+from selfinformed.training.features import FeatureStore, rank
 from selfinformed.training.structures import Builder, Choice, Structure, uncertainties
 
 CHOICES = [
@@ -24,13 +26,61 @@ CHOICES = [
     Choice("confusions", 3, dense_share=0.5, top_groups=1), Choice("confusions", 6, cover_share=0.1, shared=12, capacity="labels"),
     Choice("confusions", 6, depth=0, top_groups=2), Choice("confusions", 6, depth=0, top_groups=2, dense_share=0.5, share=0.5),
     Choice("confusions", 6, depth=0, top_groups=4, share=0.5), Choice("confusions", 3, shared=12, dense_share=0.25),
-    Choice("confusions", 6, detections=2, capacity="confusions", depth=2),
+    Choice("confusions", 6, detections=2, capacity="confusions", depth=2), Choice("confusions", 3, capacity="examples"),
 ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def builder(problem: Problem) -> Builder:
     return Builder(problem.net, problem.store("holdout"), 0.3)
+
+
+@pytest.fixture(scope="module")
+def earlier(problem: Problem) -> tuple[WrappedClassifier, dict[str, FeatureStore]]:
+    """The same network, whose heads may read a map too, or copy the trunk from there on."""
+    attach = [AttachPoint("trunk.2", reduce="map"), AttachPoint("stack.0", "input")]
+    net = wrap(problem.net.model, problem.net.example_inputs, labels=problem.net.labels, attach=attach)
+    return net, {split: FeatureStore.build(net, getattr(problem, split)) for split in ("train", "holdout", "test")}
+
+
+EARLIER = [
+    Choice("dense", attach="trunk.2", kernel=3), Choice("confusions", 3, attach="trunk.2", kernel=2, top_groups=1),
+    Choice("confusions", 6, attach="trunk.2", copy=True, top_groups=1, share=0.25), Choice("dense", attach="trunk.2", copy=True, share=0.25),
+    Choice("confusions", 3, attach="trunk.2", copy=True, top_groups=1, share=0.25, dense_share=0.4),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("choice", EARLIER, ids=str)
+def test_maps_and_copies_execute_nearly_their_budget_and_no_more(earlier, problem: Problem, choice: Choice) -> None:
+    net, stores = earlier
+    builder = Builder(net, stores["holdout"], 0.6)
+    assert builder.settled(choice) == choice
+    structure = builder.structure(choice)
+    assert [source.copy is not None for source in structure.plan.sources][:1] == [choice.copy]
+    assert structure.plan.sources[-1] == (Source(576, 720) if choice.dense_share else structure.plan.sources[0])
+    aug, _ = structure.train(net, stores["train"], holdout=stores["holdout"], epochs=1, seed=0)
+    with structure.evaluating(aug):
+        rank(aug, stores["test"])
+        executed = aug.dispatch.multiply_adds if aug.dispatch is not None else structure.plan.multiply_adds
+    assert 0.4 < executed / net.cost.multiply_adds - 1 < 0.75
+    again = Structure.from_dict(json.loads(json.dumps(structure.to_dict())))
+    assert again.plan.sources == structure.plan.sources
+
+
+def test_a_copy_beyond_the_budget_says_what_it_costs(earlier) -> None:
+    builder = Builder(earlier[0], earlier[1]["holdout"], 0.03)
+    with pytest.raises(SelfInformedError, match="one costs 82,944 for each example that runs it, and 6 with one unit, run on 1 of the examples"):
+        builder.structure(Choice("confusions", 6, attach="trunk.2", copy=True))
+
+
+def test_choices_settle_on_what_a_network_can_have(earlier, builder: Builder) -> None:
+    both = Builder(earlier[0], earlier[1]["holdout"], 0.3)
+    assert both.settled(Choice(attach="trunk.2", kernel=99)).kernel == 6
+    assert both.settled(Choice(attach="trunk.2", shared=64)) == both.settled(Choice(attach="trunk.2")) == Choice(attach="trunk.2")
+    assert both.settled(Choice(attach="stack.0", kernel=3)) == both.settled(Choice(attach="stack.0", copy=True)) == Choice(attach="stack.0")
+    assert both.settled(Choice()) == Choice(attach="stack.0")  # a map is not read beside others
+    assert builder.settled(Choice(attach="stack.0", kernel=3, copy=True)) == Choice()
+    assert builder.settled(Choice(attach="elsewhere", copy=True)) == Choice()
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=str)
@@ -109,7 +159,11 @@ def test_one_structure_has_one_name() -> None:
     assert Choice("confusions", 3, linear=False) == Choice("confusions", 3)
     assert Choice("confusions", 6, depth=0) == Choice("confusions", 6)
     assert Choice("confusions", 6, depth=0, top_groups=1, shared=64, capacity="labels") == Choice("confusions", 6, depth=0, top_groups=1)
-    assert len({str(c) for c in CHOICES}) == len(CHOICES)
+    assert Choice(attach="a", copy=True, kernel=3, shared=64, depth=0, top_groups=1) == Choice(attach="a", copy=True, top_groups=1)
+    assert Choice(attach="a", kernel=3, shared=64, depth=0, top_groups=1) == Choice(attach="a", kernel=3, top_groups=1)
+    assert len({str(c) for c in CHOICES + EARLIER}) == len(CHOICES + EARLIER)
+    assert "3 x 3 feature maps" in str(EARLIER[0])
+    assert "each on a copy of the trunk from trunk.2 on" in str(EARLIER[2])
 
 
 def test_the_search_leaves_hold_out_scores_as_they_are(builder: Builder, problem: Problem) -> None:

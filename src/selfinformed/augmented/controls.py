@@ -192,6 +192,8 @@ def _plan(net: WrappedClassifier, multiply_adds: int, parameters: int) -> Contro
 
 def _source(net: WrappedClassifier, like: HeadPlan) -> Source:
     """What the heads read, or where they do not all read the same, all features."""
+    if any(source.copy for source in like.sources):
+        raise SelfInformedError("gated: the heads begin with copies of the trunk's end, which experts do not; give heads that read features")
     if len(set(like.sources)) == 1:
         return like.sources[0]
     if any(shape.map for shape in net.shapes):

@@ -33,6 +33,8 @@ class Dispatch:
         output: what the logits are for; needed for `share` and `above`.
         share: above 0, up to 1: of each batch only this share of the examples, the most uncertain, run heads (for training).
         above: only examples with more `uncertainty` than this run heads (for evaluation: examples do not depend on their batch).
+        chance: a seed: the `share` of each batch is drawn at random, whatever the scores; the control of choosing the most uncertain. A
+            training that goes on from a checkpoint draws from the start again.
 
     Attributes:
         examples: how many were seen since `reset`.
@@ -41,16 +43,24 @@ class Dispatch:
     """
 
     def __init__(
-        self, plan: HeadPlan, top_groups: int, output: Output | None = None, share: float | None = None, above: float | None = None
+        self,
+        plan: HeadPlan,
+        top_groups: int,
+        output: Output | None = None,
+        share: float | None = None,
+        above: float | None = None,
+        chance: int | None = None,
     ) -> None:
         if top_groups < 0 or isinstance(top_groups, bool):
             raise SelfInformedError(f"top_groups: expected a number of heads from 0 to {len(plan.groups)}, got {top_groups!r}")
         if share is not None and (not 0 < share <= 1 or above is not None):
             raise SelfInformedError(f"share: expected more than 0, at most 1, and not with `above`; got {share!r}")
+        if chance is not None and share is None:
+            raise SelfInformedError("chance: expected a share of the examples beside it, which is drawn at random; give share=")
         if output is None and (share is not None or above is not None):
             raise SelfInformedError("share: how unsure a network is depends on its outputs; wrap it with output='softmax' or output='logistic'")
         self.plan, self.top_groups = plan, min(top_groups, len(plan.groups))
-        self.output, self.share, self.above = output, None if share == 1 else share, above
+        self.output, self.share, self.above, self.chance = output, None if share == 1 else share, above, chance
         groups = plan.groups
         self._costs = torch.tensor(plan.head_multiply_adds, dtype=torch.float64)
         self._always = torch.tensor([size == groups.n_labels for size in groups.sizes])
@@ -67,8 +77,9 @@ class Dispatch:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets what was executed so far."""
+        """Forgets what was executed so far, and draws by `chance` from the start again."""
         self.examples, self.helped, self._executed = 0, 0, 0.0
+        self._drawn = None if self.chance is None else torch.Generator().manual_seed(self.chance)
 
     @property
     def multiply_adds(self) -> float:
@@ -88,7 +99,7 @@ class Dispatch:
         """Numbers of the examples that run heads, rising; None for all of them."""
         if self.output is None or (self.share is None and self.above is None):
             return None
-        unsure = uncertainty(logits.detach(), self.output)
+        unsure = uncertainty(logits.detach(), self.output) if self._drawn is None else torch.rand(len(logits), generator=self._drawn).to(logits.device)
         if self.above is not None:
             return torch.nonzero(unsure > self.above).flatten()
         assert self.share is not None

@@ -12,6 +12,7 @@ from torch import nn
 
 from selfinformed.augmented.blocks import BlockLinear, Piece
 from selfinformed.augmented.readers import InputTransform, Reader
+from selfinformed.network.trunk import CopiedEnd
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.plans import HeadPlan
 
@@ -36,29 +37,36 @@ class Heads(nn.Module):
     Args:
         plan: what to build.
         zero_outputs: start with output weights of zero, so that the augmented network equals the base.
+        trunk: the network whose trunk's end heads copy, where the plan says so.
     """
 
     order: torch.Tensor
     side_by_side: torch.Tensor
 
-    def __init__(self, plan: HeadPlan, zero_outputs: bool = True) -> None:
+    def __init__(self, plan: HeadPlan, zero_outputs: bool = True, trunk: nn.Module | None = None) -> None:
         super().__init__()
         self.plan = plan
         self.trained = 0  # how many of the first heads
         n = len(plan.groups)
-        sources = list(dict.fromkeys(plan.sources))
-        self.reader_of = [sources.index(source) for source in plan.sources]
+        # Heads with one source share a reader; a copy of the trunk's end is a head's own.
+        read = [(source, head if source.copy else None) for head, source in enumerate(plan.sources)]
+        distinct = list(dict.fromkeys(read))
+        self.reader_of = [distinct.index(r) for r in read]
         # The pool: columns of hidden units, those of each layer of all heads side by side; a head's next layer begins reading at `at`.
         at, self.rows = [0] * n, [slice(0)] * n
         self.readers: list[Reader] = []
         width = 0
-        for number, source in enumerate(sources):
+        for number, (source, _) in enumerate(distinct):
             first = 0
             for head in self.heads_of(number):
                 size = plan.hidden[head][0] if plan.hidden[head] else 0  # none of its own: it reads the shared layer from its first unit
                 at[head], self.rows[head] = width + first, slice(first, first + size)
                 first += size
-            self.readers.append(Reader(source, [plan.hidden[head][0] for head in self.heads_of(number) if plan.hidden[head]]))
+            copy = None
+            if source.copy is not None:
+                assert trunk is not None
+                copy = CopiedEnd(trunk, source.copy)
+            self.readers.append(Reader(source, [plan.hidden[head][0] for head in self.heads_of(number) if plan.hidden[head]], copy))
             width += self.readers[-1].columns
         self.readers = cast("list[Reader]", nn.ModuleList(self.readers))
         self.layers = cast("list[BlockLinear]", nn.ModuleList())
@@ -76,7 +84,7 @@ class Heads(nn.Module):
             widths.append(layer.outputs)
         self.ending = sorted({end for end, _ in ends})
         begins = dict(zip(self.ending, itertools.accumulate((widths[end] for end in self.ending), initial=0), strict=False))
-        blocks = [(plan.hidden[head][-1] if plan.hidden[head] else plan.sources[head].shared, size) for head, size in enumerate(plan.groups.sizes)]
+        blocks = [(plan.hidden[head][-1] if plan.hidden[head] else plan.sources[head].size, size) for head, size in enumerate(plan.groups.sizes)]
         self.outputs = BlockLinear(blocks, [begins[end] + a for end, a in ends], sum(widths[end] for end in self.ending), bias=False)
         self._initialise(zero_outputs)
         places = np.concatenate(self.outputs.places)
@@ -126,9 +134,10 @@ class Heads(nn.Module):
     def head(self, number: int, inputs: torch.Tensor, pieces: Pieces | None = None) -> torch.Tensor:
         """One head alone, from what its reader's `inputs` gives: (m, size) -> (m, n)"""
         pieces = self.pieces() if pieces is None else pieces
-        hidden = inputs
+        reader = self.readers[self.reader_of[number]]
+        hidden = reader.copied(inputs)
         if number in pieces.first:
-            hidden = self.readers[self.reader_of[number]].rows(inputs, self.rows[number], *pieces.first[number])
+            hidden = reader.rows(hidden, self.rows[number], *pieces.first[number])
         for layer, deep, of in zip(self.layers, self.deep, pieces.layers, strict=True):
             if number in deep:
                 place = deep.index(number)
@@ -193,6 +202,8 @@ class Heads(nn.Module):
                 named |= {f"{place}.{name}": parameter for name, parameter in reader.layer.named_parameters()}
             if reader.shared is not None:
                 named |= {f"shared.{r}.{name}": parameter for name, parameter in reader.shared.named_parameters()}
+            if reader.copy is not None:
+                named |= {f"copy.{r}.{name}": parameter for name, parameter in reader.copy.named_parameters()}
         return named
 
     @torch.no_grad()
@@ -206,6 +217,8 @@ class Heads(nn.Module):
             if mine.shared is not None:
                 assert theirs.shared is not None
                 mine.shared.load_state_dict(theirs.shared.state_dict())
+            if mine.copy is not None and theirs.copy is not None:
+                mine.copy.load_state_dict(theirs.copy.state_dict())
             for layer, its_layer, deep, its in zip(self.layers, other.layers, self.deep, other.deep, strict=False):
                 if head in its:
                     block = its.index(head)
@@ -218,6 +231,8 @@ class Heads(nn.Module):
         """He et al. (2015) for ReLU layers, biases zero."""
         weights = self.to_weights()
         for name, tensor in weights.items():
+            if name.startswith("copy."):
+                continue  # of the trained trunk
             if name.startswith("outputs."):
                 nn.init.zeros_(tensor) if zero_outputs else nn.init.normal_(tensor, std=0.01)
             elif name.endswith("weight"):

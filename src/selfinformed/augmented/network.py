@@ -147,17 +147,20 @@ class AugmentedClassifier(nn.Module):
             slot.disabled = before
 
     @contextmanager
-    def conditional(self, top_groups: int | None = None, *, share: float | None = None, above: float | None = None) -> Iterator[Dispatch]:
+    def conditional(
+        self, top_groups: int | None = None, *, share: float | None = None, above: float | None = None, chance: int | None = None
+    ) -> Iterator[Dispatch]:
         """Within this context each example runs only the `top_groups` heads that its scores point to (default: all); see `Dispatch`.
 
         With `share`, of each batch only that share of the examples run heads, those the classifier is least sure of; with `above`, those
-        with more `uncertainty` than that. With all groups chosen the logits are those of full evaluation. `fit` within the context
-        trains the heads on the examples they will see. What the context gives counts the multiply-adds that were executed.
+        with more `uncertainty` than that; with `chance`, a seed, the share is drawn at random. With all groups chosen the logits are those
+        of full evaluation. `fit` within the context trains the heads on the examples they will see. What the context gives counts the
+        multiply-adds that were executed.
         """
         self._needs_heads("conditional")
         slot = self._slot
         number = len(self.plan.groups) if top_groups is None else top_groups
-        before, slot.dispatch = slot.dispatch, Dispatch(self.plan, number, self.output, share, above)
+        before, slot.dispatch = slot.dispatch, Dispatch(self.plan, number, self.output, share, above, chance)
         try:
             yield slot.dispatch
         finally:
@@ -243,7 +246,7 @@ class _ClassifierSlot(nn.Module):
         if classifier == "reinitialise":
             self.classifier.reset_parameters()
         if heads is None and len(plan.groups):
-            heads = Heads(plan, zero_outputs=classifier != "reinitialise")
+            heads = Heads(plan, zero_outputs=classifier != "reinitialise", trunk=net.model)
         self.heads = heads if heads is None else heads.to(net.classifier.weight)
         self.disabled = False
         self.dispatch: Dispatch | None = None

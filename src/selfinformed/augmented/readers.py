@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
 from selfinformed.augmented.blocks import in_int8, int8_product, suits_int8
+from selfinformed.network.trunk import CopiedEnd
 from selfinformed.network.wrap import FeatureShape
 from selfinformed.structure.plans import Source
 
@@ -19,19 +20,23 @@ class InputTransform:
 
     Attributes:
         shapes: of the attach points.
-        shifts: [D_i] of each, [channels] of a map.
-        matrices: [D_i, D_i] of each, [channels, channels] of a map.
+        shifts: [D_i] of each, [channels] of a map; empty where the features stay as they are, since copies of the trunk read them.
+        matrices: [D_i, D_i] of each, [channels, channels] of a map; likewise.
+        copied: of what these copies give: shift [size] and matrix [size, size] by source.
     """
 
     shapes: tuple[FeatureShape, ...]
     shifts: tuple[torch.Tensor, ...]
     matrices: tuple[torch.Tensor, ...]
+    copied: Mapping[Source, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
 
     def __call__(self, attached: torch.Tensor) -> torch.Tensor:
         """(N, D) -> (N, D)"""
         parts = []
         for part, shape, shift, matrix in zip(torch.split(attached, [s.size for s in self.shapes], 1), self.shapes, self.shifts, self.matrices, strict=True):
-            if shape.map is None:
+            if not len(matrix):
+                parts.append(part)
+            elif shape.map is None:
                 parts.append((part - shift) @ matrix)
             else:
                 channels = part.unflatten(1, (shape.map[0], -1)) - shift[:, None]  # type: ignore[no-untyped-call]
@@ -39,12 +44,15 @@ class InputTransform:
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def over(self, source: Source) -> tuple[torch.Tensor, torch.Tensor]:
-        """The shift and the matrix of what a source reads; block-diagonal where it spans several attach points."""
+        """The shift and the matrix of what a source gives heads to read; block-diagonal where it spans several attach points."""
+        if source.copy is not None:
+            return self.copied[source]
         start, shifts, matrices = 0, [], []
         for shape, shift, matrix in zip(self.shapes, self.shifts, self.matrices, strict=True):
             if source.start <= start and start + shape.size <= source.stop:
-                shifts.append(shift.double())
-                matrices.append(matrix.double())
+                size = shape.map[0] if shape.map else shape.size
+                shifts.append(shift.double() if len(matrix) else torch.zeros(size, dtype=torch.float64))
+                matrices.append(matrix.double() if len(matrix) else torch.eye(size, dtype=torch.float64))
             start += shape.size
         return torch.cat(shifts), torch.block_diag(*matrices)  # type: ignore[no-untyped-call]
 
@@ -54,40 +62,51 @@ class Reader(nn.Module):
 
     Args:
         source: what they read.
-        widths: of each head's first layer; empty where the heads' output units read the shared layer itself.
+        widths: of each head's first layer; empty where the heads' output units read the shared layer or the copy itself.
+        copy: the copy of the trunk's end that the source says; then there is one head.
     """
 
-    def __init__(self, source: Source, widths: Sequence[int]) -> None:
+    def __init__(self, source: Source, widths: Sequence[int], copy: CopiedEnd | None = None) -> None:
         super().__init__()
-        self.source, self.widths = source, list(widths)
-        size = source.shared or (source.stop - source.start)
+        self.source, self.widths, self.copy = source, list(widths), copy
+        self._transform: tuple[torch.Tensor, torch.Tensor] | None = None  # of what the copy gives, while it is trained
         self.shared = nn.Linear(source.stop - source.start, source.shared) if source.shared else None
         self._int8: tuple[torch.Tensor, torch.Tensor] | None = None
         self.layer: nn.Linear | nn.Conv2d | None = None
         if widths:
-            self.layer = nn.Linear(size, sum(widths)) if source.map is None else nn.Conv2d(source.map[0], sum(widths), source.kernel)
+            self.layer = nn.Linear(source.size, sum(widths)) if source.map is None else nn.Conv2d(source.map[0], sum(widths), source.kernel)
 
     @property
     def columns(self) -> int:
         """Hidden units that it gives."""
-        return sum(self.widths) or self.source.shared
+        return sum(self.widths) or self.source.size
 
     def inputs(self, features: torch.Tensor) -> torch.Tensor:
-        """What the first layers read: (B, D) -> (B, size), or a map (B, channels, height, width)"""
+        """What the first layers read: (B, D) -> (B, size), or a map (B, channels, height, width); what a copy reads (B, *shape)"""
         whole = self.source.start == 0 and self.source.stop == features.shape[1]
         x = features if whole else features[:, self.source.start : self.source.stop]
         if self.source.map is not None:
             return x.unflatten(1, self.source.map)  # type: ignore[no-any-return, no-untyped-call]
+        if self.source.copy is not None:
+            return x.unflatten(1, self.source.copy.shape)  # type: ignore[no-any-return, no-untyped-call]
         if self.shared is None:
             return x
         return self.shared(x) if self.source.linear else _product(x, self.shared.weight, self.shared.bias)
 
+    def copied(self, x: torch.Tensor) -> torch.Tensor:
+        """What the head's layers read, from `inputs`: the same, or what its copy makes of it (B, size)"""
+        if self.copy is None:
+            return x
+        x = self.copy(x)
+        return x if self._transform is None else (x - self._transform[0]) @ self._transform[1]
+
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(B, D) -> (B, sum w)"""
+        x = self.copied(self.inputs(features))
         if self.layer is None:
-            return self.inputs(features)
+            return x
         assert self.layer.bias is not None
-        return self.rows(self.inputs(features), slice(None), self.layer.weight, self.layer.bias)
+        return self.rows(x, slice(None), self.layer.weight, self.layer.bias)
 
     def pieces(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Weight and bias of each head's own units, split all at once (see `BlockLinear.pieces`)."""
@@ -97,7 +116,7 @@ class Reader(nn.Module):
         return list(zip(torch.split(self.layer.weight, self.widths), torch.split(self.layer.bias, self.widths), strict=True))
 
     def rows(self, x: torch.Tensor, rows: slice, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        """Some of the hidden units, with their weight and bias, from `inputs`."""
+        """Some of the hidden units, with their weight and bias, from what `copied` gives."""
         if self.source.map is not None:
             return nn.functional.conv2d(x, weight, bias).relu().mean((2, 3))
         if self._int8 is not None and suits_int8(x):
@@ -115,11 +134,19 @@ class Reader(nn.Module):
 
     def unfold(self, transform: InputTransform, units: int) -> None:
         """The first so many units from the raw features to the transformed ones: the same function."""
+        if self.copy is not None:
+            if self.layer is None:  # output units have no bias to take a shift in
+                return
+            shift, matrix = transform.over(self.source)
+            self._transform = shift.to(self.layer.weight), matrix.to(self.layer.weight)
         if units:
             self._change(transform, True, slice(units if self.shared is None else None))
 
     def fold(self, transform: InputTransform) -> None:
         """From the transformed features to the raw ones: the same function."""
+        self._transform = None
+        if self.copy is not None and self.layer is None:
+            return
         self._change(transform, False, slice(None))
 
     @torch.no_grad()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+from bisect import bisect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from selfinformed.augmented.controls import adapted, gated
@@ -19,7 +21,7 @@ from selfinformed.training.fitting import History, fit, fit_whole
 from selfinformed.training.structures import Structure, scaled
 
 ARMS = (
-    "base", "classifier", "confusions", "codetections", "random", "dense", "hinton", "finetune", "gated", "adapter", "views", "searched",
+    "base", "classifier", "confusions", "codetections", "random", "dense", "hinton", "finetune", "gated", "adapter", "views", "searched", "chance",
 )  # fmt: skip
 DESCRIPTIONS = {
     "base": "the network as it is",
@@ -34,6 +36,7 @@ DESCRIPTIONS = {
     "adapter": "a low-rank adapter on the frozen classifier",
     "views": "classifier retrained, a second view of unsure examples",
     "searched": "the structure that the search found",
+    "chance": "the searched heads on as many examples, drawn at random",
 }
 
 
@@ -80,6 +83,7 @@ class Bench:
             "codetections": (self.codetections, "the plan of heads on groups from co-detections (codetections=)"),
             "hinton": (self.hinton, "the plan of heads on groups from cluster(counts, method='hinton') (hinton=)"),
             "searched": (self.searched, "what search found (searched=)"),
+            "chance": (self.searched if self.searched and self.searched.share < 1 else None, "heads that a share of the examples runs (searched=)"),
             "views": (self.views, "another view of the test examples (views=)"),
             "finetune": (self.train.examples and self.test.examples, "examples, not cached features alone, for train and test"),
         }
@@ -91,39 +95,40 @@ class Bench:
         training = scaled(self.training, factor)
         if arm == "finetune":
             assert self.train.examples is not None
-            aug = augment(self.net, _no_heads(self.net), seed=seed)
+            aug = augment(self.net, self._no_heads, seed=seed)
             rate = factor * self.finetune_learning_rate
             return aug, fit_whole(aug, self.train.examples, seconds=seconds, learning_rate=rate, seed=seed)
-        if arm == "searched":
+        if arm in ("searched", "chance"):
             assert self.searched is not None
             return self.searched.train(
-                self.net, self.train, holdout=self.holdout, epochs=self.epochs, seed=seed, classifier=self.classifier, **training
-            )
+                self.net, self.train, holdout=self.holdout, epochs=self.epochs, seed=seed, classifier=self.classifier,
+                chance=seed if arm == "chance" else None, **training,
+            )  # fmt: skip
         aug = self._made(arm, seed)
         return aug, fit(aug, self.train, holdout=self.holdout, epochs=self.epochs, seed=seed, **training)
 
     def score(self, arm: str, aug: AugmentedClassifier, top_k: int) -> float:
         """mAP on the hold-out examples, by which an arm chooses among its learning rates."""
         assert self.holdout is not None
-        if arm == "searched":
-            return self._judged_as_found(aug, self.holdout, top_k).ranking.mean_average_precision
+        if arm in ("searched", "chance"):
+            return self._judged_as_found(arm, aug, self.holdout, top_k, 0).ranking.mean_average_precision
         return rank(aug, self.holdout.examples if arm == "finetune" and self.holdout.examples else self.holdout, top_k).mean_average_precision
 
-    def judged(self, arm: str, aug: AugmentedClassifier, top_k: int) -> Evaluation:
-        """Judges one trained arm on the test examples."""
+    def judged(self, arm: str, aug: AugmentedClassifier, top_k: int, seed: int = 0) -> Evaluation:
+        """Judges one trained arm on the test examples; `seed` draws those of `chance`."""
         if arm == "finetune":
             assert self.test.examples is not None
             return evaluate(aug, self.test.examples, top_k)
-        if arm == "searched":
-            return self._judged_as_found(aug, self.test, top_k)
+        if arm in ("searched", "chance"):
+            return self._judged_as_found(arm, aug, self.test, top_k, seed)
         if arm == "views":
             assert self.views is not None
             return evaluate_with_views(aug, self.test, self.views, min(1.0, self.plan.extra_computation - 1), top_k)
         return evaluate(aug, self.test, top_k)
 
-    def _judged_as_found(self, aug: AugmentedClassifier, data: FeatureStore, top_k: int) -> Evaluation:
+    def _judged_as_found(self, arm: str, aug: AugmentedClassifier, data: FeatureStore, top_k: int, seed: int) -> Evaluation:
         assert self.searched is not None
-        with self.searched.evaluating(aug):
+        with self.searched.evaluating(aug, chance=seed if arm == "chance" else None):
             return evaluate(aug, data, top_k)
 
     def _made(self, arm: str, seed: int) -> AugmentedClassifier:
@@ -142,10 +147,19 @@ class Bench:
             # Costs are whole numbers: the half keeps rounding from losing a unit that just fits.
             allowed = heads.multiply_adds - heads.base_multiply_adds + 0.5
             everything = LabelGroups.everything(self.net.n_labels)
-            return plan(self.net, everything, budget=allowed / heads.base_multiply_adds, depth=max(map(len, heads.hidden), default=1))
+            depth = max(map(len, heads.hidden), default=1)
+            return plan(self.net, everything, budget=allowed / heads.base_multiply_adds, depth=depth, **self._read_by_dense())
         given = {"confusions": heads, "codetections": self.codetections, "hinton": self.hinton}.get(arm)
-        return given or _no_heads(self.net)
+        return given or self._no_heads
 
+    @property
+    def _no_heads(self) -> HeadPlan:
+        return replace(self.plan, groups=LabelGroups(self.net.n_labels, ()), hidden=(), sources=())
 
-def _no_heads(net: WrappedClassifier) -> HeadPlan:
-    return plan(net, LabelGroups(net.n_labels, ()), hidden=(1,))
+    def _read_by_dense(self) -> dict[str, Any]:
+        """All attach points side by side, or where one is a map, the one on which the method spends most."""
+        if not any(shape.map for shape in self.net.shapes):
+            return {}
+        _, source = max(zip(self.plan.head_multiply_adds, self.plan.sources, strict=True), key=lambda head: head[0])
+        starts = itertools.accumulate((shape.size for shape in self.net.shapes), initial=0)
+        return {"attach": self.net.attach_points[bisect(list(starts), source.start) - 1].module, "kernel": source.kernel}

@@ -58,6 +58,12 @@ class Comparison:
         """The arm that the others are controls of: the searched structure where there is one, else heads on groups from confusions."""
         return next((arm for arm in METHODS if arm in self.arms), METHODS[-1])
 
+    @property
+    def best_control(self) -> str | None:
+        """The arm with the highest mAP apart from the base and the method."""
+        scores = {arm: self.values(arm).mean() for arm in self.arms if arm not in ("base", self.method)}
+        return max(scores, key=lambda arm: scores[arm] if scores[arm] == scores[arm] else -1.0, default=None)
+
     def values(self, arm: str, column: str = "mean_average_precision") -> FloatArray:
         """One figure of an arm for each seed, in the order of the seeds."""
         rows = sorted((row for row in self.rows if row["arm"] == arm), key=lambda row: row["seed"])
@@ -192,7 +198,8 @@ def compare(
     """Trains the method and every control alike and judges them on the same test data.
 
     `plan` sets the multiply-adds of all controls: `random` permutes its labels, `dense` spends them on one head, `gated` on a mixture of
-    experts, `adapter` on a low-rank adapter, `views` on a second look at so many test examples.
+    experts, `adapter` on a low-rank adapter, `views` on a second look at so many test examples. Where `searched` runs heads on the least certain
+    share of the examples, `chance` runs the same heads on as large a share drawn at random, in training and on test data.
 
     Args:
         net: the wrapped base.
@@ -203,8 +210,8 @@ def compare(
         hinton: heads on as many groups at the same budget from `cluster(counts, method="hinton")`; likewise.
         searched: what `search` found; likewise. It is then the method that the controls are held against.
         views: another, augmented view of the test examples in the same order; likewise.
-        seeds: how many; seed s draws the new weights, the order of examples and the permutation.
-        arms: which of base, classifier, confusions, codetections, random, dense, hinton, finetune, gated, adapter, views, searched
+        seeds: how many; seed s draws the new weights, the order of examples, the permutation and the examples of `chance`.
+        arms: which of base, classifier, confusions, codetections, random, dense, hinton, finetune, gated, adapter, views, searched, chance
             (default: all there is input for).
         top_k: K of mAP@K.
         epochs: passes over `train` for each arm on cached features.
@@ -249,7 +256,7 @@ def compare(
         finetune = arm == "finetune"
         aug, history = bench.trained(arm, seed, factor, caching + _seconds_of_heads(done, seed) if finetune else 0.0)
         seconds, head_seconds = (history.seconds, 0.0) if finetune else (caching + history.seconds, history.seconds)
-        done.add(arm, seed, bench.judged(arm, aug, top_k), seconds, head_seconds)
+        done.add(arm, seed, bench.judged(arm, aug, top_k, seed), seconds, head_seconds)
     about = {
         "seeds": seeds, "epochs": epochs, "n_train": len(train), "n_test": len(test), "versions": versions(), "machine": machine(),
         "tuned": {arm: _choice(done, of, factors) for arm, of in tuned.items()}, "searched": searched and searched.description,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,6 @@ from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import write_json
 from selfinformed.runtime.tabular import Table, frame
 from selfinformed.structure.average_precision import Ranking, nan_mean
-from selfinformed.structure.detections import detections
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.training.features import FeatureStore, Model, rank, score_batches
 
@@ -162,23 +160,6 @@ def recall_on_subset(
     if not n:
         raise SelfInformedError("mapping: no example is annotated with a mapped label; check the source names of the mapping")
     return {k + 1: float(total[k] / n) for k in range(most)}
-
-
-def mistaken_pairs(model: Model, data: Examples | FeatureStore) -> Counter[tuple[int, int]]:
-    """How often each label was taken for another: (taken label, annotated label) to a number of examples.
-
-    An example with n annotated labels should have just those as its n best. Each wrong one among them was taken for each annotated one that
-    is missing; with one label per example these are the off-diagonal cells of the ordinary confusion matrix. (The counts of eq. 3 cannot
-    tell this in multi-label data: there, labels annotated together are detected together.)
-    """
-    pairs: Counter[tuple[int, int]] = Counter()
-    for scores, targets, name in score_batches(model, data):
-        numbers = np.diff(targets.offsets)
-        best = detections(scores, min(max(int(numbers.max(initial=0)), 1), scores.shape[1]), name).numpy()
-        for example, number in enumerate(numbers):
-            wanted, found = set(targets.of(example).tolist()), set(best[example, :number].tolist())
-            pairs.update((taken, missed) for taken in found - wanted for missed in wanted - found)
-    return pairs
 
 
 def _read_mapping(mapping: Mapping[str, str] | str | Path) -> dict[str, str]:

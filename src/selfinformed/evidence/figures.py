@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from selfinformed.evidence.comparison import Comparison
+from selfinformed.evidence.explorer import MOST_CELLS, block_sums, order_of
 from selfinformed.runtime.files import written_atomically
 from selfinformed.structure.average_precision import nan_mean
 from selfinformed.structure.counts import ConfusionCounts
@@ -22,8 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, QUIET, ACCENT, CONTROL = "#1d2433", "#8a93a5", "#0072b2", "#d55e00"  # told apart under every colour blindness; shapes differ too
+_RUNS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by colour-blind eyes too (Okabe and Ito)
 _WIDTH = 3.5  # inches: one column of two
-_MOST_CELLS = 1000
 _FALLBACKS = (  # typefaces for scripts that matplotlib's own lacks, where they are installed
     "Noto Sans CJK JP", "Noto Sans Arabic", "Noto Sans Hebrew", "Noto Sans Devanagari", "Noto Sans Thai", "Hiragino Sans", "Yu Gothic",
     "Microsoft YaHei", "Malgun Gothic", "Segoe UI", "Arial Unicode MS",
@@ -70,10 +72,7 @@ def confusion_figure(counts: ConfusionCounts, groups: LabelGroups) -> Figure:
     from matplotlib.colors import LogNorm
     from matplotlib.ticker import LogLocator
 
-    order = np.concatenate([*groups.members, groups.ungrouped]) if len(groups) else np.arange(counts.n_labels)
-    _, first = np.unique(order, return_index=True)
-    order = order[np.sort(first)]  # in a cover, a label stands with its first group
-    cells = block_sums(counts, order, _MOST_CELLS)
+    cells = block_sums(counts.to_scipy(), order_of(groups), MOST_CELLS).toarray()
     figure, axes = _figure(2.9)
     shown = np.where(cells > 0, cells, np.nan)
     image = axes.imshow(shown, cmap="viridis", norm=LogNorm(vmin=1, vmax=max(2, float(cells.max()))), interpolation="nearest", aspect="auto", rasterized=True)
@@ -155,6 +154,20 @@ def cost_figure(comparison: Comparison) -> Figure:
 
 
 @_styled
+def runs_figure(comparisons: Mapping[str, Comparison]) -> Figure:
+    """mAP against multiply-adds of every arm of several runs; each run's method is filled and joined to its base."""
+    figure, axes = _figure(2.6)
+    for (name, comparison), colour in zip(comparisons.items(), itertools.cycle(_RUNS), strict=False):
+        rows = {row["arm"]: (100 * (row["extra_computation"] - 1), 100 * row["mean_average_precision"]) for row in comparison.summary()}
+        axes.plot([x for x, _ in rows.values()], [y for _, y in rows.values()], "o", markerfacecolor="none", color=colour)
+        ends = [rows[arm] for arm in ("base", comparison.method) if arm in rows]
+        axes.plot([x for x, _ in ends], [y for _, y in ends], "o-", color=colour, label=_short(name))
+    axes.set_xlabel("extra multiply-adds (%)"), axes.set_ylabel("mAP (%)")
+    axes.legend()
+    return figure
+
+
+@_styled
 def group_gain_figure(comparison: Comparison, groups: LabelGroups) -> Figure:
     """Gain over the base in mean average precision of the method and of random groups, for each group of labels."""
     shown = [arm for arm in (comparison.method, "random") if {arm, "base"} <= comparison.per_label.keys()]
@@ -227,6 +240,83 @@ def recall_figure(curves: Mapping[str, Mapping[int, float]]) -> Figure:
     return figure
 
 
+@_styled
+def reliability_figure(bins: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """How often the best label is annotated against the probability it was given, for each network (`Calibration.rows`); marks grow with the examples."""
+    figure, axes = _figure(2.6)
+    axes.plot([0, 100], [0, 100], color=QUIET, linewidth=0.8, linestyle="--")
+    for (name, rows), colour in zip(bins.items(), (INK, ACCENT), strict=False):
+        shown = [row for row in rows if row["n"]]
+        most = max((row["n"] for row in shown), default=1)
+        x, y = ([100 * row[column] for row in shown] for column in ("confidence", "accuracy"))
+        axes.plot(x, y, color=colour, label=name)
+        axes.scatter(x, y, [4 + 30 * row["n"] / most for row in shown], color=colour, linewidths=0)
+    axes.set_xlabel("probability of the best label (%)"), axes.set_ylabel("examples annotated with it (%)")
+    axes.legend(loc="upper left")
+    return figure
+
+
+@_styled
+def learning_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """The training loss, and a held-out figure where one was watched, against steps: rows of training.jsonl or of history.jsonl."""
+    watched = next((name for row in rows for name in row if name.startswith("holdout_")), None)
+    figure, axes = _figure(2.4)
+    losses = [(row.get("step", row.get("steps", i)), row["loss"]) for i, row in enumerate(rows) if "loss" in row]
+    axes.plot(*zip(*losses, strict=True), "o-" if len(losses) < 12 else "-", color=ACCENT, label="loss")
+    values = [loss for _, loss in losses]
+    if 0 < 20 * min(values) < max(values):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}"), axes.yaxis.set_minor_formatter("")
+    axes.set_xlabel("step"), axes.set_ylabel("training loss")
+    if watched:
+        other = axes.twinx()
+        found = [(row.get("step", row.get("steps", i)), row[watched]) for i, row in enumerate(rows) if row.get(watched) is not None]
+        other.plot(*zip(*found, strict=True), "D-", color=CONTROL)
+        other.spines.right.set_visible(True)
+        other.set_ylabel(watched.replace("_", " "), color=CONTROL)
+    return figure
+
+
+@_styled
+def search_figure(trials: Sequence[Mapping[str, Any]]) -> Figure:
+    """What a search tried: mAP on hold-out data against executed multiply-adds; larger marks were trained longer, hollow ones are dense heads."""
+    figure, axes = _figure(2.6)
+    longest = max(trial["epochs"] for trial in trials)
+    for trial in trials:
+        score = trial["mean_average_precision"]
+        if score is None or score != score:
+            continue
+        dense = trial["choice"]["grouping"] == "dense"
+        colour = CONTROL if dense else ACCENT
+        axes.scatter(
+            100 * (trial["extra_computation"] - 1), 100 * score, 8 + 24 * trial["epochs"] / longest, facecolors="none" if dense else colour, edgecolors=colour
+        )
+    axes.plot([], [], "o", color=ACCENT, label="specialists"), axes.plot([], [], "o", markerfacecolor="none", color=CONTROL, label="dense")
+    axes.set_xlabel("extra multiply-adds executed on average (%)"), axes.set_ylabel("mAP on hold-out data (%)")
+    axes.legend()
+    return figure
+
+
+def inline_svg(figure: Figure, name: str) -> str:
+    """The figure as an SVG element for a page: its colours are the page's variables, its text is text."""
+    import io
+    import re
+
+    buffer = io.StringIO()
+    with _style(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        figure.savefig(buffer, format="svg", bbox_inches="tight", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
+    text = re.sub(r' xmlns:?\w*="[^"]*"', "", text)
+    text = re.sub(r'\bid="([^"]*)"', rf'id="{name}-\1"', text)  # one page holds several figures
+    text = re.sub(r'(url\(#|xlink:href="#)', rf"\g<1>{name}-", text).replace("xlink:href", "href")
+    for colour, variable in {INK: "ink", QUIET: "quiet", ACCENT: "accent", CONTROL: "control", "#000000": "ink", "#ffffff": "paper"}.items():
+        text = text.replace(colour, f"var(--{variable})")
+    return text.replace("<svg ", f'<svg role="img" aria-label="{name} figure" ', 1)
+
+
 def save_figure(figure: Figure, path: Path) -> None:
     """Writes a PNG, and beside it an SVG whose text is text and whose bytes depend on the figure alone; each atomically.
 
@@ -237,18 +327,6 @@ def save_figure(figure: Figure, path: Path) -> None:
         for format, about in (("png", {}), ("svg", {"Date": None})):
             with written_atomically(path.with_suffix(f".{format}")) as temporary:
                 figure.savefig(temporary, format=format, dpi=300, metadata=about)
-
-
-def block_sums(counts: ConfusionCounts, order: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
-    """The counts in an order of the labels, summed into at most `most` x `most` cells of neighbouring labels; no count is lost."""
-    n = min(most, counts.n_labels)
-    cell = np.empty(counts.n_labels, dtype=np.int64)
-    cell[order] = np.arange(counts.n_labels) * n // counts.n_labels
-    matrix = counts.to_scipy().tocoo()
-    rows, columns = matrix.coords
-    sums = np.zeros((n, n), dtype=np.int64)
-    np.add.at(sums, (cell[rows], cell[columns]), matrix.data)
-    return sums
 
 
 def first_groups(groups: LabelGroups) -> list[npt.NDArray[np.int64]]:

@@ -1,42 +1,45 @@
-"""The report: one self-contained HTML file, and its figures as PNG."""
+"""The report: one self-contained HTML file, and its figures."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from selfinformed.data.labels import LabelSpace
+from selfinformed.evidence import figures as draw
 from selfinformed.evidence.comparison import Comparison
-from selfinformed.evidence.figures import (
-    confusion_figure,
-    cost_figure,
-    eigenvalue_figure,
-    group_gain_figure,
-    recall_figure,
-    save_figure,
-)
-from selfinformed.runtime.files import write_text
+from selfinformed.evidence.explorer import embedded_json, labels_of, matrices, neighbours
+from selfinformed.evidence.numbers import Number, percent, points, tone
+from selfinformed.evidence.page import rendered
+from selfinformed.runtime.files import plain, write_text
+from selfinformed.structure.average_precision import nan_mean
 from selfinformed.structure.counts import ConfusionCounts
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import HeadPlan
 
+_SHOWN = 40  # labels of each group
+_PICTURED = 24
+_CHANGES = 12
+
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """What a report is made of. `headroom`, `mistakes`, `recall` and `images` may be empty.
+    """What a report is made of; all from `headroom` on may be empty.
 
     Attributes:
         title: of the report.
         labels, counts, groups, plan, comparison: artefacts of the stages.
-        headroom: `Headroom.to_dict()`.
-        mistakes: rows {taken, annotated, base, augmented} of the pairs taken for each other most, with the numbers of test examples.
-        recall: curves {"base": {k: recall}, "augmented": {...}} on the mapped labels.
+        headroom: as probe.json holds it (`Headroom.to_dict()`).
+        evaluation: as evaluation.json.
+        stability, search, latency: as stability.json, search.json and latency.json.
+        conditional: the rows of conditional.json.
+        history: the rows of log/training.jsonl, or those of history.jsonl.
         images: label number to a PNG that shows it.
         config: the resolved configuration.
     """
@@ -48,83 +51,240 @@ class Findings:
     plan: HeadPlan
     comparison: Comparison
     headroom: Mapping[str, Any] = field(default_factory=dict)
-    mistakes: Sequence[Mapping[str, Any]] = ()
-    recall: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    stability: Mapping[str, Any] = field(default_factory=dict)
+    search: Mapping[str, Any] = field(default_factory=dict)
+    latency: Mapping[str, Any] = field(default_factory=dict)
+    conditional: Sequence[Mapping[str, Any]] = ()
+    history: Sequence[Mapping[str, Any]] = ()
     images: Mapping[int, bytes] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
 
 
 def report(findings: Findings, folder: str | Path) -> Path:
-    """Writes `report.html`, which needs no other file and no network, and `figures/*.png`.
+    """Writes `report.html`, which needs no other file and no network, and `figures/*`.
+
+    Every number on the page stands in a `<data>` element whose `data-from` names the artefact and the place in it (a JSON pointer) where
+    it comes from.
 
     Returns:
         the path of the report.
     """
-    import jinja2
-
     folder = Path(folder)
-    figures = {
-        "cost": cost_figure(findings.comparison),
-        "confusions": confusion_figure(findings.counts, findings.groups),
-        "groups": group_gain_figure(findings.comparison, findings.groups),
-        "eigenvalues": eigenvalue_figure(findings.groups),
-    }
-    if findings.recall:
-        figures["recall"] = recall_figure(findings.recall)
-    for name, figure in figures.items():
-        save_figure(figure, folder / "figures" / f"{name}.png")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"percent": _percent, "signed": _signed}
-    template = environment.from_string(resources.files("selfinformed.evidence").joinpath("report.html.j2").read_text("utf-8"))
-    page = template.render(
-        title=findings.title,
-        verdict=findings.comparison.verdict,
-        comparison=findings.comparison,
-        summary=findings.comparison.summary(),
-        method=findings.comparison.method,
-        headroom=findings.headroom,
-        groups=_groups(findings),
-        mistakes=findings.mistakes,
-        plan=findings.plan,
-        figures={name: _embedded((folder / "figures" / f"{name}.png").read_bytes()) for name in figures},
-        n_labels=len(findings.labels),
-        counts=findings.counts,
-        config=findings.config,
-    )
+    drawn = _figures(findings)
+    for name, figure in drawn.items():
+        draw.save_figure(figure, folder / "figures" / f"{name}.png")
+    del drawn["confusions"]  # the page draws its own
     path = folder / "report.html"
-    write_text(path, page)
+    write_text(path, _page(findings, {name: draw.inline_svg(figure, name) for name, figure in drawn.items()}))
     return path
 
 
+def _figures(findings: Findings) -> dict[str, Any]:
+    """Those there is data for, by name."""
+    comparison, evaluation = findings.comparison, findings.evaluation
+    figures = {
+        "cost": draw.cost_figure(comparison),
+        "confusions": draw.confusion_figure(findings.counts, findings.groups),
+        "groups": draw.group_gain_figure(comparison, findings.groups),
+        "eigenvalues": draw.eigenvalue_figure(findings.groups),
+    }
+    base = evaluation.get("base", {})
+    if evaluation.get("recall_at"):
+        curves = {"base": base["recall_at"], "augmented": evaluation["recall_at"]}
+        figures["recall"] = draw.recall_figure({name: {int(k): v for k, v in curve.items()} for name, curve in curves.items()})
+    if "calibration" in evaluation:
+        figures["calibration"] = draw.reliability_figure({"base": base["calibration"]["bins"], "augmented": evaluation["calibration"]["bins"]})
+    if any("loss" in row for row in findings.history):
+        figures["learning"] = draw.learning_figure(findings.history)
+    if findings.conditional and "mean_average_precision" in base:
+        figures["conditional"] = draw.conditional_figure(findings.conditional, base["mean_average_precision"])
+    if findings.search.get("trials"):
+        figures["search"] = draw.search_figure(findings.search["trials"])
+    return figures
+
+
+def _page(findings: Findings, figures: Mapping[str, str]) -> str:
+    comparison = findings.comparison
+    return rendered(
+        "report.html.j2", "page.js",
+        title=findings.title, verdict=_parted(comparison.verdict), method=comparison.method, top_k=comparison.top_k, comparison=comparison,
+        counts=findings.counts, config=findings.config, names=findings.labels.names, figures=figures,
+        tiles=_tiles(findings), arms=_arms(comparison), groups=_groups(findings), ungrouped=len(findings.groups.ungrouped),
+        **_changes(findings), mistakes=_pairs(findings), stability=_stability(findings), search=findings.search, headroom=_headroom(findings.headroom),
+        calibration=_calibration(findings.evaluation), latency=_latency(findings.latency), plan=_plan(findings.plan),
+        seed=findings.config.get("seed", 0), seconds=f"{sum(row['seconds'] for row in comparison.rows):,.0f}",
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        pictures={number: base64.b64encode(png).decode("ascii") for number, png in findings.images.items()}, data=embedded_json(_data(findings)),
+    )  # fmt: skip
+
+
+def _parted(verdict: str) -> tuple[str, str]:
+    """The first sentence, and the rest."""
+    first, end, rest = verdict.partition(". ")
+    return first + end.strip(), rest
+
+
+def _data(findings: Findings) -> dict[str, Any]:
+    """What the page's script reads."""
+    evaluation, comparison = findings.evaluation, findings.comparison
+    kept = evaluation.get("confident_mistakes") or {name: [] for name in ("example", "name", "taken", "annotated", "confidence")}
+    return {
+        "kind": findings.counts.kind, "labels": labels_of(findings.labels.names, findings.groups, comparison.per_label, comparison.method, evaluation),
+        "groups": list(findings.groups.names), "neighbours": neighbours(findings.counts), "matrices": matrices(findings.counts, findings.groups),
+        "mistakes": {**kept, "kept": "confident_mistakes" in evaluation},
+        "pictures": {str(number): base64.b64encode(png).decode("ascii") for number, png in findings.images.items()},
+    }  # fmt: skip
+
+
+def _tiles(findings: Findings) -> list[dict[str, Any]]:
+    """The verdict in figures."""
+    comparison = findings.comparison
+    place = {row["arm"]: (i, row) for i, row in enumerate(comparison.summary())}
+    if not {"base", comparison.method} <= place.keys():
+        return []
+    i, method = place[comparison.method]
+    b, base = place["base"]
+    over = method["over_base"]
+    source = f"comparison.json#/summary/{i}"
+    tiles = [
+        {"name": f"mAP@{comparison.top_k}, base", "value": percent(base["mean_average_precision"], f"comparison.json#/summary/{b}/mean_average_precision"),
+         "more": "percent, on test data", "tone": ""},
+        {"name": f"mAP@{comparison.top_k}, {comparison.method}", "value": percent(method["mean_average_precision"], f"{source}/mean_average_precision"),
+         "more": method["description"], "tone": ""},
+        {"name": "gained", "value": points(over["mean"], f"{source}/over_base/mean"), "tone": tone(over["low"], over["high"]),
+         "more": Number.pair(points(over["low"], f"{source}/over_base/low"), points(over["high"], f"{source}/over_base/high"), "points, 95% interval")},
+        {"name": "multiply-adds", "value": Number(method["extra_computation"], f"{source}/extra_computation", "{:.3f}×"),
+         "more": "of the base's, executed on average", "tone": ""},
+    ]  # fmt: skip
+    if rival := comparison.best_control:
+        r, row = place[rival]
+        minus = row["method_over_it"]
+        tiles.append(
+            {"name": f"against the best control, {rival}", "value": points(minus["mean"], f"comparison.json#/summary/{r}/method_over_it/mean"),
+             "tone": tone(minus["low"], minus["high"]), "more": row["description"]}
+        )  # fmt: skip
+    return tiles
+
+
+def _arms(comparison: Comparison) -> list[dict[str, Any]]:
+    rows = []
+    for i, row in enumerate(comparison.summary()):
+        source = f"comparison.json#/summary/{i}"
+        over, minus = row["over_base"], row["method_over_it"]
+        shown: dict[str, Any] = {
+            "arm": row["arm"], "description": row["description"], "map": percent(row["mean_average_precision"], f"{source}/mean_average_precision"),
+            "low": percent(row["interval"][0], f"{source}/interval/0"), "high": percent(row["interval"][1], f"{source}/interval/1"),
+            "over": points(over["mean"], f"{source}/over_base/mean") if over and row["arm"] != "base" else "",
+            "over_tone": tone(over["low"], over["high"]) if over else "",
+            "per_example": percent(row["mean_average_precision_per_example"], f"{source}/mean_average_precision_per_example"),
+            "top1": percent(row["top1"], f"{source}/top1"), "top5": percent(row["top5"], f"{source}/top5"),
+            "multiply_adds": Number(row["multiply_adds"], f"{source}/multiply_adds", "{:,.0f}"),
+            "extra": Number(row["extra_computation"], f"{source}/extra_computation", "{:.3f}×"),
+            "seconds": Number(row["seconds"], f"{source}/seconds", "{:.1f}"), "minus": "",
+        }  # fmt: skip
+        if minus:
+            shown |= {"minus": points(minus["mean"], f"{source}/method_over_it/mean"), "minus_tone": tone(minus["low"], minus["high"])}
+            shown |= {f"minus_{end}": points(minus[end], f"{source}/method_over_it/{end}") for end in ("low", "high")}
+        rows.append(shown)
+    return rows
+
+
+def _gains(findings: Findings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Average precision before, after, and the change, float64 [C] each; NaN where unknown."""
+    unknown = np.full(len(findings.labels), np.nan)
+    before, after = (findings.comparison.per_label.get(arm, unknown) for arm in ("base", findings.comparison.method))
+    return before, after, after - before
+
+
+def _changes(findings: Findings) -> dict[str, Any]:
+    """The labels that changed most, either way, and how many changed."""
+    before, after, gains = _gains(findings)
+    positives = {i: row["positives"] for i, row in enumerate(findings.evaluation.get("labels", ()))}
+    order = np.argsort(gains, kind="stable")
+    order = order[~np.isnan(gains[order])]
+
+    def row(label: int) -> dict[str, Any]:
+        source = f"comparison.json#/per_label/{{}}/{label}"
+        return {
+            "label": label, "positives": Number(positives.get(label), f"evaluation.json#/labels/{label}/positives", "{:,}"),
+            "before": percent(before[label], source.format("base")), "after": percent(after[label], source.format(findings.comparison.method)),
+            "change": points(gains[label]), "tone": tone(gains[label], gains[label]),
+        }  # fmt: skip
+
+    return {
+        "worst": [row(int(i)) for i in order[:_CHANGES] if gains[i] < 0], "best": [row(int(i)) for i in order[::-1][:_CHANGES] if gains[i] > 0],
+        "changed": {"better": f"{(gains > 0).sum():,}", "worse": f"{(gains < 0).sum():,}", "same": f"{(gains == 0).sum():,}"},
+    }  # fmt: skip
+
+
 def _groups(findings: Findings) -> list[dict[str, Any]]:
-    comparison, labels = findings.comparison, findings.labels
-    unknown = np.full(len(labels), np.nan)
-    gains = comparison.per_label.get(comparison.method, unknown) - comparison.per_label.get("base", unknown)
-    shown = []
-    heads = findings.plan.groups
+    gains, heads, shown = _gains(findings)[2], findings.plan.groups, []
     for i, members in enumerate(findings.groups.members):
-        pictured = [(labels.names[m], _embedded(findings.images[m])) for m in members if m in findings.images][:24]
-        ranked = [(labels.names[m], 100 * gains[m]) for m in members if gains[m] == gains[m]]
-        ranked.sort(key=lambda pair: pair[1])
+        gain = nan_mean(gains[members])
         shown.append(
             {
-                "number": i + 1, "name": findings.groups.names[i], "size": len(members),
-                "names": [labels.names[m] for m in members[:40]], "pictures": pictured,
-                "width": "–".join(map(str, findings.plan.hidden[i])) if i < len(heads) else "",
-                "gain": sum(g for _, g in ranked) / len(ranked) if ranked else float("nan"),
-                "best": ranked[::-1][:5], "worst": ranked[:5],
+                "name": findings.groups.names[i], "size": f"{len(members):,}", "shown": members[:_SHOWN].tolist(), "more": max(0, len(members) - _SHOWN),
+                "pictures": [m for m in members.tolist() if m in findings.images][:_PICTURED],
+                "width": "–".join(map(str, findings.plan.hidden[i])) if i < len(heads) else "", "gain": points(gain) if gain == gain else "",
             }
         )  # fmt: skip
     return shown
 
 
-def _embedded(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+def _pairs(findings: Findings) -> list[dict[str, Any]]:
+    """The pairs taken for each other most, with the numbers of test examples."""
+    place = {name: i for i, name in enumerate(findings.labels.names)}
+    return [
+        {
+            "taken": place[row["taken"]], "annotated": place[row["annotated"]], "tone": tone(row["base"] - row["augmented"], row["base"] - row["augmented"]),
+            **{name: Number(row[name], f"evaluation.json#/mistakes/{i}/{name}", "{:,}") for name in ("base", "augmented")},
+        }
+        for i, row in enumerate(findings.evaluation.get("mistakes", ()))
+    ]  # fmt: skip
 
 
-def _percent(value: float | None, digits: int = 2) -> str:
-    return f"{100 * value:.{digits}f}" if value is not None and np.isfinite(value) else "–"
+def _stability(findings: Findings) -> dict[str, Any]:
+    found = findings.stability
+    if not found:
+        return {}
+    bootstraps = [Number(value, f"stability.json#/bootstraps/{i}", "{:.2f}") for i, value in enumerate(found["bootstraps"])]
+    return {"halves": Number(found["halves"], "stability.json#/halves", "{:.2f}"), "bootstraps": bootstraps}
 
 
-def _signed(value: float, digits: int = 2) -> str:
-    return f"{value:+.{digits}f}" if value == value else "–"
+def _headroom(found: Mapping[str, Any]) -> dict[str, Any]:
+    if not found:
+        return {}
+    rows = [
+        {
+            "group": row["group"], "labels": Number(row["labels"], f"probe.json#/groups/{i}/labels", "{:,}"),
+            "gain": points(row["gain"], f"probe.json#/groups/{i}/gain"), "share": percent(row["share"], f"probe.json#/groups/{i}/share", 0),
+        }
+        for i, row in enumerate(found["groups"])
+    ]  # fmt: skip
+    figures = {name: percent(value, f"probe.json#/mean_average_precision/{name}") for name, value in found["mean_average_precision"].items()}
+    return {"verdict": found["verdict"], "width": found["width"], "attach": found["attach"], "groups": rows, **figures}
+
+
+def _calibration(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    if "calibration" not in evaluation:
+        return {}
+    name = "calibration/expected_calibration_error"
+    places = {"base": (evaluation["base"], f"base/{name}"), "augmented": (evaluation, name)}
+    return {who: percent(found["calibration"]["expected_calibration_error"], f"evaluation.json#/{at}") for who, (found, at) in places.items()}
+
+
+def _latency(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    names = ("base_p50", "base_p95", "augmented_p50", "augmented_p95", "ratio")
+    return [
+        {"batch_size": row["batch_size"], **{name: Number(row[name], f"latency.json#/rows/{i}/{name}", "{:.3f}") for name in names}}
+        for i, row in enumerate(found.get("rows", ()))
+    ]
+
+
+def _plan(heads: HeadPlan) -> dict[str, Any]:
+    return {
+        "base": Number(heads.base_multiply_adds, "plan.json#/base_multiply_adds", "{:,}"),
+        "augmented": Number(heads.multiply_adds, "plan.json#/multiply_adds", "{:,}"),
+        "parameters": Number(plain(heads.parameters - heads.base_parameters), "", "{:,}"),
+    }  # fmt: skip

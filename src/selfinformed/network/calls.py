@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -63,3 +64,52 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call of one module, in the order in which calls end; `given` is a copy of its first input, `alone` whether that was its only one."""
+
+    name: str
+    module: nn.Module
+    input: Any
+    given: Any
+    alone: bool
+    output: Any
+
+
+def record(model: nn.Module, inputs: Inputs) -> tuple[torch.Tensor, list[Call]]:
+    """A model's logits [B, C] in eval mode, without gradients, and every call of its modules.
+
+    Raises:
+        SelfInformedError: the model does not run on the inputs, or its logits are no numbers.
+    """
+    calls: list[Call] = []
+    given: dict[str, list[Any]] = {}
+    hooks = []
+    for name, module in model.named_modules():
+        if name:
+
+            def before(_: nn.Module, args: tuple[Any, ...], options: dict[str, Any], name: str = name) -> None:
+                first = args[0] if args else None
+                alone = all(other is None or isinstance(other, bool) for other in (*args[1:], *options.values()))
+                given.setdefault(name, []).append((first, first.clone() if isinstance(first, torch.Tensor) else first, alone))
+
+            def after(module: nn.Module, _: Any, output: Any, name: str = name) -> None:
+                first, copied, alone = given[name].pop()
+                calls.append(Call(name, module, first, copied, alone, output))
+
+            hooks += [module.register_forward_pre_hook(before, with_kwargs=True), module.register_forward_hook(after)]
+    try:
+        with evaluating(model):
+            output = call(model, inputs)
+    except Exception as error:  # whatever a model raises on inputs that are not its own
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SelfInformedError(f"model: it does not run on the example inputs ({reason}); give inputs of the shape it was trained on") from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    logits = logits_of(output)
+    if not logits.isfinite().all():
+        raise SelfInformedError("model: its logits on the example inputs are NaN or infinite; mend its weights, or the inputs")
+    return logits, calls

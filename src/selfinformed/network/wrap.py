@@ -17,7 +17,7 @@ from torch import nn
 from selfinformed.data.examples import Inputs
 from selfinformed.data.labels import LabelSpace
 from selfinformed.network.averaged import AveragedClassifier
-from selfinformed.network.calls import call, evaluating, logits_of
+from selfinformed.network.calls import Call, call, evaluating, logits_of, record
 from selfinformed.network.cost import Cost, cost
 from selfinformed.network.families import classifiers_of, labels_of
 from selfinformed.runtime.errors import SelfInformedError
@@ -218,7 +218,7 @@ def wrap(
         raise SelfInformedError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     if output is not None and output not in get_args(Output):
         raise SelfInformedError(f"output: expected one of {', '.join(get_args(Output))}, got {output!r}")
-    logits, calls = _record(model, example_inputs)
+    logits, calls = record(model, example_inputs)
     found = _find_classifiers(model, calls, logits, (classifier,) if isinstance(classifier, str) else classifier)
     labels = labels_of(model) if labels is None else labels
     space = labels if isinstance(labels, LabelSpace) else LabelSpace(labels or LabelSpace.numbered(logits.shape[1]).names)
@@ -246,49 +246,7 @@ def fingerprint_of(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-@dataclass(frozen=True, eq=False)
-class _Call:
-    """One call of one module, in the order of execution; `given` is a copy of its first input."""
-
-    name: str
-    module: nn.Module
-    input: Any
-    given: Any
-    output: Any
-
-
-def _record(model: nn.Module, inputs: Inputs) -> tuple[torch.Tensor, list[_Call]]:
-    calls: list[_Call] = []
-    given: dict[str, list[Any]] = {}
-    hooks = []
-    for name, module in model.named_modules():
-        if name:
-
-            def before(_: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
-                first = args[0] if args else None
-                given.setdefault(name, []).append((first, first.clone() if isinstance(first, torch.Tensor) else first))
-
-            def after(module: nn.Module, _: Any, output: Any, name: str = name) -> None:
-                first, copied = given[name].pop()
-                calls.append(_Call(name, module, first, copied, output))
-
-            hooks += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
-    try:
-        with evaluating(model):
-            output = call(model, inputs)
-    except Exception as error:  # whatever a model raises on inputs that are not its own
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SelfInformedError(f"model: it does not run on the example inputs ({reason}); give inputs of the shape it was trained on") from error
-    finally:
-        for hook in hooks:
-            hook.remove()
-    logits = logits_of(output)
-    if not logits.isfinite().all():
-        raise SelfInformedError("model: its logits on the example inputs are NaN or infinite; mend its weights, or the inputs")
-    return logits, calls
-
-
-def _find_classifiers(model: nn.Module, calls: list[_Call], logits: torch.Tensor, names: Sequence[str] | None) -> list[_Call]:
+def _find_classifiers(model: nn.Module, calls: list[Call], logits: torch.Tensor, names: Sequence[str] | None) -> list[Call]:
     """The call of the classifier, or of each of those whose average is the logits, in the order of the calls; proved bit for bit."""
     linear = [c for c in calls if isinstance(c.module, nn.Linear)]
     last = f"its last linear layers are: {', '.join(c.name for c in linear[-5:]) or 'none'}"
@@ -297,7 +255,7 @@ def _find_classifiers(model: nn.Module, calls: list[_Call], logits: torch.Tensor
         names = (matching[-1].name,) if matching else classifiers_of(model)
         if not matching and len(names) < 2:
             raise SelfInformedError(_not_found(linear, calls, logits, last))
-    found: list[_Call] = []
+    found: list[Call] = []
     for name in names:
         if name not in dict(model.named_modules()):
             raise SelfInformedError(f"classifier: the model has no module {name!r}; {last}")
@@ -323,7 +281,7 @@ def _find_classifiers(model: nn.Module, calls: list[_Call], logits: torch.Tensor
     return found
 
 
-def _not_found(linear: list[_Call], calls: list[_Call], logits: torch.Tensor, last: str) -> str:
+def _not_found(linear: list[Call], calls: list[Call], logits: torch.Tensor, last: str) -> str:
     sized = [c for c in linear if isinstance(c.output, torch.Tensor) and c.output.shape == logits.shape]
     for one, other in itertools.combinations(sized, 2):
         if _same((one.output + other.output) / 2, logits):
@@ -337,10 +295,10 @@ def _not_found(linear: list[_Call], calls: list[_Call], logits: torch.Tensor, la
     )
 
 
-def _find_stack(calls: list[_Call], classifier: _Call) -> list[_Call]:
+def _find_stack(calls: list[Call], classifier: Call) -> list[Call]:
     """The fully connected layers right before the classifier, each link proved on the recorded tensors."""
     leaves = [c for c in calls if c is classifier or not any(c.module.children())]  # a parametrised linear layer has children
-    chain: list[_Call] = []
+    chain: list[Call] = []
     following = classifier
     for previous in reversed(leaves[: leaves.index(classifier)]):
         pointwise = type(previous.module).__module__.startswith("torch.nn.modules") and isinstance(previous.module, _STACK_MODULES)
@@ -363,7 +321,7 @@ _STACK_MODULES = (
 )  # fmt: skip
 
 
-def _shape_at(model: nn.Module, calls: list[_Call], attach: AttachPoint, classifiers: list[_Call]) -> FeatureShape:
+def _shape_at(model: nn.Module, calls: list[Call], attach: AttachPoint, classifiers: list[Call]) -> FeatureShape:
     if attach.reduce not in get_args(Reduce):
         raise SelfInformedError(f"reduce: expected one of {', '.join(get_args(Reduce))}; got {attach.reduce!r}")
     names = dict(model.named_modules())

@@ -26,7 +26,11 @@ class RunConfig:
     model_options: dict[str, Any] | None = _option(None, "further arguments of a model named by its family, e.g. in_chans=1,img_size=64")  # noqa: RUF009
     checkpoint: str | None = _option(None, "weights to load into the model: .safetensors, or .pt read with weights_only=True")
     classifier: str | None = _option(None, "dotted name of the last linear layer (default: found)")
-    attach: str | None = _option(None, "dotted name of the module whose output the heads read (default: the trunk's output)")
+    attach: str | None = _option(
+        None,
+        "dotted name of the module whose output the heads read (default: the trunk's output), or several, each perhaps with its own reduce: "
+        "layer3:map,avgpool",
+    )
     reduce: Literal["flatten", "mean", "channels_last_mean", "first", "map"] = _option(
         "flatten", "how a map or token sequence at the attach point becomes a vector; map: heads convolve over it"
     )
@@ -70,6 +74,7 @@ class RunConfig:
     finetune: bool = _option(False, "train the whole network for one pass after the heads")
     schedule: Literal["one_cycle", "cosine", "constant"] = _option("one_cycle", "of the learning rates over all passes")
     weight_decay: float = _option(1e-4, "weight decay of AdamW")
+    epsilon: float = _option(1e-8, "epsilon of AdamW; 1e-4 to 1e-3, with higher learning rates, where thousands of labels are logistic")
     label_smoothing: float = _option(0.0, "share of each target, 0 to 1, that is spread over all labels")
     logit_adjustment: float = _option(0.0, "tau: train on scores plus tau times the log of the labels' frequencies, for rare labels (Menon et al. 2021)")
     class_weights: float = _option(0.0, "beta, 0 to 1, e.g. 0.999: weight examples by their labels' effective numbers (Cui et al. 2019)")
@@ -80,7 +85,7 @@ class RunConfig:
     tail_average: float = _option(0.0, "share of the last steps, 0 (off) to 1, whose weights' mean is what training gives")
     patience: int = _option(0, "passes without a better figure on held-out examples after which training stops, keeping the best pass (0: off)")
     watch: Literal["mean_average_precision", "loss"] = _option("mean_average_precision", "the held-out figure that patience watches")
-    log: bool = _option(False, "write log/training.jsonl and, if TensorBoard is installed, its events while the heads train")
+    log: bool = _option(False, "write TensorBoard events beside log/training.jsonl while the heads train, if TensorBoard is installed")
     probe_width: int = _option(256, "units of the dense head that probes the headroom")
     candidates: int = _option(64, "structures in a search's first round")
     rounds: int = _option(4, "rounds of a search; a third of the structures goes on to the next, trained three times as long")
@@ -183,6 +188,6 @@ _LEAST = {
     "n_labels": 1, "hidden": 1, "top_k": 1, "map_k": 1, "views": 1, "skip_bad": 0, "depth": 1, "epochs": 0, "batch_size": 1,
     "forward_batch_size": 1, "probe_width": 1, "seeds": 1, "seed": 0, "budget": 0.0, "dense_share": 0.0, "learning_rate": 0.0,
     "classifier_learning_rate": 0.0, "image_size": 1, "candidates": 1, "rounds": 1, "tuning": 1, "attach_points": 0,
-    "weight_decay": 0.0, "label_smoothing": 0.0, "logit_adjustment": 0.0, "class_weights": 0.0,
+    "weight_decay": 0.0, "epsilon": 0.0, "label_smoothing": 0.0, "logit_adjustment": 0.0, "class_weights": 0.0,
     "balanced_sampling": 0.0, "soft_targets": 0.0, "temperature": 0.0, "ema": 0.0, "tail_average": 0.0, "patience": 0,
 }  # fmt: skip

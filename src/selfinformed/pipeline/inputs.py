@@ -9,15 +9,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
+import numpy as np
+import numpy.typing as npt
+
 from selfinformed.data.examples import Examples, open_dataset
 from selfinformed.data.glyphs import GlyphLabels, Split, glyph_examples, shipped_glyphs
 from selfinformed.data.labels import LabelSpace
 from selfinformed.network.families import FAMILIES, labels_of, open_family
 from selfinformed.network.glyphnet import BaseName, GlyphNet
-from selfinformed.network.wrap import WrappedClassifier, wrap
+from selfinformed.network.wrap import AttachPoint, Reduce, WrappedClassifier, wrap
 from selfinformed.pipeline.config import RunConfig
 from selfinformed.runtime.device import choose_device
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.structure.groups import LabelGroups
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,7 +46,7 @@ class Inputs:
         model = model.to(choose_device(config.device)).to(memory_format=layout)  # type: ignore[call-overload]
         return wrap(
             model.eval(), examples.example_inputs(), labels=examples.labels,
-            classifier=config.classifier, attach=config.attach, reduce=config.reduce, output=None if config.outputs == "auto" else config.outputs,
+            classifier=config.classifier, attach=_attach_points(config), reduce=config.reduce, output=None if config.outputs == "auto" else config.outputs,
         )  # fmt: skip
 
     @cached_property
@@ -79,21 +83,47 @@ class Inputs:
             return {name: name for name in names if not name.startswith("word:")}
         return Path(self.config.mapping) if self.config.mapping else None
 
-    def pictures(self) -> dict[int, bytes]:
-        """A small PNG for each label that has a glyph; empty for other data."""
-        if self.config.holdout != "glyphs":
-            return {}
+    def pictures(self, groups: LabelGroups, most: int = 1_500) -> dict[int, bytes]:
+        """A small PNG for each label, at most so many, the first labels of each group first: the demo's glyphs, or where inputs are images the
+        first hold-out example of the label. Empty for other data, or where the data are not there."""
         import io
 
-        import numpy as np
         from PIL import Image
 
-        glyphs, pictures = shipped_glyphs(self.config.fonts), {}
-        for label, first in zip(*np.unique(glyphs.character, return_index=True), strict=True):
-            buffer = io.BytesIO()
-            Image.fromarray(255 - glyphs.bitmaps[first]).quantize(8).save(buffer, "png", optimize=True)
-            pictures[int(label)] = buffer.getvalue()
+        order = [int(label) for place in range(max(groups.sizes, default=0)) for members in groups.members for label in members[place : place + 1]]
+        try:
+            found = self._glyphs() if self.config.holdout == "glyphs" else self._images(list(dict.fromkeys(order))[:most])
+        except SelfInformedError:  # moved since, or unreadable
+            return {}
+        pictures = {}
+        for label, pixels in found.items():
+            image, buffer = Image.fromarray(pixels), io.BytesIO()
+            image.thumbnail((48, 48))
+            image.quantize(8 if pixels.ndim == 2 else 32).save(buffer, "png", optimize=True)
+            pictures[label] = buffer.getvalue()
         return pictures
+
+    def _glyphs(self) -> dict[int, npt.NDArray[np.uint8]]:
+        glyphs = shipped_glyphs(self.config.fonts)
+        return {int(label): 255 - glyphs.bitmaps[first] for label, first in zip(*np.unique(glyphs.character, return_index=True), strict=True)}
+
+    def _images(self, labels: list[int]) -> dict[int, npt.NDArray[np.uint8]]:
+        """The first example of each label as uint8 [H, W] or [H, W, 3], its values spread from black to white."""
+        import torch
+
+        examples = self.examples("holdout")
+        rows, annotated = examples.targets.pairs()
+        first = {label: int(row) for row, label in zip(rows[::-1].tolist(), annotated[::-1].tolist(), strict=True)}
+        found = {}
+        for label in (label for label in labels if label in first):
+            inputs = examples.read([first[label]])
+            if not isinstance(inputs, torch.Tensor) or inputs.ndim != 4 or inputs.shape[1] not in (1, 3) or min(inputs.shape[2:]) < 8:
+                return {}
+            pixels = inputs[0].float().movedim(0, 2)
+            low, high = pixels.amin(), pixels.amax()
+            pixels = (255 * (pixels - low) / (high - low).clamp(min=1e-9)).round().to(torch.uint8)
+            found[label] = pixels[..., 0].numpy() if pixels.shape[2] == 1 else pixels.numpy()
+        return found
 
     def _open(self, source: str, split: Split) -> Examples:
         if source == "glyphs":
@@ -113,6 +143,13 @@ class Inputs:
             return LabelSpace(Path(self.config.labels).read_text("utf-8-sig").splitlines())
         except (OSError, UnicodeDecodeError) as error:
             raise SelfInformedError(f"labels: {self.config.labels} cannot be read ({error}); expected a text file with one name per line") from None
+
+
+def _attach_points(config: RunConfig) -> list[AttachPoint] | None:
+    if config.attach is None:
+        return None
+    parts = (part.strip().partition(":") for part in config.attach.split(","))
+    return [AttachPoint(name, "output", cast("Reduce", reduce or config.reduce)) for name, _, reduce in parts]
 
 
 def _open_model(name: str) -> nn.Module:

@@ -18,14 +18,17 @@ from selfinformed.data.labels import LabelSpace
 from selfinformed.data.predictions import Predictions, open_predictions
 from selfinformed.evidence.comparison import Comparison, compare
 from selfinformed.evidence.conditional import conditional_curve
-from selfinformed.evidence.evaluation import evaluate, mistaken_pairs
+from selfinformed.evidence.evaluation import evaluate
 from selfinformed.evidence.figures import conditional_figure, save_figure, sweep_figure
+from selfinformed.evidence.latency import latency
+from selfinformed.evidence.mistakes import mistakes
 from selfinformed.evidence.reporting import Findings, report
 from selfinformed.evidence.tables import write_tables
 from selfinformed.network.stages import with_earlier_points
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.pipeline.config import RunConfig, read_config
 from selfinformed.pipeline.inputs import Inputs
+from selfinformed.runtime.device import rank
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_json, write_json, write_text
 from selfinformed.structure.clustering import cluster, sweep
@@ -37,9 +40,10 @@ from selfinformed.structure.stability import stability
 from selfinformed.training.features import FeatureStore, estimate
 from selfinformed.training.fitting import fit
 from selfinformed.training.headroom import probe
+from selfinformed.training.processes import Processes
 from selfinformed.training.recipe import Recipe
 from selfinformed.training.searching import FORMAT as SEARCH_FORMAT
-from selfinformed.training.searching import Space, search
+from selfinformed.training.searching import search
 from selfinformed.training.stored import are_whole
 from selfinformed.training.structures import Structure
 
@@ -175,7 +179,7 @@ class Run:
             self.say(f"{'features':<10} {name} will take {about['bytes'] / 1e6:,.0f} MB of disk and about {about['seconds']:,.0f} s in all")
             store = FeatureStore.build(self.net, examples, c.forward_batch_size, f"caching {split} features", folder, c.feature_dtype)
             self.say(f"{'features':<10} {name} in {time.perf_counter() - start:.1f} s")
-        if examples.skipped and not skipped.exists():
+        if examples.skipped and not skipped.exists() and rank() == 0:
             write_json(skipped, [{"example": row, "reason": reason} for row, reason in examples.skipped.items()])
             self.say(f"           {len(examples.skipped)} unreadable {split} examples set aside, see {skipped.name}")
         self._done[name] = store
@@ -205,19 +209,27 @@ class Run:
         return self._stage("probe", "probe.json", lambda path: read_json(path, "probe"), make, lambda h, path: write_json(path, h))
 
     def augmented(self) -> AugmentedClassifier:
-        """heads.safetensors, config.json and history.jsonl; a training that was stopped goes on from training.safetensors."""
-        c, checkpoint = self.config, self.folder / "training.safetensors"
+        """heads.safetensors, config.json and history.jsonl; a training that was stopped goes on from training.safetensors.
+
+        Processes joined by `torch.distributed` call this alike: they share the measuring, the features and each batch; the first writes the rest.
+        """
+        c, checkpoint, processes = self.config, self.folder / "training.safetensors", Processes.joined()
 
         def make() -> AugmentedClassifier:
-            aug = augment(self.net, self.plan(), classifier="keep" if c.keep_classifier else "reinitialise", seed=c.seed)
+            if processes.world > 1 and not (self.folder / "plan.json").exists():
+                self.counts()
+            with processes.first_alone(self.net.classifier.weight):
+                heads = self.plan()
+            aug = augment(self.net, heads, classifier="keep" if c.keep_classifier else "reinitialise", seed=c.seed)
             history = fit(
                 aug, self.inputs.examples("train") if c.finetune else self.features("train"), holdout=self.features("holdout"),
-                epochs=c.epochs, seed=c.seed, finetune=c.finetune, checkpoint=checkpoint, log=self.folder / "log" if c.log else None,
+                epochs=c.epochs, seed=c.seed, finetune=c.finetune, checkpoint=checkpoint, log=self.folder / "log", tensorboard=None if c.log else False,
                 **self._training(),
             )  # fmt: skip
             import json
 
-            write_text(self.folder / "history.jsonl", "".join(json.dumps(row) + "\n" for row in history.rows))
+            if rank() == 0:
+                write_text(self.folder / "history.jsonl", "".join(json.dumps(row) + "\n" for row in history.rows))
             return aug
 
         def read(path: Path) -> AugmentedClassifier:
@@ -238,13 +250,18 @@ class Run:
             data = self.inputs.examples("test") if aug.base_was_tuned else self.features("test")
             base = evaluate(self.net, self.features("test"), c.map_k, groups=self.groups(), mapping=mapping)
             augmented = evaluate(aug, data, c.map_k, groups=self.groups(), mapping=mapping)
-            before, after = mistaken_pairs(self.net, self.features("test")), mistaken_pairs(aug, data)
-            names = self.net.labels.names
-            mistakes = [
-                {"taken": names[taken], "annotated": names[annotated], "base": n, "augmented": after[taken, annotated]}
-                for (taken, annotated), n in sorted(before.items(), key=lambda item: (-item[1], item[0]))[:15]
-            ]
-            return {**augmented.to_dict(), "base": base.to_dict(), "mistakes": mistakes}
+            (before, was), (after, now) = mistakes(self.net, self.features("test")), mistakes(aug, data)
+            names, left, kept = self.net.labels.names, after.pairs(), after.most_confident(_KEPT)
+            examples = self.features("test").examples or self.inputs.examples("test")
+            return {
+                **augmented.to_dict(), "calibration": now.to_dict(), "base": {**base.to_dict(), "calibration": was.to_dict()},
+                "mistakes": [
+                    {"taken": names[taken], "annotated": names[annotated], "base": n, "augmented": left[taken, annotated]}
+                    for (taken, annotated), n in sorted(before.pairs().items(), key=lambda item: (-item[1], item[0]))[:15]
+                ],
+                "confident_mistakes": {**vars(kept), "name": [examples.name(example) for example in kept.example.tolist()]},
+                "training_positives": self.features("train").targets.positives(),
+            }  # fmt: skip
 
         return self._stage("evaluate", "evaluation.json", lambda path: read_json(path, "evaluation"), make, lambda e, path: write_json(path, e))
 
@@ -307,7 +324,7 @@ class Run:
             return search(
                 self.net, self.features("train"), self.features("holdout"), budget=c.budget, budget_of=c.budget_of, candidates=c.candidates,
                 rounds=c.rounds, epochs=c.epochs, counts={kind: self.counts(kind) for kind in get_args(Kind)}, top_k=c.map_k, seed=c.seed,
-                space=Space(attach=(None, *self._single_attach_points())), journal=self.folder / "search.jsonl", **self._training(),
+                journal=self.folder / "search.jsonl", **self._training(),
             ).to_dict()  # fmt: skip
 
         def read(path: Path) -> dict[str, Any]:
@@ -318,25 +335,40 @@ class Run:
 
         return self._stage("search", "search.json", read, make, lambda s, path: write_json(path, s))
 
-    def _single_attach_points(self) -> list[str]:
-        points = self.net.attach_points
-        return [point.module for point in points] if len(points) > 1 else []
-
     def report(self) -> Path:
         """report.html, figures/*.png and *.svg, and tables/*.csv, *.md and *.tex, written anew from the other artefacts."""
-        evaluation = self.evaluation()
-        recall = {
-            name: {int(k): v for k, v in figures["recall_at"].items()}
-            for name, figures in (("base", evaluation["base"]), ("augmented", evaluation)) if figures["recall_at"]
-        }  # fmt: skip
         title = f"selfinformed: {self.config.model}, {self.net.n_labels:,} labels"
         findings = Findings(
-            title, self.net.labels, self.counts(), self.groups(), self.plan(), self.comparison(), self.headroom(), evaluation["mistakes"], recall,
-            self.inputs.pictures(), self.config.to_dict(),
+            title, self.net.labels, self.counts(), self.groups(), self.plan(), self.comparison(), self.headroom(), self.evaluation(),
+            stability=self._there("stability.json") or {}, search=self._there("search.json") or {}, latency=self._there("latency.json") or {},
+            conditional=self._there("conditional.json") or (), history=self._history(), images=self.inputs.pictures(self.groups()),
+            config=self.config.to_dict(),
         )  # fmt: skip
         trials = self.search()["trials"] if (self.folder / "search.json").exists() else ()
         write_tables(self.folder / "tables", self.comparison(), self.groups(), self.labels, self.plan(), trials)
         return report(findings, self.folder)
+
+    def latency(self) -> dict[str, Any]:
+        """latency.json: milliseconds of base and augmented network, measured in alternation."""
+
+        def make() -> dict[str, Any]:
+            return latency(self.augmented(), self.inputs.examples("test"))
+
+        return self._stage("bench", "latency.json", lambda path: read_json(path, "latency"), make, lambda found, path: write_json(path, found))
+
+    def _there(self, name: str) -> Any:
+        path = self.folder / name
+        return read_json(path, path.stem) if path.exists() else None
+
+    def _history(self) -> list[dict[str, Any]]:
+        """The rows of log/training.jsonl, or those of history.jsonl."""
+        import json
+
+        for name in ("log/training.jsonl", "history.jsonl"):
+            path = self.folder / name
+            if path.exists():
+                return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        return []
 
     def estimate(self) -> dict[str, float]:
         """What training will take: cached features in bytes, seconds to cache them and to train once, from one timed batch."""
@@ -357,7 +389,7 @@ class Run:
     def _stage(
         self, stage: str, name: str, read: Callable[[Path], T], make: Callable[[], T], save: Callable[[T, Path], None], also: str = ""
     ) -> T:
-        """What `name` (and the file `also` beside it) holds: read where it is there, else made and saved; once per run."""
+        """What `name` (and the file `also` beside it) holds: read where it is there, else made, and saved by the first process; once per run."""
         if name not in self._done:
             path = self.folder / name
             if path.exists() and (self.folder / also).exists():
@@ -366,13 +398,15 @@ class Run:
             else:
                 start = time.perf_counter()
                 made = make()
-                save(made, path)
+                if rank() == 0:
+                    save(made, path)
                 self._done[name] = made
                 self.say(f"{stage:<10} {name} in {time.perf_counter() - start:.1f} s")
         result: T = self._done[name]
         return result
 
 
+_KEPT = 3  # most confident mistakes of each label
 _ARTEFACTS = frozenset(
     {
         "detections", "counts.safetensors", "codetections.safetensors", "groups.json", "stability.json", "sweep.json",

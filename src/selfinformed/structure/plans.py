@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from selfinformed.network.trunk import TrunkEnd, trunk_end
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_json, write_json
@@ -34,6 +35,7 @@ class Source:
         kernel: height and width of that convolution.
         shared: units of a layer in between that all heads with this source share; 0 for none.
         linear: whether that layer is linear, which makes the heads' first layers low-rank, or has a ReLU.
+        copy: what of the trunk each head has a copy of, which turns the columns into the copied trunk's output: the head's layers read that.
     """
 
     start: int
@@ -42,18 +44,23 @@ class Source:
     kernel: int = 1
     shared: int = 0
     linear: bool = False
+    copy: TrunkEnd | None = None
 
     def __post_init__(self) -> None:
         wrong = not 0 <= self.start < self.stop or self.shared < 0 or (self.map is not None and math.prod(self.map) != self.stop - self.start)
+        if self.copy is not None:
+            wrong = wrong or self.shared > 0 or self.map is not None or math.prod(self.copy.shape) != self.stop - self.start
         if wrong or (self.map is not None and (self.shared or not 1 <= self.kernel <= min(self.map[1:]))):
             raise SelfInformedError(
-                f"plan: {self} is no source; expected 0 <= start < stop, a map of just those columns, and with it a kernel no larger and no shared layer"
+                f"plan: {self} is no source; expected 0 <= start < stop, a map of just those columns, and with it a kernel no larger and no shared layer; "
+                "or a copy that reads just those columns, and neither"
             )
 
     @property
     def size(self) -> int:
         """Inputs of each unit of a head's first layer."""
-        return self.shared or (self.stop - self.start if self.map is None else self.map[0] * self.kernel**2)
+        whole = self.copy.size if self.copy is not None else self.stop - self.start
+        return self.shared or (whole if self.map is None else self.map[0] * self.kernel**2)
 
     @property
     def positions(self) -> int:
@@ -73,7 +80,7 @@ class HeadPlan:
     Attributes:
         groups: the labels of each head.
         hidden: for each head the widths of its ReLU layers; a head reads D features and ends in its group's output units. None, where these
-            units read a shared ReLU layer themselves.
+            units read a shared ReLU layer themselves, or the head's copy of the trunk's end.
         feature_size: D, the width of the attach points together.
         base_multiply_adds: of the network without heads, per example.
         base_parameters: of the network without heads.
@@ -98,10 +105,10 @@ class HeadPlan:
         if len(self.hidden) != len(self.groups):
             raise SelfInformedError(f"plan: widths for {len(self.hidden)} heads, but {len(self.groups)} groups")
         for source, widths in zip(self.sources, self.hidden, strict=True):
-            bare = not widths and (not source.shared or source.linear)
+            bare = not widths and source.copy is None and (not source.shared or source.linear)
             if bare or any(width < 1 for width in widths):
                 raise SelfInformedError("plan: each head needs at least one ReLU layer, its own or a shared one, each at least 1 wide")
-            if any(bool(widths) != bool(other) for at, other in zip(self.sources, self.hidden, strict=True) if at == source):
+            if source.copy is None and any(bool(widths) != bool(other) for at, other in zip(self.sources, self.hidden, strict=True) if at == source):
                 raise SelfInformedError("plan: heads behind one shared layer must all have layers of their own, or none of them")
 
     @property
@@ -129,7 +136,7 @@ class HeadPlan:
     def head_parameters(self) -> list[int]:
         """Of each head: weights and hidden biases."""
         return [
-            stack_cost(source.size, widths, size) + sum(widths)
+            stack_cost(source.size, widths, size) + sum(widths) + (source.copy.parameters if source.copy else 0)
             for source, widths, size in zip(self.sources, self.hidden, self.groups.sizes, strict=True)
         ]
 
@@ -184,7 +191,7 @@ class HeadPlan:
                 LabelGroups.from_dict(content["groups"], where),
                 tuple(tuple(map(int, widths)) for widths in content["hidden"]),
                 int(content["feature_size"]), int(content["base_multiply_adds"]), int(content["base_parameters"]),
-                tuple(Source(**{**source, "map": source["map"] and tuple(source["map"])}) for source in content.get("sources", ())),
+                tuple(_read_source(source) for source in content.get("sources", ())),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise SelfInformedError(f"{where}: not a valid plan file ({error!r}); delete it to have it made again") from None
@@ -212,6 +219,7 @@ def plan(
     dense_share: float = 0.0,
     attach: str | None = None,
     kernel: int = 1,
+    copy: bool = False,
     shared: int = 0,
     linear: bool = False,
     usage: float | Sequence[float] = 1.0,
@@ -222,7 +230,8 @@ def plan(
     Args:
         net: the wrapped network.
         groups: one head is planned for each.
-        hidden: widths of every head's ReLU layers, e.g. (512, 512) as in the paper; instead of a budget. () with `shared`: see `depth`.
+        hidden: widths of every head's ReLU layers, e.g. (512, 512) as in the paper; instead of a budget. () with `shared`: see `depth`; with
+            `copy`: the output units read the copy itself.
         budget: extra multiply-adds as a share of the base's; the largest widths within it are taken.
         depth: ReLU layers per head when widths come from a budget. 0: the heads' output units read one ReLU layer that all share, and the budget
             sets its width. Run on every example they are a dense head; where each example runs few, most of what that costs is saved.
@@ -231,10 +240,13 @@ def plan(
         counts: needed for `capacity="confusions"`.
         examples: training examples per label [C], needed for `capacity="examples"`.
         dense_share: part of the budget, 0 to 1, spent on one more head over all labels.
-        attach: module name of the one of the network's attach points that these heads read (default: all of them side by side). Plans for
-            several attach points add up: `plan(net, groups, attach="layer3", ...) + plan(net, everything, attach="layer4", ...)`.
+        attach: module name of the one of the network's attach points that these heads read (default: all of them side by side, or the last where
+            one of them is a map). Plans for several attach points add up:
+            `plan(net, groups, attach="layer3", ...) + plan(net, everything, attach="layer4", ...)`.
         kernel: height and width of the heads' convolution, at an attach point wrapped with `reduce="map"`: the first of a head's widths is
             then its number of feature maps, which are averaged over positions.
+        copy: whether each head begins with a copy of the trunk from the attach point on, initialised with the trained weights and trained for
+            the head's group. The attach point must be wrapped whole, with `reduce="map"` (or `flatten`).
         shared: units of one more layer between the attach point and all these heads.
         linear: whether that layer is linear (a low-rank first layer of the heads) instead of a ReLU layer.
         usage: share of the examples, 0 to 1, that run each head, or all of them: the budget then binds what is executed on average, and heads
@@ -242,11 +254,12 @@ def plan(
         shared_usage: share of the examples, 0 to 1, that run any head, and so the shared layer.
 
     Raises:
-        SelfInformedError: the budget does not reach for one unit per head, or what a capacity needs is missing.
+        SelfInformedError: the budget does not reach for one unit per head, what a capacity needs is missing, or the trunk cannot be copied from
+            the attach point on.
     """
     if groups.n_labels != net.n_labels:
         raise SelfInformedError(f"groups: made for {groups.n_labels} labels, the network has {net.n_labels}")
-    base, parameters, source = net.cost.multiply_adds, net.cost.parameters, _source(net, attach, kernel, shared, linear)
+    base, parameters, source = net.cost.multiply_adds, net.cost.parameters, _source(net, attach, kernel, copy, shared, linear)
     used = np.full(len(groups), usage, dtype=float) if np.ndim(usage) == 0 else np.asarray(usage, dtype=float)
 
     def made(groups: LabelGroups, widths: Sequence[tuple[int, ...]]) -> HeadPlan:  # of the source as it then is
@@ -256,8 +269,8 @@ def plan(
         return made(groups, [tuple(hidden)] * len(groups))
     if not 0 < budget < math.inf or not 0 <= dense_share < 1 or depth < 0:
         raise SelfInformedError(f"plan: expected budget > 0, 0 <= dense_share < 1, depth >= 0; got {budget}, {dense_share}, {depth}")
-    if not depth and (shared or dense_share or not len(groups)):
-        raise SelfInformedError("plan: with depth=0 the budget sets the width of the shared layer of one or more heads; give neither shared= nor dense_share=")
+    if not depth and (shared or copy or dense_share or not len(groups)):
+        raise SelfInformedError("plan: with depth=0 the budget sets the width of the shared layer of heads; give neither shared= nor dense_share= nor copy=")
     if len(used) != len(groups) or not ((used >= 0) & (used <= 1)).all() or not 0 <= shared_usage <= 1 or (dense_share and used.min(initial=1) < 1):
         raise SelfInformedError(f"usage: expected {len(groups)} shares from 0 to 1, or one for all, and all 1 with a dense_share; got {usage}")
     if len(groups) and not used.any():
@@ -280,7 +293,7 @@ def plan(
 def head_cost(source: Source, widths: Sequence[int], outputs: int) -> int:
     """Multiply-adds of one head, without a layer it shares with others."""
     positions = (source.positions - 1) * source.size * widths[0] if widths else 0
-    return stack_cost(source.size, widths, outputs) + positions
+    return stack_cost(source.size, widths, outputs) + positions + (source.copy.multiply_adds if source.copy else 0)
 
 
 def stack_cost(feature_size: int, widths: Sequence[int], outputs: int) -> int:
@@ -289,18 +302,30 @@ def stack_cost(feature_size: int, widths: Sequence[int], outputs: int) -> int:
     return sum(a * b for a, b in itertools.pairwise(sizes))
 
 
-def _source(net: WrappedClassifier, attach: str | None, kernel: int, shared: int, linear: bool) -> Source:
+def _read_source(content: dict[str, Any]) -> Source:
+    """What `asdict` gave, after JSON has made lists of tuples."""
+
+    def read(values: dict[str, Any]) -> dict[str, Any]:
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+    copied = content.get("copy")
+    return Source(**read({**content, "copy": copied and TrunkEnd(**read(copied))}))
+
+
+def _source(net: WrappedClassifier, attach: str | None, kernel: int, copy: bool, shared: int, linear: bool) -> Source:
     starts = list(itertools.accumulate((shape.size for shape in net.shapes), initial=0))
     names = [point.module for point in net.attach_points]
     if attach is not None and names.count(attach) != 1:
         raise SelfInformedError(f"attach: {attach!r} names {names.count(attach)} of the network's attach points; they are {', '.join(names)}")
-    if attach is None and len(names) > 1 and any(shape.map for shape in net.shapes):
-        raise SelfInformedError(f"attach: heads read one attach point where one is a map; choose among {', '.join(names)}")
-    if attach is None and len(names) > 1:
+    if copy and (kernel != 1 or shared or (attach is None and len(names) > 1)):
+        raise SelfInformedError(f"copy: a copy reads one attach point, without kernel= and shared=; choose attach= among {', '.join(names)}")
+    if attach is None and len(names) > 1 and not any(shape.map for shape in net.shapes):
         return Source(0, net.feature_size, None, 1, shared, linear)
-    place = 0 if attach is None else names.index(attach)
+    place = len(names) - 1 if attach is None else names.index(attach)
     if kernel != 1 and net.shapes[place].map is None:
         raise SelfInformedError(f"kernel: heads convolve only over a map; wrap the network with AttachPoint({names[place]!r}, reduce='map')")
+    if copy:
+        return Source(starts[place], starts[place + 1], copy=trunk_end(net, place))
     return Source(starts[place], starts[place + 1], net.shapes[place].map, kernel, shared, linear)
 
 
@@ -347,6 +372,12 @@ def _solve(
 
     if not sizes:
         return []  # no heads: nothing would ever spend the budget
+    if source.copy is not None and spent(0) > allowed:
+        raise SelfInformedError(
+            f"budget: {allowed:,.0f} multiply-adds do not reach for copies of {' and '.join(source.copy.modules)}: one costs {source.copy.multiply_adds:,} for "
+            f"each example that runs it, and {len(sizes)} with one unit, run on {usage.mean():.2g} of the examples, {spent(0):,.0f} on average; raise the "
+            "budget, let fewer examples run them (usage=; share and top_groups of a search), or attach later"
+        )
     if spent(0) > allowed:
         raise SelfInformedError(
             f"budget: {allowed:.0f} multiply-adds do not reach for {len(sizes)} heads of one unit ({spent(0):.0f}); raise the budget or lower n_groups"

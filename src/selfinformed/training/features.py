@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -16,12 +17,14 @@ from selfinformed.augmented.network import AugmentedClassifier
 from selfinformed.augmented.readers import InputTransform
 from selfinformed.data.examples import Examples, Inputs
 from selfinformed.data.targets import Targets
+from selfinformed.network.trunk import CopiedEnd
 from selfinformed.network.wrap import FeatureShape, WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_tensors, write_tensors
 from selfinformed.runtime.memory import free_memory
 from selfinformed.structure.average_precision import Ranking, RankingMetrics
 from selfinformed.structure.measuring import check_labels
+from selfinformed.structure.plans import Source
 from selfinformed.training.moments import HeadInput, transform_of
 from selfinformed.training.shards import FeatureType, compute, part_widths, write_shards
 from selfinformed.training.stored import Rows, StoredRows, TransformedRows, open_shards
@@ -59,7 +62,7 @@ class FeatureStore:
     examples: Examples | None = None
     shapes: tuple[FeatureShape, ...] = ()
     n_views: int = 1
-    _made: dict[str, Any] = field(default_factory=dict, init=False, repr=False)  # transforms, which several trainings ask for alike
+    _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)  # transforms, which several trainings ask for alike
 
     def __post_init__(self) -> None:
         if not self.shapes:
@@ -191,13 +194,29 @@ class FeatureStore:
             shards.n_views,
         )  # fmt: skip
 
-    def input_transform(self, kind: HeadInput) -> InputTransform:
+    def input_transform(self, kind: HeadInput, copies: Mapping[Source, CopiedEnd] | None = None) -> InputTransform:
         """What gives each attach point, over these examples (and the positions of a map), zero mean and unit deviations (`standardised`)
         or also no correlations (`whitened`, symmetric, shrunk by a hundredth of the mean variance).
+
+        What copies of the trunk's end read stays as it is; what they give, as the trunk's own weights would, is transformed.
         """
-        if kind not in self._made:
-            self._made[kind] = transform_of((self.attached[rows].float() for rows in self._chunks()), self.shapes, kind)
-        return self._made[kind]  # type: ignore[no-any-return]
+        copies = copies or {}
+        key = (kind, *copies)
+        if key not in self._made:
+            starts = itertools.accumulate((shape.size for shape in self.shapes), initial=0)
+            read = [place for place, start in enumerate(starts) if any(source.start == start for source in copies)]
+            made = transform_of((self.attached[rows].float() for rows in self._chunks()), self.shapes, kind, read)
+            given = {source: transform_of(self._given(copy, source), [FeatureShape(copy.end.size)], kind) for source, copy in copies.items()}
+            self._made[key] = replace(made, copied={source: (its.shifts[0], its.matrices[0]) for source, its in given.items()})
+        return self._made[key]  # type: ignore[no-any-return]
+
+    def _given(self, copy: CopiedEnd, source: Source) -> Iterator[torch.Tensor]:
+        """What a copy gives of these examples, in chunks."""
+        weight = next(copy.parameters(), torch.zeros(0))
+        for rows in torch.arange(len(self)).split(_FEATURES_AT_ONCE):  # type: ignore[no-untyped-call]
+            with torch.no_grad():
+                part = self.attached[rows][:, source.start : source.stop].to(weight)
+                yield copy(part.unflatten(1, copy.end.shape)).float().cpu()  # type: ignore[no-untyped-call]
 
     def digest(self) -> str:
         """SHA-256 over the network that computed the features, the targets, and a few examples' features.

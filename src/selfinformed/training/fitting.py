@@ -16,6 +16,7 @@ import torch
 from selfinformed.augmented.network import AugmentedClassifier
 from selfinformed.data.examples import Examples
 from selfinformed.data.targets import Targets
+from selfinformed.network.trunk import CopiedEnd
 from selfinformed.network.wrap import Output, fingerprint_of
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.measuring import check_labels
@@ -87,7 +88,7 @@ def fit(
         finetune: train the whole network in a second stage, on inputs; `train` must then be examples. Recipe, checkpoint and log are of
             the first stage only.
         finetune_epochs: passes of that stage.
-        finetune_learning_rate: its peak.
+        finetune_learning_rate: its peak, and that of heads' copies of the trunk's end: weights that were trained before.
 
     Raises:
         SelfInformedError: options that cannot be; features of another network; a checkpoint of another training; a loss that is not finite.
@@ -113,9 +114,11 @@ def fit(
             raise SelfInformedError("fit: these features are of another network; cache them again with the one to augment")
     aug.output = output or aug.output or guess_output(store.targets)
     history, processes = History(), Processes.joined()
+    copies = {source: CopiedEnd(aug.net.model, source.copy) for source in aug.plan.sources if source.copy is not None}
     kept = None
     if checkpoint is not None:
         rates = {"learning_rate": learning_rate, "classifier_learning_rate": classifier_learning_rate}
+        rates |= {"finetune_learning_rate": finetune_learning_rate} if copies else {}
         about = {"epochs": epochs, "batch_size": batch_size, **rates, "head_input": head_input, "output": aug.output, "seed": seed, **asdict(recipe)}
         data = {"features": _digest(store), "holdout": _digest(statistics), "starting weights": _starting(aug)}
         chosen = None if aug.dispatch is None else [aug.dispatch.top_groups, aug.dispatch.share, aug.dispatch.above]
@@ -133,8 +136,11 @@ def fit(
 
     aug.eval()
     if heads is not None:
-        groups.append({"params": list(heads.parameters()), "lr": learning_rate})
-        transform = statistics.input_transform(head_input)
+        named = list(heads.named_parameters())
+        if copies:
+            groups.append({"params": [p for name, p in named if ".copy." in name], "lr": finetune_learning_rate})
+        groups.append({"params": [p for name, p in named if ".copy." not in name], "lr": learning_rate})
+        transform = statistics.input_transform(head_input, copies)
         store = store.transformed(transform)
         if recipe.patience:
             statistics = statistics.transformed(transform)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -14,7 +14,9 @@ from selfinformed.runtime.errors import SelfInformedError
 HeadInput = Literal["whitened", "standardised", "raw"]
 
 
-def transform_of(chunks: Iterable[torch.Tensor], shapes: Sequence[FeatureShape], kind: HeadInput) -> InputTransform:
+def transform_of(
+    chunks: Iterable[torch.Tensor], shapes: Sequence[FeatureShape], kind: HeadInput, untouched: Collection[int] = ()
+) -> InputTransform:
     """What gives each attach point, over all features (and the positions of a map), zero mean and unit deviations (`standardised`) or also no
     correlations (`whitened`, symmetric, shrunk by a hundredth of the mean variance).
 
@@ -22,17 +24,20 @@ def transform_of(chunks: Iterable[torch.Tensor], shapes: Sequence[FeatureShape],
         chunks: features float32 [n, D], read once; not at all for `raw`.
         shapes: of the attach points that stand side by side in D.
         kind: `whitened`, `standardised` or `raw`.
+        untouched: numbers of attach points that stay as they are.
     """
     if kind not in get_args(HeadInput):
         raise SelfInformedError(f"head_input: expected {', '.join(get_args(HeadInput))}; got {kind!r}")
     sizes = [shape.map[0] if shape.map else shape.size for shape in shapes]
+    sizes = [0 if place in untouched else size for place, size in enumerate(sizes)]
     if kind == "raw":
         return InputTransform(tuple(shapes), tuple(torch.zeros(size) for size in sizes), tuple(torch.eye(size) for size in sizes))
-    moments = [_Moments(size, kind == "whitened") for size in sizes]
-    for chunk in chunks:
+    moments = [_Moments(size, kind == "whitened") if size else None for size in sizes]
+    for chunk in chunks if any(moments) else ():
         for part, shape, seen in zip(torch.split(chunk, [s.size for s in shapes], 1), shapes, moments, strict=True):
-            seen.add(part if shape.map is None else part.unflatten(1, (shape.map[0], -1)).transpose(1, 2).flatten(0, 1))  # type: ignore[no-untyped-call]
-    shifts, matrices = zip(*(_transform(seen) for seen in moments), strict=True)
+            if seen is not None:
+                seen.add(part if shape.map is None else part.unflatten(1, (shape.map[0], -1)).transpose(1, 2).flatten(0, 1))  # type: ignore[no-untyped-call]
+    shifts, matrices = zip(*((torch.zeros(0), torch.eye(0)) if seen is None else _transform(seen) for seen in moments), strict=True)
     return InputTransform(tuple(shapes), shifts, matrices)
 
 

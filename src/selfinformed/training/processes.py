@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import distributed
+
+from selfinformed.runtime.device import choose_device
+from selfinformed.runtime.errors import SelfInformedError
+
+_PATIENCE = timedelta(days=7)  # while one process works alone; one that ends takes the others with it, by torchrun
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,23 @@ class Processes:
         """The first process's number, in all."""
         return self.sum(value if self.rank == 0 else 0.0, like)
 
+    @contextmanager
+    def first_alone(self, like: torch.Tensor) -> Iterator[None]:
+        """The first process runs the block, then the others do, and find what it has written.
+
+        Raises:
+            SelfInformedError: in the others, where it fails in the first.
+        """
+        done = False
+        if self.rank and not self.first(0.0, like):
+            raise SelfInformedError("stopped with the first process, whose message says why")
+        try:
+            yield
+            done = True
+        finally:
+            if not self.rank:
+                self.first(float(done), like)
+
     @torch.no_grad()
     def equalise(self, parameters: Sequence[torch.Tensor]) -> None:
         """Gives all processes the first one's values."""
@@ -62,3 +87,32 @@ class Processes:
             value = parameter.detach().contiguous()
             distributed.broadcast(value, 0)
             parameter.copy_(value)
+
+
+@contextmanager
+def joined(device: str = "auto") -> Iterator[None]:
+    """Within this context the processes that torchrun started are one group of `torch.distributed`; nothing where there is only one.
+
+    They speak by NCCL on CUDA devices, of which each takes its own unless `device` names one, otherwise by Gloo.
+
+    Raises:
+        SelfInformedError: they cannot be joined, or there are fewer CUDA devices than processes on this host.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        yield
+        return
+    own = str(choose_device(device)) == "cuda"
+    if own:
+        local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if local >= there:
+            raise SelfInformedError(f"torchrun: process {local} of this host finds {there} CUDA devices; start at most {there}, or give --device cpu")
+        torch.cuda.set_device(local)
+    try:
+        distributed.init_process_group("nccl" if own else "gloo", timeout=_PATIENCE)
+    except (RuntimeError, ValueError) as error:  # a variable of torchrun's is missing, or nobody answers at its address
+        said = f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but the processes cannot be joined ({str(error).splitlines()[0]})"
+        raise SelfInformedError(f"torchrun: {said}; start them with torchrun, or unset WORLD_SIZE") from None
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()

@@ -20,6 +20,9 @@ class Recipe:
     Attributes:
         schedule: of the learning rates: `one_cycle` (up over the first tenth, down to zero), `cosine` (down to zero) or `constant`.
         weight_decay: of AdamW, at least 0.
+        epsilon: of AdamW, above 0. It divides gradients, means over the batch, by their own size plus this. With thousands of logistic outputs most
+            gradients are of the labels' negatives and next to nothing; at 1e-8 they move weights as far as a label's few positives do. A
+            larger one, 1e-4 to 1e-3, lets the positives decide; it wants learning rates some three times higher.
         label_smoothing: share, from 0 to below 1, of each target that is spread over all labels (softmax) or moved towards 1/2 (logistic).
         logit_adjustment: tau, at least 0. Training sees the scores plus tau times the log of each label's share of the training
             examples (logistic: its log odds), so that the scores themselves rank labels as if all were equally frequent at tau = 1
@@ -40,6 +43,7 @@ class Recipe:
 
     schedule: Schedule = "one_cycle"
     weight_decay: float = 1e-4
+    epsilon: float = 1e-8
     label_smoothing: float = 0.0
     logit_adjustment: float = 0.0
     class_weights: float = 0.0
@@ -88,14 +92,19 @@ def _not_negative(value: float) -> bool:
     return 0 <= value < float("inf")
 
 
+def _positive(value: float) -> bool:
+    return 0 < value < float("inf")
+
+
 _RANGES = {
     "weight_decay": (_not_negative, "of at least 0"),
+    "epsilon": (_positive, "above 0"),
     "label_smoothing": (_below_one, "from 0 to below 1"),
     "logit_adjustment": (_not_negative, "of at least 0"),
     "class_weights": (_below_one, "from 0 to below 1"),
     "balanced_sampling": (_between, "from 0 to 1"),
     "soft_targets": (_between, "from 0 to 1"),
-    "temperature": (lambda value: 0 < value < float("inf"), "above 0"),
+    "temperature": (_positive, "above 0"),
     "ema": (_below_one, "from 0 to below 1"),
     "tail_average": (_between, "from 0 to 1"),
     "patience": (lambda value: value >= 0 and value == int(value), "to be a whole number of at least 0"),

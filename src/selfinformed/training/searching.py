@@ -6,8 +6,10 @@ import hashlib
 import itertools
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ import numpy as np
 
 from selfinformed.augmented.network import augment
 from selfinformed.data.examples import Examples
+from selfinformed.network.calls import batch_size_of
 from selfinformed.network.timing import paired_seconds
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
@@ -48,6 +51,8 @@ class Space:
     top_groups: Sequence[int | None] = (None, 1, 2, 4, 8)
     share: Sequence[float] = (1.0, 0.5, 0.25)
     attach: Sequence[str | None] = (None,)
+    kernel: Sequence[int] = (1,)
+    copy: Sequence[bool] = (False,)
     shared: Sequence[int] = (0, 64, 128)
     linear: Sequence[bool] = (True, False)
     rate: Sequence[float] = (1.0, 0.5, 0.25)
@@ -57,10 +62,21 @@ class Space:
             if not values:
                 raise SelfInformedError(f"search: the space has no value for {name}; give at least one")
 
+    @classmethod
+    def of(cls, net: WrappedClassifier) -> Space:
+        """The default space for a network: each of its attach points, feature maps over those that are maps, copies of the trunk from there on (then
+        also for the least certain tenth of the examples alone).
+        """
+        points = [point.module for point in net.attach_points]
+        attach = (None, *points) if len(points) > 1 else (None,)
+        if not any(shape.map for shape in net.shapes):
+            return cls(attach=attach)
+        return cls(attach=attach, kernel=(1, 3), copy=(False, True), share=(*cls.share, 0.1))
+
     def dense(self) -> list[Choice]:
-        """Every dense head of the space that is run on all examples."""
-        parts = itertools.product(self.depth, self.attach, self.shared, self.linear, self.rate)
-        return list(dict.fromkeys(Choice("dense", depth=d, attach=a, shared=s, linear=line, rate=r) for d, a, s, line, r in parts))
+        """Every dense head of the space that is run on all examples and reads features as they are."""
+        parts = itertools.product(self.depth, self.attach, self.kernel, self.shared, self.linear, self.rate)
+        return list(dict.fromkeys(Choice("dense", depth=d, attach=a, kernel=k, shared=s, linear=line, rate=r) for d, a, k, s, line, r in parts))
 
     def anchors(self) -> list[Choice]:
         """The paper's structure and its nearest relatives, so that no draw leaves them out."""
@@ -69,6 +85,10 @@ class Space:
         found = [Choice(self.grouping[0], n, rate=r) for n in numbers for r in (self.rate[0], rate)]
         for n, top in itertools.product(numbers, [top for top in self.top_groups if top is not None and top < numbers[-1]]):
             found += [Choice(self.grouping[0], n, depth=depth, top_groups=top, rate=rate) for depth in sorted({min(self.depth), 1})]
+        few = next((top for top in self.top_groups if top is not None), None)
+        for attach, n, share in itertools.product(self.attach, numbers[:2], sorted(self.share)[:2]):  # a draw would rarely hit on these
+            found += [Choice(self.grouping[0], n, top_groups=few, share=share, attach=attach, copy=True, rate=rate) for copied in self.copy if copied]
+            found += [Choice(self.grouping[0], n, top_groups=few, attach=attach, kernel=kernel, rate=rate) for kernel in self.kernel if kernel != 1]
         return list(dict.fromkeys(found))
 
     def draw(self, rng: np.random.Generator) -> Choice:
@@ -79,18 +99,22 @@ class Space:
             drawn[name] = values[rng.integers(len(values))] if free or rng.random() < 0.5 else values[0]
         return Choice(**drawn)
 
-    def candidates(self, number: int, seed: int) -> list[Choice]:
-        """So many different choices, fewer where the space holds fewer: up to a third dense heads, up to a third anchors, the rest at random."""
+    def candidates(self, number: int, seed: int, settled: Callable[[Choice], Choice] = lambda choice: choice) -> list[Choice]:
+        """So many different choices, fewer where the space holds fewer: up to a third dense heads, up to a third anchors, the rest at random.
+
+        `settled` gives each the one name it has for a network; see `Builder.settled`.
+        """
         rng = np.random.default_rng(seed)
         found: dict[Choice, None] = {}
-        for given in (self.dense(), self.anchors()):
+        for choices in (self.dense(), self.anchors()):
+            given = list(dict.fromkeys(map(settled, choices)))
             room = max(1, number // 3)
             others = [given[i] for i in sorted(rng.permutation(len(given) - 1)[: room - 1] + 1)]  # the first is the plainest
             found |= dict.fromkeys([given[0], *others])
         for _ in range(50 * number):
             if len(found) >= number:
                 break
-            found.setdefault(self.draw(rng))
+            found.setdefault(settled(self.draw(rng)))
         return list(found)
 
 
@@ -192,7 +216,7 @@ def search(
         holdout: examples or their cached features; they give the counts, and judge.
         budget: extra multiply-adds as a share of the base's, executed on average; or extra latency.
         budget_of: `multiply_adds`, or `latency`: widths are then lowered until the measured time at the example inputs' batch fits.
-        space: what to choose from.
+        space: what to choose from (default: `Space.of(net)`).
         candidates: how many structures the first round tries.
         rounds: how many rounds.
         epochs: passes of the last round.
@@ -215,7 +239,7 @@ def search(
     structures: dict[str, Structure] = {}
     choices: dict[str, Choice] = {}
     left_out = []
-    for choice in (space or Space()).candidates(candidates, seed):
+    for choice in (space or Space.of(net)).candidates(candidates, seed, builder.settled):
         try:
             built = builder.structure(choice) if budget_of == "multiply_adds" else _within_latency(builder, choice)
         except SelfInformedError as error:  # more groups than the labels or the budget carry, an extra that is not there
@@ -268,18 +292,28 @@ def _judged(
 
 
 def _within_latency(builder: Builder, choice: Choice) -> Structure:
-    """The structure whose measured time over the base's is within the budget: multiply-adds are lowered until it is."""
-    budget = builder.budget
+    """The structure whose measured time over the base's is within the budget on average: multiply-adds are lowered until it is."""
+    budget, net = builder.budget, builder.net
     for _ in range(6):
         structure = builder.structure(choice, budget)
-        aug = augment(builder.net, structure.plan)
-        aug.output, aug.above = aug.output or "softmax", 0.0
-        with structure.evaluating(aug):
-            extra = paired_seconds(builder.net.logits, aug.logits, builder.net.example_inputs)[2] - 1
+        extra = _extra_time(net, structure)
         if extra <= builder.budget:
             return structure
         budget *= max(0.2, 0.9 * builder.budget / extra)
     raise SelfInformedError(f"latency: {choice} takes {extra:+.1%} at its smallest, more than {builder.budget:.1%}")
+
+
+def _extra_time(net: WrappedClassifier, structure: Structure) -> float:
+    """Measured time over the base's, minus 1, of batches like the example inputs, of whose examples a share runs heads."""
+    aug = augment(net, structure.plan)
+    aug.output = aug.output or "softmax"
+
+    def extra(**run: Any) -> float:
+        with aug.conditional(structure.top_groups, **run) if structure.is_conditional else nullcontext():
+            return paired_seconds(net.logits, aug.logits, net.example_inputs)[2] - 1
+
+    some = min(1.0, structure.share * batch_size_of(net.example_inputs))  # of the batches: the rest have no example that runs heads
+    return some * extra(share=structure.share) + ((1 - some) * extra(above=inf) if some < 1 else 0.0)
 
 
 class _Trials:

@@ -32,7 +32,8 @@ class Rows(Protocol):
     @property
     def shape(self) -> tuple[int, ...]: ...
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        return self.shape[0]
 
     def __getitem__(self, rows: Any, /) -> torch.Tensor: ...
 
@@ -174,7 +175,7 @@ class Shards:
 
 
 @dataclass(frozen=True, eq=False)
-class StoredRows:
+class StoredRows(Rows):
     """One part of the features, read from shards row by row. `rows[...]` takes int64 [n] or a slice, and gives a tensor."""
 
     shards: Shards
@@ -184,16 +185,13 @@ class StoredRows:
     def shape(self) -> tuple[int, ...]:
         return len(self.shards), self.shards.widths[self.part]
 
-    def __len__(self) -> int:
-        return len(self.shards)
-
     def __getitem__(self, rows: Any, /) -> torch.Tensor:
         rows = torch.arange(*rows.indices(len(self))) if isinstance(rows, slice) else torch.as_tensor(rows)
         return self.shards.read(self.part, rows)
 
 
 @dataclass(frozen=True, eq=False)
-class TransformedRows:
+class TransformedRows(Rows):
     """Features as heads see them behind a transform, which is applied to what is read."""
 
     rows: Rows
@@ -202,9 +200,6 @@ class TransformedRows:
     @property
     def shape(self) -> tuple[int, ...]:
         return self.rows.shape
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def __getitem__(self, rows: Any, /) -> torch.Tensor:
         return self.transform(self.rows[rows].float())

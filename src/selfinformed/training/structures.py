@@ -14,6 +14,7 @@ import torch
 from selfinformed.augmented.dispatch import Dispatch, uncertainty
 from selfinformed.augmented.network import AugmentedClassifier, augment
 from selfinformed.data.examples import Examples
+from selfinformed.network.trunk import trunk_end
 from selfinformed.network.wrap import Output, WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.clustering import cluster
@@ -41,13 +42,15 @@ class Choice:
         cover_share: see `cluster`; None for a partition.
         dense_share: share of the budget, 0 to 1, for one more head over all labels.
         depth: ReLU layers per head; 0: heads are output units alone, on one ReLU layer that all share (see `plan`).
-        capacity: how widths divide the budget among groups.
+        capacity: how widths divide the budget among groups; `examples`: by the hold-out examples of their labels.
         top_groups: heads that each example runs; None for all.
         share: of the examples, 0 to 1, the most uncertain: only they run heads.
         attach: the attach point that heads read; None for all side by side.
+        kernel: height and width of heads' convolution over a map.
+        copy: whether each head begins with a copy of the trunk from the attach point on.
         shared: units of a layer before all heads; 0 for none.
         linear: whether that layer is linear (low-rank heads).
-        rate: factor of both learning rates: wide layers want lower ones.
+        rate: factor of all learning rates: wide layers want lower ones.
     """
 
     grouping: str = "confusions"
@@ -60,6 +63,8 @@ class Choice:
     top_groups: int | None = None
     share: float = 1.0
     attach: str | None = None
+    kernel: int = 1
+    copy: bool = False
     shared: int = 0
     linear: bool = True
     rate: float = 1.0
@@ -70,6 +75,11 @@ class Choice:
                 object.__setattr__(self, name, 1 if name == "n_groups" else next(f.default for f in fields(self) if f.name == name))
         elif self.top_groups is not None and self.top_groups >= self.n_groups * (2 if self.grouping == "both" else 1):
             object.__setattr__(self, "top_groups", None)
+        if self.copy:
+            object.__setattr__(self, "kernel", 1)
+        if self.copy or self.kernel != 1:  # nothing is shared before a copy or a map's convolution
+            object.__setattr__(self, "shared", 0)
+            object.__setattr__(self, "depth", max(1, self.depth))
         if not self.depth and (self.grouping == "dense" or self.top_groups is None):  # run on every example that is a dense head
             object.__setattr__(self, "depth", 1)
         if not self.depth:
@@ -97,8 +107,12 @@ class Choice:
             parts.append(f"widths by {self.capacity}")
         if self.shared:
             parts.append(f"behind {self.shared} shared {'linear' if self.linear else 'ReLU'} units")
-        if self.attach is not None:
+        if self.copy:
+            parts.append(f"each on a copy of the trunk from {self.attach or 'the attach point'} on")
+        elif self.attach is not None:
             parts.append(f"read from {self.attach}")
+        if self.kernel != 1:
+            parts.append(f"{self.kernel} x {self.kernel} feature maps")
         if self.top_groups is not None:
             parts.append(f"{self.top_groups} run per example")
         if self.share < 1:
@@ -116,7 +130,7 @@ class Structure:
         plan: the heads.
         top_groups: heads that each example runs; None for all.
         share: of the examples, 0 to 1, the least certain: only they run heads.
-        rate: factor of both learning rates of `fit`.
+        rate: factor of all learning rates of `fit`.
         description: in words.
     """
 
@@ -133,26 +147,30 @@ class Structure:
 
     def train(
         self, net: WrappedClassifier, train: Examples | FeatureStore, *, holdout: Examples | FeatureStore | None = None, seed: int = 0,
-        classifier: Any = "keep", **training: Any,
+        classifier: Any = "keep", chance: int | None = None, **training: Any,
     ) -> tuple[AugmentedClassifier, History]:
         """Trains it as `fit` does, on the examples each head will see; `training` are options of `fit`.
 
         With a `share` below 1, hold-out data (or else the training data) say which uncertainty that share of the examples exceeds; it is
-        kept as the network's `above`.
+        kept as the network's `above`. With `chance`, a seed, as many examples drawn at random run heads instead: the control of that choice.
         """
         aug = augment(net, self.plan, classifier=classifier, seed=seed)
         aug.output = training.get("output") or aug.output or guess_output(train.targets)
-        with aug.conditional(self.top_groups, share=self.share) if self.is_conditional else nullcontext():
+        with aug.conditional(self.top_groups, share=self.share, chance=chance) if self.is_conditional else nullcontext():
             history = fit(aug, train, holdout=holdout, seed=seed, **scaled(training, self.rate))
-        if self.share < 1:
+        if self.share < 1 and chance is None:
             judged = train if holdout is None else holdout
             aug.above = float(np.quantile(uncertainties(aug, judged if isinstance(judged, FeatureStore) else FeatureStore.build(net, judged)), 1 - self.share))
         return aug, history
 
     @contextmanager
-    def evaluating(self, aug: AugmentedClassifier) -> Iterator[AugmentedClassifier]:
-        """Within this context the trained network runs the heads that the structure says, and counts the multiply-adds it executes."""
-        with aug.conditional(self.top_groups, above=aug.above) if self.is_conditional else nullcontext():
+    def evaluating(self, aug: AugmentedClassifier, chance: int | None = None) -> Iterator[AugmentedClassifier]:
+        """Within this context the trained network runs the heads that the structure says, and counts the multiply-adds it executes.
+
+        With `chance`, a seed, they run on the structure's share of each batch, drawn at random whatever the scores.
+        """
+        run: dict[str, Any] = {"above": aug.above} if chance is None else {"share": self.share, "chance": chance}
+        with aug.conditional(self.top_groups, **run) if self.is_conditional else nullcontext():
             yield aug
 
     def to_dict(self) -> dict[str, Any]:
@@ -171,11 +189,13 @@ class Structure:
             raise SelfInformedError(f"{where}: not a valid structure ({error!r}); delete it to have it made again") from None
 
 
-_RATES: dict[str, float] = {name: inspect.signature(fit).parameters[name].default for name in ("learning_rate", "classifier_learning_rate")}
+_RATES: dict[str, float] = {
+    name: inspect.signature(fit).parameters[name].default for name in ("learning_rate", "classifier_learning_rate", "finetune_learning_rate")
+}
 
 
 def scaled(training: Mapping[str, Any], factor: float) -> dict[str, Any]:
-    """The options of `fit` with both learning rates, given or its own, times a factor."""
+    """The options of `fit` with all learning rates, given or its own, times a factor."""
     if factor == 1:
         return dict(training)
     return {**training, **{name: factor * training.get(name, own) for name, own in _RATES.items()}}
@@ -210,6 +230,32 @@ class Builder:
         self._counts: dict[tuple[Kind, int | None], ConfusionCounts] = {(kind, None): found for kind, found in (counts or {}).items()}
         self._groups: dict[tuple[str, int, int | None, float | None], LabelGroups] = {}
         self._scores: torch.Tensor | None = None
+        self._copied: dict[int, bool] = {}
+
+    def settled(self, choice: Choice) -> Choice:
+        """The same structure by the one name that it has for this network, or the nearest one that the network can have: no convolution where the
+        attach point is no map, no layer shared before one, no copy where the trunk cannot be copied, no map read beside other attach points.
+        """
+        points, attach = [point.module for point in self.net.attach_points], choice.attach
+        if len(points) == 1:
+            attach = None
+        elif attach is None and any(shape.map for shape in self.net.shapes):
+            attach = points[-1]
+        elif attach not in points:
+            return replace(choice, kernel=1, copy=False)
+        place = 0 if attach is None else points.index(attach)
+        at, copied = self.net.shapes[place].map, choice.copy and self._can_copy(place)
+        if copied or at is None:
+            return replace(choice, attach=attach, kernel=1, copy=copied)
+        return replace(choice, attach=attach, kernel=min(choice.kernel, *at[1:]), copy=False, shared=0, depth=max(1, choice.depth))
+
+    def _can_copy(self, place: int) -> bool:
+        if place not in self._copied:
+            try:
+                self._copied[place] = trunk_end(self.net, place) is not None
+            except SelfInformedError:
+                self._copied[place] = False
+        return self._copied[place]
 
     def structure(self, choice: Choice, budget: float | None = None) -> Structure:
         """The structure with the largest widths within the budget (or another one).
@@ -228,6 +274,8 @@ class Builder:
         heads = self._plan(choice, groups, budget * (1 - dense), self._usage(groups, choice))
         if dense:
             beside = replace(choice, depth=max(1, choice.depth))
+            if choice.copy:  # the dense head has none: it reads the last attach point
+                beside = replace(beside, copy=False, attach=self.net.attach_points[-1].module)
             # A layer that both share was paid for by the specialists.
             shared = heads.shared_multiply_adds * choice.share / self.net.cost.multiply_adds if choice.shared else 0.0
             heads += self._plan(beside, LabelGroups.everything(self.net.n_labels), budget * dense + shared, [choice.share])
@@ -263,8 +311,9 @@ class Builder:
         kind: Kind = "codetections" if choice.grouping == "codetections" else "confusions"
         return plan(
             self.net, groups, budget=budget, depth=choice.depth, capacity=choice.capacity, usage=usage, shared_usage=choice.share,
-            attach=choice.attach, shared=choice.shared, linear=choice.linear and choice.shared > 0,
+            attach=choice.attach, kernel=choice.kernel, copy=choice.copy, shared=choice.shared, linear=choice.linear and choice.shared > 0,
             counts=self.counts(kind) if choice.capacity == "confusions" else None,
+            examples=self.holdout.targets.positives() if choice.capacity == "examples" else None,
         )
 
     def _usage(self, groups: LabelGroups, choice: Choice) -> list[float]:

@@ -1,0 +1,62 @@
+"""Numbers on the report's page: each says where it comes from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+
+from selfinformed.runtime.files import plain
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number as text and, for HTML, as a `<data>` element.
+
+    Attributes:
+        value: None, NaN or infinite: a dash.
+        source: FILE#POINTER, the JSON pointer of the value in an artefact; empty for what is computed from several.
+        form: how it is written.
+        scale: what it is multiplied by to be written.
+    """
+
+    value: float | None
+    source: str = ""
+    form: str = "{}"
+    scale: float = 1
+
+    def __str__(self) -> str:
+        if self.value is None or not np.isfinite(self.value):
+            return "–"
+        return self.form.format(self.scale * self.value if self.scale != 1 else self.value)
+
+    def __html__(self) -> str:
+        from markupsafe import Markup
+
+        if self.value is None or not np.isfinite(self.value):
+            return "–"
+        source = Markup(' data-from="{}"').format(self.source) if self.source else ""
+        return Markup('<data value="{}"{}>{}</data>').format(json.dumps(plain(self.value)), source, str(self))
+
+    @staticmethod
+    def pair(low: Number, high: Number, unit: str) -> str:
+        """From one to the other, in HTML."""
+        from markupsafe import Markup
+
+        return Markup("{} to {} {}").format(low, high, unit)
+
+
+def percent(value: float | None, source: str = "", digits: int = 2) -> Number:
+    """A share, 0 to 1, in percent."""
+    return Number(value, source, f"{{:.{digits}f}}", 100)
+
+
+def points(value: float | None, source: str = "") -> Number:
+    """A difference of shares in points, with its sign."""
+    return Number(value, source, "{:+.2f}", 100)
+
+
+def tone(low: float, high: float) -> str:
+    """`good` where an interval is above zero, `bad` where below."""
+    return "good" if low > 0 else "bad" if high < 0 else ""

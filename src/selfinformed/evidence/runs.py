@@ -1,0 +1,122 @@
+"""Several runs side by side, in one self-contained HTML file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from selfinformed.evidence.comparison import Comparison
+from selfinformed.evidence.figures import inline_svg, runs_figure
+from selfinformed.evidence.numbers import Number, percent, points, tone
+from selfinformed.evidence.page import rendered
+from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.files import write_text
+
+_CHANGES = 12
+
+
+@dataclass(frozen=True, eq=False)
+class RunFindings:
+    """One run's part of such a page.
+
+    Attributes:
+        folder: of the run; its name is how the page calls it.
+        names: of the labels.
+        comparison: its comparison.json.
+        headroom, groups: its probe.json and how many groups it has, where known.
+        config: the resolved configuration.
+    """
+
+    folder: Path
+    names: Sequence[str]
+    comparison: Comparison
+    headroom: Mapping[str, Any] = field(default_factory=dict)
+    groups: int | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+def report_runs(runs: Sequence[RunFindings], path: str | Path) -> Path:
+    """Writes a page that holds the runs against each other: verdicts, figures, every arm, options that differ and, where the labels are the same, those
+    whose change differs most.
+
+    Raises:
+        SelfInformedError: fewer than two runs.
+    """
+    if len(runs) < 2:
+        raise SelfInformedError(f"report: expected at least two runs to hold against each other, got {len(runs)}")
+    path = Path(path)
+    titles = _titles([run.folder for run in runs])
+    figure = inline_svg(runs_figure({title: run.comparison for title, run in zip(titles, runs, strict=True)}), "runs")
+    columns = [_column(run, title, path.parent) for run, title in zip(runs, titles, strict=True)]
+    present = dict.fromkeys(arm for run in runs for arm in run.comparison.arms)
+    arms = {arm: [_of_arm(run, title, arm) for run, title in zip(runs, titles, strict=True)] for arm in present}
+    options = {name: [str(run.config.get(name, "")) for run in runs] for name in dict.fromkeys(name for run in runs for name in run.config)}
+    differing = {name: values for name, values in options.items() if len(set(values)) > 1 and name != "output"}
+    write_text(path, rendered("runs.html.j2", "", titles=titles, columns=columns, arms=arms, options=differing, labels=_labels(runs, titles), figure=figure))
+    return path
+
+
+def _titles(folders: Sequence[Path]) -> list[str]:
+    """Folder names, with as many parents as tell them apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    depth = next((n for n in range(1, max(map(len, parts)) + 1) if len({p[-n:] for p in parts}) == len(set(parts))), 1)
+    return [os.sep.join(p[-depth:]) for p in parts]
+
+
+def _column(run: RunFindings, title: str, where: Path) -> dict[str, Any]:
+    comparison = run.comparison
+    rows = {row["arm"]: (i, row) for i, row in enumerate(comparison.summary())}
+    page = run.folder / "report.html"
+    column: dict[str, Any] = {
+        "verdict": comparison.verdict, "link": Path(os.path.relpath(page.resolve(), where.resolve())).as_posix() if page.exists() else "",
+        "labels": f"{len(run.names):,}", "groups": run.groups if run.groups is not None else "", "method": comparison.method,
+        "base": "", "with_heads": "", "gain": "", "low": "", "high": "", "tone": "", "cost": "", "rival": "", "minus": "", "minus_tone": "",
+        "forecast": points(run.headroom["forecast"]["gain"], f"{title}/probe.json#/forecast/gain") if run.headroom.get("forecast") else "",
+        "seeds": comparison.about["seeds"], "examples": f"{comparison.about['n_test']:,}",
+    }  # fmt: skip
+    if not {"base", comparison.method} <= rows.keys():
+        return column
+    source = f"{title}/comparison.json#/summary"
+    (b, base), (m, method) = rows["base"], rows[comparison.method]
+    over = method["over_base"]
+    column |= {
+        "base": percent(base["mean_average_precision"], f"{source}/{b}/mean_average_precision"),
+        "with_heads": percent(method["mean_average_precision"], f"{source}/{m}/mean_average_precision"),
+        "gain": points(over["mean"], f"{source}/{m}/over_base/mean"), "low": points(over["low"], f"{source}/{m}/over_base/low"),
+        "high": points(over["high"], f"{source}/{m}/over_base/high"), "tone": tone(over["low"], over["high"]),
+        "cost": Number(method["extra_computation"], f"{source}/{m}/extra_computation", "{:.3f}×"),
+    }  # fmt: skip
+    if rival := comparison.best_control:
+        r, row = rows[rival]
+        minus = row["method_over_it"]
+        column |= {"rival": rival, "minus": points(minus["mean"], f"{source}/{r}/method_over_it/mean"), "minus_tone": tone(minus["low"], minus["high"])}
+    return column
+
+
+def _of_arm(run: RunFindings, title: str, arm: str) -> dict[str, Any] | None:
+    found = next(((i, row) for i, row in enumerate(run.comparison.summary()) if row["arm"] == arm), None)
+    if found is None:
+        return None
+    i, row = found
+    source = f"{title}/comparison.json#/summary/{i}"
+    return {
+        "map": percent(row["mean_average_precision"], f"{source}/mean_average_precision"),
+        "extra": Number(row["extra_computation"], f"{source}/extra_computation", "{:.3f}×"),
+    }  # fmt: skip
+
+
+def _labels(runs: Sequence[RunFindings], titles: Sequence[str]) -> list[dict[str, Any]]:
+    """The labels whose change under the method differs most between runs of the same labels."""
+    per_label = [run.comparison.per_label for run in runs]
+    if any(tuple(run.names) != tuple(runs[0].names) or not {"base", run.comparison.method} <= run.comparison.per_label.keys() for run in runs):
+        return []
+    changes = np.stack([of[run.comparison.method] - of["base"] for of, run in zip(per_label, runs, strict=True)])  # (runs, C)
+    spread = changes.max(0) - changes.min(0)
+    order = np.argsort(-spread, kind="stable")
+    shown = [int(i) for i in order if spread[i] > 0][:_CHANGES]
+    return [{"name": runs[0].names[i], "changes": [(points(float(c)), tone(c, c)) for c in changes[:, i]]} for i in shown]

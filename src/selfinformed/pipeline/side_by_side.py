@@ -1,0 +1,39 @@
+"""Finished runs, read from their folders to be held against each other; no network or data is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from selfinformed.evidence.comparison import Comparison
+from selfinformed.evidence.runs import RunFindings, report_runs
+from selfinformed.pipeline.config import read_config
+from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.files import read_json
+from selfinformed.structure.groups import LabelGroups
+
+
+def side_by_side(folders: Sequence[str | Path], path: str | Path | None = None) -> Path:
+    """Writes a page of several runs (default: `runs.html` beside the first run's folder).
+
+    Raises:
+        SelfInformedError: a folder is no run, or one without a comparison.
+    """
+    runs = [_findings(Path(folder)) for folder in folders]
+    return report_runs(runs, path or runs[0].folder.resolve().parent / "runs.html")
+
+
+def _findings(folder: Path) -> RunFindings:
+    path = folder / "comparison.json"
+    if not path.exists():
+        raise SelfInformedError(f"report: {folder} holds no comparison.json; make it with: selfinformed compare {folder}")
+    comparison = Comparison.load(path)
+
+    def there(name: str) -> dict[str, object]:
+        return read_json(folder / name, name) if (folder / name).exists() else {}
+
+    names = [row["label"] for row in there("evaluation.json").get("labels", [])]  # type: ignore[attr-defined]
+    if not names:
+        names = [str(i) for i in range(max((len(values) for values in comparison.per_label.values()), default=0))]
+    groups = LabelGroups.load(folder / "groups.json") if (folder / "groups.json").exists() else None
+    return RunFindings(folder, names, comparison, there("probe.json"), len(groups) if groups else None, read_config(folder).to_dict())

@@ -1,0 +1,273 @@
+"""The report in a browser: what it shows, and what a reader does with it by mouse and by keyboard."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hostile import HOSTILE
+from selfinformed.data.labels import LabelSpace
+from selfinformed.evidence.comparison import Comparison
+from selfinformed.evidence.reporting import Findings, report
+from selfinformed.structure.counts import ConfusionCounts
+from selfinformed.structure.groups import LabelGroups
+from selfinformed.structure.plans import HeadPlan
+
+CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
+MOST_BYTES, MOST_SECONDS = 15_000_000, 3.0
+
+
+@dataclass
+class Opened:
+    """A report in a tab, and everything the tab complained about or asked for."""
+
+    page: Any
+    seconds: float
+    troubles: list[str] = field(default_factory=list)
+
+    def text(self, where: str) -> str:
+        return self.page.locator(where).inner_text()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        if os.environ.get("SELFINFORMED_BROWSER") == "required":
+            pytest.fail("no Chromium; .ci/run installs one")
+        pytest.skip("no Chromium on this machine; apt-get install chromium")
+    with api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def opened(browser: Any) -> Iterator[Callable[..., Opened]]:
+    contexts = []
+
+    def open_page(path: Path, fragment: str = "", **options: Any) -> Opened:
+        context = browser.new_context(viewport={"width": 1280, "height": 900}, **options)
+        contexts.append(context)
+        tab = Opened(context.new_page(), 0.0)
+        tab.page.on("console", lambda message: tab.troubles.append(f"console {message.type}: {message.text}"))
+        tab.page.on("pageerror", lambda error: tab.troubles.append(f"error: {error}"))
+        tab.page.on("request", lambda request: None if request.url.startswith(("file:", "data:")) else tab.troubles.append(f"asked for {request.url[:99]}"))
+        tab.page.on("dialog", lambda dialog: (tab.troubles.append(f"dialog {dialog.message}"), dialog.dismiss()))
+        start = time.perf_counter()
+        tab.page.goto(f"file://{path}{fragment}")
+        tab.page.wait_for_selector("html[data-ready=yes]", timeout=60_000)
+        tab.seconds = time.perf_counter() - start
+        return tab
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture(scope="module")
+def hostile(findings: Findings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return report(findings, tmp_path_factory.mktemp("hostile"))
+
+
+@pytest.fixture(scope="module")
+def large(findings: Findings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return report(many_labels(findings, 17_000), tmp_path_factory.mktemp("large"))
+
+
+def many_labels(like: Findings, n: int, n_groups: int = 13, examples: int = 20_000) -> Findings:
+    """A run over n labels: planted groups, every label with counts, average precision and confident mistakes."""
+    rng = np.random.default_rng(0)
+    names = LabelSpace(f"label {i} of many" for i in range(n))
+    groups = LabelGroups(n, tuple(np.array_split(rng.permutation(n), n_groups))).renamed(names)
+    truth, of = rng.integers(0, n, examples), groups.assignment
+    mates = np.stack([groups.members[group][rng.choice(len(groups.members[group]), 39, replace=False)] for group in of[truth]])
+    detected = np.concatenate([mates, np.zeros((examples, 1), np.int64)], axis=1)
+    for row, label in enumerate(truth):
+        if label not in detected[row]:
+            detected[row, 0] = label
+        detected[row, -1] = next(i for i in range(n) if i not in detected[row, :-1])
+    counts = ConfusionCounts(n, 40)
+    counts.update_detections(detected, truth)
+    before = rng.uniform(0, 1, n)
+    per_label = {"base": before, "confusions": np.clip(before + rng.normal(0.03, 0.1, n), 0, 1)}
+    rows = [row for row in like.comparison.rows if row["arm"] in per_label]
+    plan = HeadPlan(groups, ((512, 512),) * n_groups, 9_216, 1_520_000_000, 160_000_000)
+    taken, annotated = rng.integers(0, n, 3 * n), rng.integers(0, n, 3 * n)
+    evaluation = {
+        "labels": [{"label": name, "positives": int(k), "average_precision": 0.5} for name, k in zip(names.names, rng.integers(1, 60, n), strict=True)],
+        "training_positives": (10 ** rng.uniform(0, 4, n)).astype(int).tolist(),
+        "confident_mistakes": {
+            "example": rng.integers(0, examples, 3 * n), "name": [f"folder/example-{i}.jpg" for i in rng.integers(0, examples, 3 * n)],
+            "taken": taken, "annotated": annotated, "confidence": np.sort(rng.uniform(0, 1, 3 * n).astype(np.float32))[::-1],
+        },
+    }  # fmt: skip
+    return replace(
+        like, title="17,000 labels", labels=names, counts=counts, groups=groups, plan=plan, comparison=Comparison(rows, per_label, 50, like.comparison.about),
+        evaluation=evaluation, headroom={}, images={}, conditional=(),
+    )  # fmt: skip
+
+
+def test_hostile_names_are_only_text(hostile: Path, opened: Callable[..., Opened]) -> None:
+    tab = opened(hostile)
+    page = tab.page
+    for i, name in enumerate(HOSTILE):
+        page.evaluate(f"open({i})") if i % 2 else page.fill("#search", name[:40])
+        if not i % 2:
+            page.press("#search", "Enter")
+        assert page.locator("#label-page h3 bdi").text_content() == name
+    assert page.title() == HOSTILE[0]
+    assert page.evaluate("document.querySelectorAll('script').length") == 2
+    assert page.evaluate("document.querySelectorAll('img[onerror]').length") == 0
+    assert tab.troubles == []
+
+
+def test_a_label_is_found_by_keyboard(hostile: Path, opened: Callable[..., Opened]) -> None:
+    tab = opened(hostile)
+    page = tab.page
+    page.keyboard.press("/")
+    page.keyboard.type("LABEL 1")
+    assert page.get_attribute("#search", "aria-expanded") == "true"
+    shown = page.locator("#found [data-label] bdi").all_inner_texts()
+    assert shown[0] == "label 10"
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    active = page.get_attribute("#search", "aria-activedescendant")
+    assert page.get_attribute(f"#{active}", "aria-selected") == "true"
+    page.keyboard.press("Enter")
+    assert page.text_content("#label-page h3 bdi") == shown[1]
+    assert page.evaluate("document.activeElement.closest('#label-page') !== null")
+    assert page.evaluate("location.hash") == "#label-11"
+    page.go_back()
+    page.keyboard.press("/")
+    page.keyboard.press("Control+A")
+    page.keyboard.type("no such label")
+    assert "no label of that name" in tab.text("#found")
+    page.keyboard.press("Escape")
+    assert page.is_hidden("#found")
+    assert tab.troubles == []
+
+
+def test_a_labels_page_shows_what_the_json_says(hostile: Path, findings: Findings, opened: Callable[..., Opened]) -> None:
+    tab = opened(hostile, "#label-1")
+    before, after = (100 * findings.comparison.per_label[arm][1] for arm in ("base", "confusions"))
+    shown = tab.text("#label-page")
+    assert f"{before:.2f}" in shown
+    assert f"{after:.2f}" in shown
+    assert f"{after - before:+.2f}" in shown
+    assert "96.9" in shown  # the confident mistake of this label
+    dense = findings.counts.to_scipy().toarray()
+    both = dense[1] + dense[:, 1]
+    both[1] = 0
+    first = int(both.argmax())
+    row = tab.page.locator("#label-page table").first.locator("tbody tr").first
+    assert row.locator("td").all_text_contents() == [findings.labels.names[first], str(dense[first, 1]), str(dense[1, first])]
+    row.locator("button").click()
+    assert tab.page.text_content("#label-page h3 bdi") == findings.labels.names[first]
+
+
+def test_tables_sort(hostile: Path, findings: Findings, opened: Callable[..., Opened]) -> None:
+    page = opened(hostile).page
+    column = page.locator("#table-arms thead th", has_text="mAP@50").locator("button")
+    column.click()
+    values = [float(text) for text in page.locator("#table-arms tbody td:nth-child(2)").all_inner_texts()]
+    assert values == sorted(values, reverse=True)
+    column.click()
+    assert page.get_attribute("#table-arms thead th:nth-child(2)", "aria-sort") == "ascending"
+    page.locator("#all-labels thead th", has_text="AP after").locator("button").click()
+    shown = page.locator("#all-labels tbody td:nth-child(6)").all_inner_texts()
+    expected = np.sort(findings.comparison.per_label["confusions"])[::-1][:25]
+    assert shown == [f"{100 * value:.2f}" for value in expected]
+    page.fill("#filter", "label 2")
+    assert "10 of 10 labels" in page.inner_text("#how-many")
+    page.select_option("#of-group", "4")
+    assert set(page.locator("#all-labels tbody td:nth-child(2)").all_inner_texts()) == {page.locator("#of-group option:checked").inner_text()}
+
+
+def test_the_matrix_zooms_and_tells_counts(hostile: Path, findings: Findings, opened: Callable[..., Opened]) -> None:
+    page = opened(hostile).page
+    dense, members = findings.counts.to_scipy().toarray(), findings.groups.members
+    order = np.concatenate(members)
+    page.focus("#matrix")
+    for key in ("ArrowRight", "ArrowRight", "ArrowDown"):
+        page.keyboard.press(key)
+    assert page.locator("#readout").evaluate("e => [e.dataset.row, e.dataset.column, e.dataset.value]") == ["1", "2", str(dense[order[1], order[2]])]
+    page.keyboard.press("+")
+    closer = float(page.get_attribute("#matrix", "data-cells"))
+    assert closer < 36
+    page.click("#whole")
+    assert float(page.get_attribute("#matrix", "data-cells")) == 36
+    page.click("#closer")
+    assert float(page.get_attribute("#matrix", "data-cells")) == 18
+    page.mouse.move(0, 0)
+    colours = "e => { const d = e.getContext('2d').getImageData(0, 0, e.width, e.height).data; return new Set(new Uint32Array(d.buffer)).size; }"
+    assert page.locator("#matrix").evaluate(colours) > 3
+    page.locator("#groups .group").nth(2).get_by_role("button", name="see its matrix").click()
+    page.wait_for_selector("#matrix[data-shown='3']")
+    page.focus("#matrix")
+    page.keyboard.press("ArrowDown")
+    assert page.locator("#readout").evaluate("e => Number(e.dataset.value)") == dense[members[2][1], members[2][0]]
+
+
+def test_the_theme_switches_and_stays_readable(hostile: Path, opened: Callable[..., Opened]) -> None:
+    for scheme, paper in (("light", "rgb(255, 255, 255)"), ("dark", "rgb(20, 24, 31)")):
+        page = opened(hostile, color_scheme=scheme).page
+        background = "getComputedStyle(document.body).backgroundColor"
+        assert page.evaluate(background) == paper
+        page.click("#theme")
+        assert page.evaluate(background) != paper
+        assert page.inner_text("#theme") == f"{scheme} theme"
+
+
+@pytest.mark.parametrize("state", ["as opened", "dark, a label open, searching"])
+def test_no_serious_accessibility_finding(hostile: Path, opened: Callable[..., Opened], state: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    page = opened(hostile, bypass_csp=True).page
+    if state != "as opened":
+        page.click("#theme")
+        page.evaluate("open(8)")
+        page.fill("#search", "label")
+    found = axe.run(page).response["violations"]
+    assert [(v["id"], v["impact"], v["nodes"][0]["html"][:200]) for v in found if v["impact"] in ("serious", "critical")] == []
+
+
+def test_it_fits_a_phone_and_prints(hostile: Path, opened: Callable[..., Opened]) -> None:
+    page = opened(hostile).page
+    page.set_viewport_size({"width": 375, "height": 700})
+    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    page.evaluate("open(4)")
+    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    page.emulate_media(media="print")
+    assert page.is_hidden("#search")
+    assert page.is_visible("#matrix")
+    assert len(page.pdf()) > 10_000
+
+
+def test_seventeen_thousand_labels_open_fast_and_are_found(large: Path, opened: Callable[..., Opened]) -> None:
+    assert large.stat().st_size < MOST_BYTES
+    for _ in range(5):  # the machine may be busy with something else
+        tab = opened(large)
+        if tab.seconds < MOST_SECONDS:
+            break
+    assert tab.seconds < MOST_SECONDS
+    page = tab.page
+    page.fill("#search", "label 16999 of")
+    page.press("#search", "Enter")
+    assert page.text_content("#label-page h3 bdi") == "label 16999 of many"
+    content = json.loads(page.text_content("#data"))
+    assert content["matrices"][0]["cells"] <= 1000
+    assert all(part["cells"] <= 1000 for part in content["matrices"])
+    page.select_option("#which", "13")
+    page.wait_for_selector("#matrix[data-shown='13']")
+    page.click("#closer")
+    assert tab.troubles == []
