@@ -259,6 +259,8 @@ def reliability_figure(bins: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figur
 @_styled
 def learning_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """The training loss, and a held-out figure where one was watched, against steps: rows of training.jsonl or of history.jsonl."""
+    from matplotlib.ticker import LogLocator
+
     watched = next((name for row in rows for name in row if name.startswith("holdout_")), None)
     figure, axes = _figure(2.4)
     losses = [(row.get("step", row.get("steps", i)), row["loss"]) for i, row in enumerate(rows) if "loss" in row]
@@ -266,7 +268,7 @@ def learning_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     values = [loss for _, loss in losses]
     if 0 < 20 * min(values) < max(values):
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:g}"), axes.yaxis.set_minor_formatter("")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5))), axes.yaxis.set_major_formatter("{x:g}"), axes.yaxis.set_minor_formatter("")
     axes.set_xlabel("step"), axes.set_ylabel("training loss")
     if watched:
         other = axes.twinx()

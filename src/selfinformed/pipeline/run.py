@@ -260,7 +260,7 @@ class Run:
                     for (taken, annotated), n in sorted(before.pairs().items(), key=lambda item: (-item[1], item[0]))[:15]
                 ],
                 "confident_mistakes": {**vars(kept), "name": [examples.name(example) for example in kept.example.tolist()]},
-                "training_positives": self.features("train").targets.positives(),
+                "training_positives": self.features("train").targets.positives().tolist(),
             }  # fmt: skip
 
         return self._stage("evaluate", "evaluation.json", lambda path: read_json(path, "evaluation"), make, lambda e, path: write_json(path, e))
