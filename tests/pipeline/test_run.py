@@ -27,7 +27,8 @@ DOCUMENTED = {
     "config.yaml", "counts.safetensors", "groups.json", "plan.json", "probe.json", "heads.safetensors", "config.json", "history.jsonl",
     "evaluation.json", "comparison.json", "comparison.jsonl", "report.html",
     *(f"tables/{name}.{kind}" for name in ("comparison", "groups") for kind in ("csv", "md", "tex")),
-    *(f"figures/{name}.{kind}" for name in ("cost", "confusions", "groups", "eigenvalues") for kind in ("png", "svg")),
+    *(f"figures/{name}.{kind}" for name in ("cost", "confusions", "groups", "eigenvalues", "learning", "calibration") for kind in ("png", "svg")),
+    "log/training.jsonl",
 }  # fmt: skip
 
 
