@@ -84,6 +84,7 @@ def figure(rows: list[dict]) -> object:
             axes.plot(x, [100 * (row["mean_average_precision"] - dense[row["features"]]) for row in mine], marker="o", label=arm)
     axes.axhline(0, color="0.5", linewidth=1)
     axes.set(xscale="log", xlabel="C / (K D), K = 6", ylabel="mAP@50 over one dense head at the same cost", title="kanji, budget base, 3% of its multiply-adds")
+    axes.xaxis.set_major_formatter("{x:g}"), axes.xaxis.set_minor_formatter("{x:g}")
     axes.legend(frameon=False)
     axes.grid(alpha=0.3)
     assert np.isfinite(list(dense.values())).all()

@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import typer
@@ -16,6 +16,7 @@ import typer
 from selfinformed.pipeline.config import RunConfig, demo_config, read_config
 from selfinformed.runtime.device import rank
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.tabular import Table, percent
 
 if TYPE_CHECKING:
     from selfinformed.pipeline.run import Run
@@ -162,10 +163,8 @@ def run(run: Run, json: bool) -> None:
 @_verb(_INPUTS + _COUNTS, "selfinformed measure config.yaml --top-k 100; selfinformed measure --predictions saved.npz --n-labels 17000 --output runs/saved")
 def measure(run: Run, json: bool) -> None:
     """Counts which labels the network mixes up on held-out data (eqs. 3 and 4)."""
-    from selfinformed.structure.clustering import top_confusions
-
-    counts, names = run.counts(), run.labels.names
-    pairs = [{"detected": names[i], "annotated": names[j], "examples": n} for i, j, n in top_confusions(counts, 20)]
+    counts = run.counts()
+    pairs = counts.most_confused(20, run.labels)
     about = {"n_examples": counts.n_examples, "n_labels": counts.n_labels, "top_k": counts.top_k}
     _show(json, {**about, "pairs": pairs}, pairs, f"most confused pairs in {counts.n_examples:,} examples, top {counts.top_k} of {counts.n_labels:,} labels")
 
@@ -176,17 +175,17 @@ def cluster(run: Run, json: bool) -> None:
     groups, stable = run.groups(), run.stability()
     sweep = run.sweep() if run.config.sweep else []
     title = f"{len(groups)} groups; {len(groups.ungrouped)} labels in none"
-    _show(json, {**groups.to_dict(), "stability": stable, "sweep": sweep}, _group_rows(run), title)
+    _show(json, {**groups.to_dict(), "stability": stable, "sweep": sweep}, _group_table(run), title)
     if json:
         return
     print(stable["text"])  # noqa: T201
     if sweep:
         rows = [
             {"groups": row["n_groups"], "gap to next": f"{row['gap']:.4f}" if row["gap"] is not None else "-", "largest": max(row["sizes"]),
-             "smallest": min(row["sizes"]), "confusions within": f"{_percent(row['within_share'], digits=1)}%"}
+             "smallest": min(row["sizes"]), "confusions within": f"{percent(row['within_share'], digits=1)}%"}
             for row in sweep
         ]  # fmt: skip
-        _table(rows, f"other numbers of groups; see {run.folder / 'figures' / 'sweep.png'}")
+        Table.of(f"other numbers of groups; see {run.folder / 'figures' / 'sweep.png'}", rows, _WORDS).print()
 
 
 @_verb(_INPUTS + _COUNTS + _CLUSTER + _PLAN, "selfinformed plan config.yaml --budget 0.03 --capacity labels")
@@ -196,17 +195,11 @@ def plan(run: Run, json: bool) -> None:
     cost = run.net.cost
     rows: list[dict[str, Any]] = [
         {
-            "head": "", "group": f"the network's {part}", "labels": "", "widths": "", "multiply-adds": f"{n:,}",
-            "parameters": f"{cost.parameters_by_part[part]:,}",
+            "head": "", "group": f"the network's {part}", "labels": "", "widths": "", "multiply_adds": n,
+            "parameters": cost.parameters_by_part[part],
         }
         for part, n in cost.by_part.items()
-    ]  # fmt: skip
-    rows += [
-        {"head": i + 1, "group": name, "labels": size, "widths": "-".join(map(str, widths)), "multiply-adds": f"{n:,}", "parameters": f"{parameters:,}"}
-        for i, (name, size, widths, n, parameters) in enumerate(
-            zip(heads.groups.names, heads.groups.sizes, heads.hidden, heads.head_multiply_adds, heads.head_parameters, strict=True)
-        )
-    ]
+    ] + heads.by_head()  # fmt: skip
     parts = {"multiply_adds_by_part": dict(cost.by_part), "parameters_by_part": dict(cost.parameters_by_part), "uncounted": list(cost.uncounted)}
     _show(json, {**heads.to_dict(), **parts, "estimate": run.estimate()}, rows, _price(run))
 
@@ -217,26 +210,26 @@ def probe(run: Run, json: bool) -> None:
     headroom = run.headroom()
     places = [
         {
-            "reading": row["attach"], "wide head": _percent(row["mean_average_precision"]), "gain": _percent(row["gain"], "+"),
-            "gain at the budget": _percent(row["budget_gain"], "+"),
+            "reading": row["attach"], "wide head": percent(row["mean_average_precision"]), "gain": percent(row["gain"], "+"),
+            "gain at the budget": percent(row["budget_gain"], "+"),
         }
         for row in headroom["attach_points"]
     ]  # fmt: skip
     rows = [
-        {"group": r["group"], "labels": r["labels"], "gain": _percent(r["gain"], "+"), "share": _percent(r["share"], digits=0) + "%"}
+        {"group": r["group"], "labels": r["labels"], "gain": percent(r["gain"], "+"), "share": percent(r["share"], digits=0) + "%"}
         for r in headroom["groups"]
     ]
     _show(json, headroom, places, headroom["verdict"])
     if json:
         return
     forecast = headroom["forecast"]
-    low, high = (_percent(end, "+") for end in forecast["interval"])
+    low, high = (percent(end, "+") for end in forecast["interval"])
     print(  # noqa: T201
-        f"forecast at {_percent(forecast['budget'], digits=1)}% more multiply-adds: {_percent(forecast['gain'], '+')} mAP ({low} to {high}), "
+        f"forecast at {percent(forecast['budget'], digits=1)}% more multiply-adds: {percent(forecast['gain'], '+')} mAP ({low} to {high}), "
         f"by {'retraining the classifier' if forecast['choice'] == 'classifier' else forecast['choice']}; limited by: {headroom['limited_by']}"
     )
     if rows:
-        _table(rows, "where the gain of the wide head lies")
+        Table.of("where the gain of the wide head lies", rows, _WORDS).print()
 
 
 @_verb(_INPUTS + _COUNTS + _CLUSTER + _PLAN + _FIT, "selfinformed fit config.yaml --epochs 4", trains=True)
@@ -260,7 +253,8 @@ def evaluate(run: Run, json: bool) -> None:
     _show(json, {**result, "conditional": curve}, rows, f"{result['n_examples']:,} test examples")
     if curve and not json:
         shown = [{"heads per example": row["top_groups"], **_figures({**row, "top_k": result["top_k"]})} for row in curve]
-        _table(shown, f"only the heads its scores point to; multiply-adds executed on average; see {run.folder / 'figures' / 'conditional.png'}")
+        title = f"only the heads its scores point to; multiply-adds executed on average; see {run.folder / 'figures' / 'conditional.png'}"
+        Table.of(title, shown, _WORDS).print()
 
 
 @_verb([option.name for option in fields(RunConfig)], "selfinformed compare config.yaml --seeds 5 --arms base,confusions,dense")
@@ -272,13 +266,10 @@ def compare(run: Run, json: bool) -> None:
 @_verb(_INPUTS + _COUNTS + _FIT + ["budget", "budget_of", "candidates", "rounds", "map_k", "seed"], "selfinformed search config.yaml --budget 0.03")
 def search(run: Run, json: bool) -> None:
     """Finds which structure at a budget helps most, judged on hold-out data, and says whether specialists were worth it."""
+    from selfinformed.evidence.tables import trial_table
+
     result = run.search()
-    rows = [
-        {"structure": t["structure"], "passes": f"{t['epochs']:.2f}", "hold-out mAP": _percent(t["mean_average_precision"]),
-         "executed": f"{t['extra_computation']:.3f}x", "seconds": f"{t['seconds']:.0f}"}
-        for t in result["trials"]
-    ]  # fmt: skip
-    _show(json, result, rows, result["verdict"])
+    _show(json, result, trial_table(result["trials"]), result["verdict"])
 
 
 @app.command()
@@ -294,12 +285,18 @@ def report(
     if len(runs) == 1:
         if output is not None:
             raise SelfInformedError("report: --output names the page of several runs; a single run's report.html is written into its folder")
-        path = _open(read_config(runs[0])).report()
+        run = _open(read_config(runs[0]))
+        path = run.report()
+        if json:
+            _show(json, {"report": str(path), "tables": str(run.folder / "tables"), "line": run.comparison().line}, [])
+            return
+        print(f"open {path}")  # noqa: T201
+        _show_comparison(run, json)
     else:
         from selfinformed.pipeline.side_by_side import side_by_side
 
         path = side_by_side(runs, output)
-    _show(json, {"report": str(path)}, [], f"open {path}")
+        _show(json, {"report": str(path)}, [], f"open {path}")
 
 
 @_verb(["output"], "selfinformed export runs/demo")
@@ -311,7 +308,7 @@ def export(run: Run, json: bool) -> None:
     check = export_onnx(run.augmented(), run.folder / "model.onnx", inputs)
     row = {
         "file": str(check.path), "inputs": check.n_inputs, "max difference": f"{check.max_difference:.2g}",
-        "top-1 agreement": _percent(check.top1_agreement),
+        "top-1 agreement": percent(check.top1_agreement),
     }  # fmt: skip
     _show(json, {**vars(check), "path": str(check.path)}, [row], "verified by onnxruntime")
 
@@ -358,11 +355,10 @@ def _run_all(run: Run, json: bool) -> None:
     run.latency()
     path = run.report()
     if not json:
-        _table(_group_rows(run), "groups of labels, the most confused first")
-    _show_comparison(run, json)
-    if not json:
         print(f"report     {path}")  # noqa: T201
         print(f"took       {time.perf_counter() - start:.0f} s")  # noqa: T201
+        _group_table(run).print()
+    _show_comparison(run, json)
 
 
 def _price(run: Run) -> str:
@@ -374,70 +370,41 @@ def _price(run: Run) -> str:
 
 
 def _show_comparison(run: Run, json: bool) -> None:
+    """The table of arms, the verdict, and at the end one line for `grep`."""
+    from selfinformed.evidence.tables import comparison_table
+
     comparison = run.comparison()
-    minus, rows = f"{comparison.method} minus it", []
-    for row in comparison.summary():
-        low, high = row["interval"]
-        over, method = row["over_base"], row["method_over_it"]
-        rows.append(
-            {
-                "arm": row["arm"], f"mAP@{comparison.top_k}": _percent(row["mean_average_precision"]),
-                "95% interval": f"{_percent(low)} to {_percent(high)}",
-                "over base": _percent(over["mean"], "+") if over and row["arm"] != "base" else "",
-                minus: f"{_percent(method['mean'], '+')} ({_percent(method['low'], '+')} to {_percent(method['high'], '+')})" if method else "",
-                "top-1": _percent(row["top1"]), "top-5": _percent(row["top5"]), "multiply-adds": f"{row['multiply_adds']:,.0f}",
-                "extra": f"{row['extra_computation']:.3f}x", "seconds": f"{row['seconds']:.0f}",
-            }
-        )  # fmt: skip
-    _show(json, comparison.to_dict(), rows, comparison.verdict)
+    _show(json, comparison.to_dict(), comparison_table(comparison))
+    if not json:
+        print(f"{comparison.verdict}\n{comparison.line}")  # noqa: T201
 
 
-def _group_rows(run: Run) -> list[dict[str, Any]]:
-    groups, names = run.groups(), run.labels.names
-    return [
-        {"group": i + 1, "labels": len(members), "most confused": ", ".join(names[m].removeprefix("word:") for m in members[:14])}
-        for i, members in enumerate(groups.members)
-    ]
+def _group_table(run: Run) -> Table:
+    from selfinformed.evidence.tables import group_table
+
+    return group_table(run.groups(), run.labels)
 
 
 def _figures(figures: dict[str, Any]) -> dict[str, Any]:
     return {
-        f"mAP@{figures['top_k']}": _percent(figures["mean_average_precision"]), "per example": _percent(figures["mean_average_precision_per_example"]),
-        "top-1": _percent(figures["top1"]), "top-5": _percent(figures["top5"]),
+        f"mAP@{figures['top_k']}": percent(figures["mean_average_precision"]), "per example": percent(figures["mean_average_precision_per_example"]),
+        "top-1": percent(figures["top1"]), "top-5": percent(figures["top5"]),
         "multiply-adds": f"{figures['multiply_adds']:,}", "extra": f"{figures['extra_computation']:.3f}x",
     }  # fmt: skip
 
 
-def _percent(value: float | None, sign: str = "", digits: int = 2) -> str:
-    return "-" if value is None or value != value or abs(value) == float("inf") else f"{100 * value:{sign}.{digits}f}"
-
-
-def _show(as_json: bool, content: Any, rows: list[dict[str, Any]], title: str) -> None:
+def _show(as_json: bool, content: Any, shown: Table | list[dict[str, Any]], title: str = "") -> None:
+    """The content as JSON, or what people are shown of it: a table, or rows of cells, under a title (default: the table's own)."""
     from selfinformed.runtime.files import plain
 
     if as_json:
         print(json.dumps(plain(content), ensure_ascii=False))  # noqa: T201
-    elif rows:
-        _table(rows, title)
-    else:
-        print(title)  # noqa: T201
+        return
+    table = shown if isinstance(shown, Table) else Table.of(title, shown, _WORDS)
+    replace(table, title=title or table.title).print()
 
 
-def _table(rows: list[dict[str, Any]], title: str) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in rows[0]:
-        text = name in ("arm", "group", "reading", "most confused", "structure", "detected", "annotated", "network")
-        table.add_column(name, justify="left" if text else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(str(value)) for value in row.values()))
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(Text(f"\n{title}"), soft_wrap=True)
-    console.print(table)
+_WORDS = ("group", "reading", "detected", "annotated", "network", "stage", "file")
 
 
 def _fail(message: str) -> int:

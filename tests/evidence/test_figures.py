@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import re
 import warnings
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from conftest import Problem
 from selfinformed.evidence.comparison import Comparison
 from selfinformed.evidence.figures import (
+    ACCENT,
+    CONTROL,
+    INK,
+    QUIET,
     _spread,
     block_sums,
     calibration_figure,
+    conditional_figure,
     confusion_figure,
     cost_figure,
     eigenvalue_figure,
@@ -21,6 +32,7 @@ from selfinformed.evidence.figures import (
     group_gain_figure,
     recall_figure,
     save_figure,
+    sweep_figure,
 )
 from selfinformed.structure.counts import ConfusionCounts
 from selfinformed.structure.groups import LabelGroups
@@ -56,13 +68,84 @@ def test_counts_of_nothing_can_be_drawn(tmp_path) -> None:
     assert (tmp_path / "empty.png").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("name", ["<script>", "$x^", "😀 émoji 漢字", "long " * 60, '"quoted"', "a_b\\c{"])
-def test_any_label_name_can_be_drawn_without_a_word(problem: Problem, tmp_path, name: str) -> None:
+@pytest.mark.parametrize("most", [1, 3, 7, 100, 10_000])
+def test_a_colour_scale_has_whole_numbers_and_no_formulas(most: int, tmp_path) -> None:
+    counts = ConfusionCounts(3, 1)
+    counts.update_detections(np.zeros((most, 1), int), np.zeros(most, int))
+    counts.update_detections([[1]], [2])
+    save_figure(confusion_figure(counts, LabelGroups.everything(3)), tmp_path / "counts.png")
+    text = svg_text(tmp_path / "counts.svg")
+    assert re.search(r"\b1\b", text)
+    assert "$" not in text
+
+
+def svg_text(path: Path) -> str:
+    return "".join(ElementTree.parse(path).getroot().itertext())
+
+
+@pytest.mark.parametrize("name", ["<script>", "$x^", "$x^2$ in $", "$\\nothing$", "😀 émoji 漢字", "مرحبا שלום", "long " * 60, '"quoted"', "a_b\\c{", "\t\x01"])
+def test_any_label_name_can_be_drawn_without_a_word(problem: Problem, tmp_path, name: str, caplog) -> None:
     groups = LabelGroups(36, (np.arange(36),), (name,))
     comparison = Comparison([], {"base": np.zeros(36), "confusions": np.full(36, np.nan)}, 50)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         save_figure(group_gain_figure(comparison, groups), tmp_path / "groups.png")
+    assert not caplog.records
+    drawn = svg_text(tmp_path / "groups.svg")
+    if len(name) < 48 and name.isprintable():
+        assert name in drawn  # as text, and no formula
+
+
+def every_figure(counts: ConfusionCounts, groups: LabelGroups) -> dict[str, Figure]:
+    rows = [
+        {"arm": arm, "seed": seed, "mean_average_precision": 0.5 + 0.01 * seed, "extra_computation": 1.03, **dict.fromkeys(
+            ("mean_average_precision_per_example", "top1", "top5", "multiply_adds", "parameters", "seconds"), 1)}
+        for arm in ("base", "confusions", "random") for seed in range(2)
+    ]  # fmt: skip
+    table = Comparison(rows, {arm: np.linspace(0, 1, 36) for arm in ("base", "confusions", "random")}, 50)
+    forecast = {"benchmark": "kanji", "base": "budget", "forecast": 0.2, "interval": [0.18, 0.23], "gain": 0.21}
+    swept = {"n_groups": 2, "eigenvalues": [1.0, 0.5, 0.1], "within_share": 0.8, "sizes": [30, 6]}
+    spent = [{"top_groups": n, "extra_computation": 1 + 0.01 * n, "mean_average_precision": 0.5} for n in range(3)]
+    return {
+        "cost": cost_figure(table), "groups": group_gain_figure(table, groups), "confusions": confusion_figure(counts, groups),
+        "eigenvalues": eigenvalue_figure(replace(groups, eigenvalues=(1.0, 0.5))), "sweep": sweep_figure([swept]),
+        "recall": recall_figure({"base": {1: 0.5, 2: 0.6}}), "conditional": conditional_figure(spent, 0.4), "calibration": calibration_figure([forecast]),
+    }  # fmt: skip
+
+
+def test_every_figure_is_a_column_wide_and_the_same_bytes_each_time(problem: Problem, counts: ConfusionCounts, tmp_path) -> None:
+    for once in ("first", "second"):
+        for name, figure in every_figure(counts, problem.groups).items():
+            save_figure(figure, tmp_path / once / f"{name}.png")
+            assert figure.get_size_inches()[0] == 3.5
+    for path in sorted((tmp_path / "first").iterdir()):
+        assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes(), path.name
+        if path.suffix == ".svg":
+            assert "$" not in svg_text(path)
+            assert "<dc:date>" not in path.read_text("utf-8")
+    assert len(list((tmp_path / "first").iterdir())) == 2 * 8
+
+
+# How the cones of a protanope, a deuteranope and a tritanope see linear RGB (Machado, Oliveira, Fernandes 2009, severity 1).
+BLINDNESS = {
+    "none": np.eye(3),
+    "protanopia": np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]),
+    "deuteranopia": np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]),
+    "tritanopia": np.array([[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]),
+}
+
+
+@pytest.mark.parametrize("blindness", BLINDNESS)
+def test_colours_are_told_apart_under_every_colour_blindness(blindness: str) -> None:
+    def lab(colour: str) -> np.ndarray:
+        srgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+        seen = np.clip(BLINDNESS[blindness] @ linear, 0, 1)
+        x, y, z = np.cbrt(np.array([[0.4339, 0.3762, 0.1899], [0.2126, 0.7152, 0.0722], [0.0177, 0.1095, 0.8726]]) @ seen)
+        return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+    for one, other in combinations((INK, QUIET, ACCENT, CONTROL), 2):
+        assert np.linalg.norm(lab(one) - lab(other)) > 20, (one, other)
 
 
 @pytest.mark.parametrize("values", [[0.5], [0.5, 0.5], [float("nan"), 0.2], [0.1, 0.9]])
@@ -93,16 +176,16 @@ def test_forecasts_stand_against_gains() -> None:
     band = axes.collections[0].get_paths()[0].vertices
     assert np.abs(band[:, 1] - band[:, 0]).max() == pytest.approx(0.5)
     points = [container.lines[0] for container in axes.containers]
-    assert [(p.get_xdata()[0], p.get_ydata()[0]) for p in points] == [pytest.approx(xy) for xy in [(20, 21), (0, -0.1), (10, 8)]]
-    assert points[0].get_color() == points[2].get_color() != points[1].get_color()
-    assert [text.get_text() for text in axes.texts] == ["kanji, budget", "kanji, converged", "cjk, budget"]
+    assert [(p.get_xdata()[0], p.get_ydata()[0]) for p in points] == [pytest.approx(xy) for xy in [(0, -0.1), (10, 8), (20, 21)]]
+    assert points[1].get_color() == points[2].get_color() != points[0].get_color()
+    assert {text.get_text() for text in axes.texts} == {"kanji, budget", "kanji, converged", "cjk, budget"}
     assert axes.get_xlim()[0] < -0.1
     assert axes.get_xlim()[1] > 23
     assert calibration_figure([]).axes
 
 
 def test_heights_are_spread_apart_in_order() -> None:
-    spread = _spread([1.0, 1.0, 1.01, 2.0])
+    spread = _spread([1.0, 1.0, 1.01, 2.0], 1.0)
     assert spread == sorted(spread)
     assert min(np.diff(spread)) > 0.05
-    assert _spread([]) == []
+    assert _spread([], 1.0) == []

@@ -112,9 +112,8 @@ def test_the_explorers_columns_are_the_jsons(page: str, findings: Findings, tmp_
 
 def test_figures_are_written(findings: Findings, tmp_path) -> None:
     report(findings, tmp_path / "new" / "folder")
-    assert {p.stem for p in (tmp_path / "new" / "folder" / "figures").iterdir()} == {
-        "cost", "confusions", "groups", "eigenvalues", "recall", "calibration", "learning", "conditional", "search",
-    }  # fmt: skip
+    names = ("cost", "confusions", "groups", "eigenvalues", "recall", "calibration", "learning", "conditional", "search")
+    assert {p.name for p in (tmp_path / "new" / "folder" / "figures").iterdir()} == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
 
 
 def without(comparison: Comparison, *arms: str) -> Comparison:

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from selfinformed.network import families
 from selfinformed.network.averaged import AveragedClassifier
-from selfinformed.network.families import classifiers_of, family_of, labels_of, open_family
+from selfinformed.network.families import FAMILIES, classifiers_of, family_of, labels_of, open_family
 from selfinformed.network.wrap import AttachPoint, wrap
 from selfinformed.pipeline.config import RunConfig
 from selfinformed.pipeline.inputs import Inputs
+from selfinformed.runtime import extras
 from selfinformed.runtime.errors import SelfInformedError
 
 BERT = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -85,7 +85,7 @@ def test_a_transformers_model_that_is_no_classifier(tmp_path):
         open_family("transformers", str(tmp_path), 4)
 
 
-@pytest.mark.parametrize("package", families.FAMILIES)
+@pytest.mark.parametrize("package", FAMILIES)
 def test_a_missing_extra_names_the_command(package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(SelfInformedError, match=rf"{package} is not installed; run: pip install 'selfinformed\[{package}\]'"):
@@ -96,8 +96,8 @@ def test_a_torchvision_of_another_torch_names_the_command(monkeypatch):
     def broken(name):
         raise RuntimeError("operator torchvision::nms does not exist")
 
-    monkeypatch.setattr(families, "importlib", ModuleType("importlib"))
-    monkeypatch.setattr(families.importlib, "import_module", broken, raising=False)
+    monkeypatch.setattr(extras, "importlib", ModuleType("importlib"))
+    monkeypatch.setattr(extras.importlib, "import_module", broken, raising=False)
     message = r"does not work with this torch \(operator torchvision::nms.*pip install --upgrade 'selfinformed\[torchvision\]'"
     with pytest.raises(SelfInformedError, match=message):
         open_family("torchvision", "resnet18", 3)

@@ -25,8 +25,10 @@ from selfinformed.training.stepping import Training
 
 DOCUMENTED = {
     "config.yaml", "counts.safetensors", "groups.json", "plan.json", "probe.json", "heads.safetensors", "config.json", "history.jsonl",
-    "evaluation.json", "comparison.json", "comparison.jsonl", "report.html", "log/training.jsonl", "figures/cost.png", "figures/calibration.png", "figures/learning.png",
-    "figures/confusions.png", "figures/groups.png", "figures/eigenvalues.png",
+    "evaluation.json", "comparison.json", "comparison.jsonl", "report.html",
+    *(f"tables/{name}.{kind}" for name in ("comparison", "groups") for kind in ("csv", "md", "tex")),
+    *(f"figures/{name}.{kind}" for name in ("cost", "confusions", "groups", "eigenvalues", "learning", "calibration") for kind in ("png", "svg")),
+    "log/training.jsonl",
 }  # fmt: skip
 
 

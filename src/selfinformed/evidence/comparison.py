@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,15 +15,20 @@ from selfinformed.data.examples import Examples
 from selfinformed.evidence.arms import ARMS, DESCRIPTIONS, Bench
 from selfinformed.evidence.evaluation import evaluate
 from selfinformed.evidence.journal import Journal
+from selfinformed.evidence.tables import comparison_table
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_json, write_json
 from selfinformed.runtime.progress import progress
+from selfinformed.runtime.tabular import frame, percent
 from selfinformed.runtime.versions import machine, versions
 from selfinformed.structure.average_precision import nan_mean
 from selfinformed.structure.plans import HeadPlan
 from selfinformed.training.features import FeatureStore
 from selfinformed.training.structures import Structure
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 METHODS = ("searched", "confusions")  # what a comparison is about: the first of them that was run
 FORMAT = "selfinformed.comparison/1"
@@ -93,10 +99,8 @@ class Comparison:
         subject, raises, lowers, unclear, beats, loses = _WORDS[method]
         change = raises if gain["low"] > 0 else lowers if gain["high"] < 0 else unclear
         text = f"{subject} {change} mAP@{self.top_k} by {_points(gain)} for {100 * (cost - 1):.1f}% more multiply-adds."
-        others = [arm for arm in self.arms if arm not in (method, "base")]
-        above = [arm for arm in others if self.difference(method, arm)["low"] > 0]
-        below = [arm for arm in others if self.difference(method, arm)["high"] < 0]
-        unsure = [arm for arm in others if arm not in above and arm not in below]
+        above, below = self._told_apart()
+        unsure = [arm for arm in self.arms if arm not in (method, "base", *above, *below)]
         if above:
             text += f" {beats} {_listed(above, self)}."
         if unsure:
@@ -105,9 +109,40 @@ class Comparison:
             text += f" {loses} {_listed(below, self)}, which did better."
         return text
 
+    @property
+    def line(self) -> str:
+        """The same on one line for `grep`, always with these words in this order and `-` for what there is none of:
+        `selfinformed: mAP@K base X method X gain X (LOW to HIGH) cost Xx beats ARM,ARM loses ARM`. mAP in percent, the gain's 95% interval,
+        and the controls that the method surely beats and loses to."""
+        known = {self.method, "base"} <= set(self.arms)
+        above, below = self._told_apart() if known else ([], [])
+        base, method = (percent(float(self.values(arm).mean()) if known else None) for arm in ("base", self.method))
+        gain: dict[str, Any] = self.difference(self.method, "base") if known else dict.fromkeys(("mean", "low", "high"))
+        mean, low, high = (percent(gain[key], "+") for key in ("mean", "low", "high"))
+        cost = f"{self.values(self.method, 'extra_computation').mean():.3f}x" if known else "-"
+        arms = f"beats {','.join(above) or '-'} loses {','.join(below) or '-'}"
+        return f"selfinformed: mAP@{self.top_k} base {base} method {method} gain {mean} ({low} to {high}) cost {cost} {arms}"
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row per arm and seed {arm, seed, mean_average_precision, ..., seconds}; needs the extra `pandas`."""
+        return frame(self.rows)
+
+    def summary_frame(self) -> pd.DataFrame:
+        """A row per arm: means over seeds, and the ends of 95% intervals as KEY_low and KEY_high; needs the extra `pandas`."""
+        return frame(comparison_table(self).rows)
+
+    def _repr_html_(self) -> str:
+        return comparison_table(self).to_html() + f"<p>{html.escape(self.verdict)}</p>"
+
+    def _told_apart(self) -> tuple[list[str], list[str]]:
+        """The controls that the method surely beats, and those that surely beat it."""
+        others = [arm for arm in self.arms if arm not in (self.method, "base")]
+        differences = {arm: self.difference(self.method, arm) for arm in others}
+        return [arm for arm in others if differences[arm]["low"] > 0], [arm for arm in others if differences[arm]["high"] < 0]
+
     def to_dict(self) -> dict[str, Any]:
         return {
-            "format": FORMAT, "top_k": self.top_k, "verdict": self.verdict, "rows": self.rows, "summary": self.summary(),
+            "format": FORMAT, "top_k": self.top_k, "verdict": self.verdict, "line": self.line, "rows": self.rows, "summary": self.summary(),
             "per_label": {arm: values.tolist() for arm, values in self.per_label.items()}, "about": self.about,
         }  # fmt: skip
 

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,9 +16,13 @@ from selfinformed.data.labels import LabelSpace
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import write_json
+from selfinformed.runtime.tabular import Table, frame
 from selfinformed.structure.average_precision import Ranking, nan_mean
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.training.features import FeatureStore, Model, rank, score_batches
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,15 +60,26 @@ class Evaluation:
             for name, members in zip(self.groups.names, self.groups.members, strict=True)
         ]
 
+    def by_label(self) -> list[dict[str, Any]]:
+        """Positives and average precision of each label, NaN without positives."""
+        return [
+            {"label": name, "positives": int(n), "average_precision": float(ap)}
+            for name, n, ap in zip(self.labels.names, self.ranking.positives, self.ranking.average_precision, strict=True)
+        ]
+
     def to_dict(self) -> dict[str, Any]:
         return {
             **self.figures(), "top_k": self.ranking.top_k, "n_examples": self.ranking.n_examples, "groups": self.by_group(),
             "recall_at": {str(k): v for k, v in self.recall_at.items()},
-            "labels": [
-                {"label": name, "positives": int(n), "average_precision": float(ap)}
-                for name, n, ap in zip(self.labels.names, self.ranking.positives, self.ranking.average_precision, strict=True)
-            ],
+            "labels": self.by_label(),
         }  # fmt: skip
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row per label {label, positives, average_precision (NaN without positives)}; needs the extra `pandas`."""
+        return frame(self.by_label())
+
+    def _repr_html_(self) -> str:
+        return Table.of(str(self), self.by_group() or self.by_label(), ("group", "label")).to_html()
 
     def save(self, path: str | Path) -> None:
         """Writes JSON, atomically."""

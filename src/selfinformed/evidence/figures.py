@@ -1,12 +1,14 @@
-"""The report's figures, drawn with matplotlib and written as PNG."""
+"""The figures, drawn with matplotlib for one column of a paper and written as PNG and SVG."""
 
 from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 import numpy.typing as npt
@@ -21,140 +23,202 @@ from selfinformed.structure.groups import LabelGroups
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+INK, QUIET, ACCENT, CONTROL = "#1d2433", "#8a93a5", "#0072b2", "#d55e00"  # told apart under every colour blindness; shapes differ too
 _RUNS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by colour-blind eyes too (Okabe and Ito)
-INK, QUIET, ACCENT, CONTROL = "#1d2433", "#8a93a5", "#0b6e6e", "#c2571a"
+_WIDTH = 3.5  # inches: one column of two
+_FALLBACKS = (  # typefaces for scripts that matplotlib's own lacks, where they are installed
+    "Noto Sans CJK JP", "Noto Sans Arabic", "Noto Sans Hebrew", "Noto Sans Devanagari", "Noto Sans Thai", "Hiragino Sans", "Yu Gothic",
+    "Microsoft YaHei", "Malgun Gothic", "Segoe UI", "Arial Unicode MS",
+)  # fmt: skip
+P = ParamSpec("P")
 
 
+@contextmanager
+def _style() -> Iterator[None]:
+    import matplotlib
+
+    style: dict[Any, Any] = {
+        "font.size": 8, "font.family": _families(), "legend.fontsize": 7, "xtick.labelsize": 7, "ytick.labelsize": 7, "lines.markersize": 4,
+        "lines.linewidth": 1.2, "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "axes.edgecolor": QUIET,
+        "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": False,
+        "legend.frameon": False, "text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "selfinformed",
+    }  # fmt: skip
+    with matplotlib.rc_context(style):
+        yield
+
+
+def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draws in the style, ticks and texts that are added late included."""
+
+    @wraps(draw)
+    def styled(*args: P.args, **options: P.kwargs) -> Figure:
+        with _style():
+            return draw(*args, **options)
+
+    return styled
+
+
+@cache
+def _families() -> list[str]:
+    from matplotlib.font_manager import fontManager
+
+    installed = set(fontManager.get_font_names())
+    return ["DejaVu Sans", *(name for name in _FALLBACKS if name in installed)]
+
+
+@_styled
 def confusion_figure(counts: ConfusionCounts, groups: LabelGroups) -> Figure:
     """The counts with labels ordered by group, at most 1,000 x 1,000 cells, on a logarithmic scale; lines between the groups."""
     from matplotlib.colors import LogNorm
+    from matplotlib.ticker import LogLocator
 
     cells = block_sums(counts.to_scipy(), order_of(groups), MOST_CELLS).toarray()
-    figure, axes = _figure(6.4, 5.6)
+    figure, axes = _figure(2.9)
     shown = np.where(cells > 0, cells, np.nan)
-    image = axes.imshow(shown, cmap="viridis", norm=LogNorm(vmin=1, vmax=max(2, float(cells.max()))), interpolation="nearest", rasterized=True)
+    image = axes.imshow(shown, cmap="viridis", norm=LogNorm(vmin=1, vmax=max(2, float(cells.max()))), interpolation="nearest", aspect="auto", rasterized=True)
     scale = len(cells) / counts.n_labels
     sizes = [len(m) for m in first_groups(groups)]
-    for edge in np.cumsum(sizes) * scale:
-        axes.axhline(edge - 0.5, color="#d23b3b", linewidth=0.8)
-        axes.axvline(edge - 0.5, color="#d23b3b", linewidth=0.8)
+    for edge in np.cumsum(sizes)[:-1] * scale:
+        axes.axhline(edge - 0.5, color=CONTROL, linewidth=0.6)
+        axes.axvline(edge - 0.5, color=CONTROL, linewidth=0.6)
     axes.set_xticks([]), axes.set_yticks((np.cumsum(sizes) - np.array(sizes) / 2) * scale, range(1, len(sizes) + 1))
     other = "annotated" if counts.kind == "confusions" else "detected"
     axes.set_xlabel(f"{other} label, by group"), axes.set_ylabel("detected label, by group")
     axes.tick_params(length=0)
-    figure.colorbar(image, ax=axes, label="examples", shrink=0.8)
+    figure.colorbar(image, ax=axes, label="examples", shrink=0.8, ticks=LogLocator(subs=(1, 2, 5)), format=_whole).minorticks_off()
     return figure
 
 
+@_styled
 def conditional_figure(rows: Sequence[Mapping[str, Any]], base: float) -> Figure:
     """mAP against the multiply-adds executed on average, by how many heads an example may run; `base` is the base's mAP."""
-    figure, axes = _figure(6.4, 4.2)
+    figure, axes = _figure(2.6)
     cost = [100 * (row["extra_computation"] - 1) for row in rows]
     axes.plot(cost, [100 * row["mean_average_precision"] for row in rows], "o-", color=ACCENT)
     for x, row in zip(cost, rows, strict=True):
-        axes.annotate(str(row["top_groups"]), (x, 100 * row["mean_average_precision"]), (4, -11), textcoords="offset points", color=INK)
-    axes.axhline(100 * base, color=QUIET, linestyle="--", linewidth=1)
-    axes.annotate("base", (max(cost), 100 * base), (0, 4), textcoords="offset points", color=QUIET, ha="right")
-    axes.set_xlabel("extra multiply-adds executed on average, %; the numbers are heads per example"), axes.set_ylabel("mAP, %")
+        axes.annotate(str(row["top_groups"]), (x, 100 * row["mean_average_precision"]), (4, -9), textcoords="offset points", color=INK, fontsize=7)
+    axes.axhline(100 * base, color=QUIET, linestyle="--", linewidth=0.8)
+    axes.annotate("base", (max(cost), 100 * base), (0, 3), textcoords="offset points", color=QUIET, ha="right", fontsize=7)
+    axes.set_xlabel("extra multiply-adds executed on average (%)\nnumbers: heads that an example runs"), axes.set_ylabel("mAP (%)")
     return figure
 
 
+@_styled
 def calibration_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """What the probe forecast, with its interval, against what training then gained on test data; within the band they differ by at most half a point.
 
     Args:
         rows: {benchmark, base, forecast, interval (low, high), gain}, one for each benchmark and base, all gains as shares from 0 to 1.
     """
-    figure, axes = _figure(6.4, 5.4)
+    figure, axes = _figure(3.2)
     ends = np.array([100 * value for row in rows for value in (row["forecast"], row["gain"], *row["interval"])] or [0.0])
     line = np.array([min(0.0, ends.min()) - 1, ends.max() + 1])
     axes.fill_between(line, line - 0.5, line + 0.5, color=QUIET, alpha=0.3, linewidth=0)
-    axes.plot(line, line, color=QUIET, linewidth=1)
+    axes.plot(line, line, color=QUIET, linewidth=0.8)
     colours = dict(zip(dict.fromkeys(row["base"] for row in rows), (ACCENT, CONTROL, INK, QUIET), strict=False))
-    for row in rows:
+    rows = sorted(rows, key=lambda row: row["gain"])
+    heights = _spread([100 * row["gain"] for row in rows], float(line[1] - line[0]))
+    for row, height in zip(rows, heights, strict=True):
         x, y, (low, high) = 100 * row["forecast"], 100 * row["gain"], row["interval"]
         colour = colours.get(row["base"], QUIET)
-        axes.errorbar(x, y, xerr=[[max(x - 100 * low, 0)], [max(100 * high - x, 0)]], fmt="o", color=colour, capsize=3, markersize=6)
-        axes.annotate(f"{row['benchmark']}, {row['base']}", (x, y), (6, -11), textcoords="offset points", color=colour, fontsize=9)
-    axes.set_xlim(*line), axes.set_ylim(*line)
-    axes.set_xlabel("gain the probe forecast on hold-out data, points of mAP"), axes.set_ylabel("gained on test data, points of mAP")
+        axes.errorbar(x, y, xerr=[[max(x - 100 * low, 0)], [max(100 * high - x, 0)]], fmt="o", color=colour, capsize=2)
+        right = max(x, 100 * high) + 0.03 * (line[1] - line[0])
+        axes.annotate(f"{row['benchmark']}, {row['base']}", (x, y), (right, height), color=colour, fontsize=7, va="center")
+    axes.set_xlim(line[0], line[1] + 0.4 * (line[1] - line[0])), axes.set_ylim(line[0], max(line[1], *heights, line[0]))
+    axes.set_xlabel("forecast gain on hold-out data (points of mAP)"), axes.set_ylabel("gain on test data (points of mAP)")
     return figure
 
 
+@_styled
 def cost_figure(comparison: Comparison) -> Figure:
     """mAP against multiply-adds, with 95% intervals over seeds."""
-    figure, axes = _figure(6.4, 4.2)
+    figure, axes = _figure(2.6)
     rows = sorted(comparison.summary(), key=lambda row: row["mean_average_precision"])
-    heights = _spread([100 * row["mean_average_precision"] for row in rows])
+    reached = [100 * end for row in rows for end in (row["mean_average_precision"], *row["interval"]) if np.isfinite(end)] or [0.0]
+    span = max(reached) - min(reached) or 1.0
+    heights = _spread([100 * row["mean_average_precision"] for row in rows], span)
     widest = max(100 * (row["extra_computation"] - 1) for row in rows)
     for row, height in zip(rows, heights, strict=True):
         x, y = 100 * (row["extra_computation"] - 1), 100 * row["mean_average_precision"]
         low, high = (100 * v if np.isfinite(v) else y for v in row["interval"])
         colour = ACCENT if row["arm"] == comparison.method else INK if row["arm"] == "base" else CONTROL
-        axes.errorbar(x, y, [[max(y - low, 0)], [max(high - y, 0)]], fmt="o", color=colour, capsize=3, markersize=6)
-        axes.annotate(f"{row['arm']} {y:.1f}", (x, y), (x + 0.04 * max(widest, 1), height), color=colour, fontsize=9, va="center")
-    axes.set_xlim(-0.1 * max(widest, 1), 1.45 * max(widest, 1))
+        axes.errorbar(x, y, [[max(y - low, 0)], [max(high - y, 0)]], fmt="D" if row["arm"] == comparison.method else "o", color=colour, capsize=2)
+        leader = {"arrowstyle": "-", "color": QUIET, "linewidth": 0.4, "shrinkA": 1, "shrinkB": 3}
+        axes.annotate(
+            f"{row['arm']} {y:.1f}", (x, y), (x + 0.1 * max(widest, 1), height), color=colour, fontsize=7, va="center", arrowprops=leader
+        )  # fmt: skip
+    axes.set_xlim(-0.1 * max(widest, 1), 1.55 * max(widest, 1))
+    axes.set_ylim(min(reached) - 0.05 * span, np.nanmax([*reached, *heights]) + 0.05 * span)
     axes.set_xlabel("extra multiply-adds (%)"), axes.set_ylabel(f"mAP@{comparison.top_k} (%)")
     return figure
 
 
+@_styled
 def runs_figure(comparisons: Mapping[str, Comparison]) -> Figure:
     """mAP against multiply-adds of every arm of several runs; each run's method is filled and joined to its base."""
-    figure, axes = _figure(6.4, 4.2)
+    figure, axes = _figure(2.6)
     for (name, comparison), colour in zip(comparisons.items(), itertools.cycle(_RUNS), strict=False):
         rows = {row["arm"]: (100 * (row["extra_computation"] - 1), 100 * row["mean_average_precision"]) for row in comparison.summary()}
         axes.plot([x for x, _ in rows.values()], [y for _, y in rows.values()], "o", markerfacecolor="none", color=colour)
         ends = [rows[arm] for arm in ("base", comparison.method) if arm in rows]
         axes.plot([x for x, _ in ends], [y for _, y in ends], "o-", color=colour, label=_short(name))
     axes.set_xlabel("extra multiply-adds (%)"), axes.set_ylabel("mAP (%)")
-    axes.legend(frameon=False)
+    axes.legend()
     return figure
 
 
+@_styled
 def group_gain_figure(comparison: Comparison, groups: LabelGroups) -> Figure:
     """Gain over the base in mean average precision of the method and of random groups, for each group of labels."""
     shown = [arm for arm in (comparison.method, "random") if {arm, "base"} <= comparison.per_label.keys()]
-    figure, axes = _figure(6.4, 0.9 + 0.55 * len(groups))
+    figure, axes = _figure(0.8 + 0.42 * len(groups))
     for i, arm in enumerate(shown):
         gains = [100 * nan_mean((comparison.per_label[arm] - comparison.per_label["base"])[m]) for m in groups.members]
-        height = 0.8 / len(shown)
-        axes.barh(np.arange(len(groups)) + i * height, gains, height * 0.92, color=ACCENT if arm == comparison.method else CONTROL, label=arm)
-    names = [f"{i + 1}: {_short(name)}" for i, name in enumerate(groups.names)]
-    axes.set_yticks(np.arange(len(groups)) + 0.4 - 0.4 / max(len(shown), 1), names, fontsize=8.5)
-    axes.invert_yaxis()
+        height = 0.56 / len(shown)
+        axes.barh(np.arange(len(groups)) + i * height, gains, height * 0.9, color=ACCENT if arm == comparison.method else CONTROL, label=arm)
+    axes.set_yticks(np.arange(len(groups)) + 0.28 - 0.28 / max(len(shown), 1), range(1, len(groups) + 1))
+    for i, name in enumerate(groups.names):
+        axes.annotate(_short(name), (0, i - 0.14), (2, 1), textcoords="offset points", xycoords=("axes fraction", "data"), fontsize=7, va="bottom")
+    axes.set_ylim(len(groups) - 0.4, -0.6)
     axes.axvline(0, color=INK, linewidth=0.8)
-    axes.set_xlabel("gain over base, points of average precision")
+    axes.set_xlabel("gain over base (points of average precision)"), axes.set_ylabel("group")
+    axes.tick_params(axis="y", length=0)
     if shown:
-        axes.legend(frameon=False, fontsize=9)
+        figure.legend(loc="outside upper right", ncols=2)
     return figure
 
 
+@_styled
 def eigenvalue_figure(groups: LabelGroups) -> Figure:
     """The leading eigenvalues; the last one used is followed by the gap."""
-    figure, axes = _figure(6.4, 3.0)
+    figure, axes = _figure(2.0)
     values = np.array(groups.eigenvalues)
     n = len(groups)
-    axes.plot(np.arange(1, len(values) + 1), values, "o-", color=QUIET, markersize=4)
-    axes.plot(np.arange(1, n + 1)[: len(values)], values[:n], "o", color=ACCENT, markersize=6, label=f"{n} groups")
+    axes.plot(np.arange(1, len(values) + 1), values, "o-", color=QUIET)
+    axes.plot(np.arange(1, n + 1)[: len(values)], values[:n], "D", color=ACCENT, label=f"{n} groups")
     axes.set_xlabel("eigenvalue number"), axes.set_ylabel("eigenvalue")
-    axes.legend(frameon=False)
+    axes.legend()
     return figure
 
 
+@_styled
 def sweep_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """For several numbers of groups: the eigenvalues and the gap after each, the share of confusions within groups, and the groups' sizes."""
-    figure, (gaps, within, sizes) = _figure(6.4, 7.2, 3)
+    from matplotlib.ticker import LogLocator
+
+    figure, (gaps, within, sizes) = _figure(4.4, 3)
     numbers = [row["n_groups"] for row in rows]
     values = np.array(rows[0]["eigenvalues"])
-    gaps.plot(np.arange(1, len(values) + 1), values, ".-", color=QUIET, markersize=4)
-    gaps.plot(numbers, values[np.array(numbers) - 1], "o", color=ACCENT, markersize=6)
+    gaps.plot(np.arange(1, len(values) + 1), values, ".-", color=QUIET)
+    gaps.plot(numbers, values[np.array(numbers) - 1], "D", color=ACCENT)
     gaps.set_ylabel("eigenvalue")
     within.plot(numbers, [100 * row["within_share"] for row in rows], "o-", color=ACCENT)
-    within.set_ylim(bottom=0)
+    within.set_ylim(0, 105)
     within.set_ylabel("confusions\nwithin groups (%)")
     for row in rows:
-        sizes.plot([row["n_groups"]] * len(row["sizes"]), row["sizes"], "_", color=INK, markersize=9)
+        sizes.plot([row["n_groups"]] * len(row["sizes"]), row["sizes"], "_", color=INK, markersize=6)
     sizes.set_yscale("log")
+    sizes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5))), sizes.yaxis.set_major_formatter(_whole), sizes.yaxis.set_minor_formatter("")
     sizes.set_ylabel("labels in each group")
     for axes in (gaps, within, sizes):
         axes.set_xlim(0, max(*numbers, len(values)) + 1)
@@ -162,55 +226,63 @@ def sweep_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
+@_styled
 def recall_figure(curves: Mapping[str, Mapping[int, float]]) -> Figure:
     """Recall at k on the mapped labels, as in the paper's Figure 2."""
-    figure, axes = _figure(6.4, 3.8)
-    for name, colour in (("base", INK), ("augmented", ACCENT)):
+    figure, axes = _figure(2.4)
+    for name, colour, marker in (("base", INK, "o"), ("augmented", ACCENT, "D")):
         if name in curves:
             ks = sorted(curves[name])
-            axes.plot(ks, [100 * curves[name][k] for k in ks], "o-", color=colour, markersize=4, label=name)
+            axes.plot(ks, [100 * curves[name][k] for k in ks], f"{marker}-", color=colour, label=name)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("k"), axes.set_ylabel("recall at k (%)")
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(loc="lower right")
     return figure
 
 
+@_styled
 def reliability_figure(bins: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """How often the best label is annotated against the probability it was given, for each network (`Calibration.rows`); marks grow with the examples."""
-    figure, axes = _figure(6.4, 4.6)
-    axes.plot([0, 100], [0, 100], color=QUIET, linewidth=1, linestyle="--")
+    figure, axes = _figure(2.6)
+    axes.plot([0, 100], [0, 100], color=QUIET, linewidth=0.8, linestyle="--")
     for (name, rows), colour in zip(bins.items(), (INK, ACCENT), strict=False):
         shown = [row for row in rows if row["n"]]
         most = max((row["n"] for row in shown), default=1)
         x, y = ([100 * row[column] for row in shown] for column in ("confidence", "accuracy"))
-        axes.plot(x, y, color=colour, linewidth=1.2, label=name)
-        axes.scatter(x, y, [8 + 70 * row["n"] / most for row in shown], color=colour, linewidths=0)
+        axes.plot(x, y, color=colour, label=name)
+        axes.scatter(x, y, [4 + 30 * row["n"] / most for row in shown], color=colour, linewidths=0)
     axes.set_xlabel("probability of the best label (%)"), axes.set_ylabel("examples annotated with it (%)")
-    axes.legend(frameon=False, loc="upper left")
+    axes.legend(loc="upper left")
     return figure
 
 
+@_styled
 def learning_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """The training loss, and a held-out figure where one was watched, against steps: rows of training.jsonl or of history.jsonl."""
+    from matplotlib.ticker import LogLocator
+
     watched = next((name for row in rows for name in row if name.startswith("holdout_")), None)
-    figure, axes = _figure(6.4, 3.8)
+    figure, axes = _figure(2.4)
     losses = [(row.get("step", row.get("steps", i)), row["loss"]) for i, row in enumerate(rows) if "loss" in row]
-    axes.plot(*zip(*losses, strict=True), "o-" if len(losses) < 12 else "-", color=ACCENT, markersize=4, linewidth=1.2, label="loss")
+    axes.plot(*zip(*losses, strict=True), "o-" if len(losses) < 12 else "-", color=ACCENT, label="loss")
     values = [loss for _, loss in losses]
     if 0 < 20 * min(values) < max(values):
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5))), axes.yaxis.set_major_formatter("{x:g}"), axes.yaxis.set_minor_formatter("")
     axes.set_xlabel("step"), axes.set_ylabel("training loss")
     if watched:
         other = axes.twinx()
         found = [(row.get("step", row.get("steps", i)), row[watched]) for i, row in enumerate(rows) if row.get(watched) is not None]
-        other.plot(*zip(*found, strict=True), "o-", color=CONTROL, markersize=4)
+        other.plot(*zip(*found, strict=True), "D-", color=CONTROL)
+        other.spines.right.set_visible(True)
         other.set_ylabel(watched.replace("_", " "), color=CONTROL)
     return figure
 
 
+@_styled
 def search_figure(trials: Sequence[Mapping[str, Any]]) -> Figure:
     """What a search tried: mAP on hold-out data against executed multiply-adds; larger marks were trained longer, hollow ones are dense heads."""
-    figure, axes = _figure(6.4, 4.2)
+    figure, axes = _figure(2.6)
     longest = max(trial["epochs"] for trial in trials)
     for trial in trials:
         score = trial["mean_average_precision"]
@@ -219,11 +291,11 @@ def search_figure(trials: Sequence[Mapping[str, Any]]) -> Figure:
         dense = trial["choice"]["grouping"] == "dense"
         colour = CONTROL if dense else ACCENT
         axes.scatter(
-            100 * (trial["extra_computation"] - 1), 100 * score, 14 + 50 * trial["epochs"] / longest, facecolors="none" if dense else colour, edgecolors=colour
+            100 * (trial["extra_computation"] - 1), 100 * score, 8 + 24 * trial["epochs"] / longest, facecolors="none" if dense else colour, edgecolors=colour
         )
     axes.plot([], [], "o", color=ACCENT, label="specialists"), axes.plot([], [], "o", markerfacecolor="none", color=CONTROL, label="dense")
     axes.set_xlabel("extra multiply-adds executed on average (%)"), axes.set_ylabel("mAP on hold-out data (%)")
-    axes.legend(frameon=False)
+    axes.legend()
     return figure
 
 
@@ -232,10 +304,8 @@ def inline_svg(figure: Figure, name: str) -> str:
     import io
     import re
 
-    import matplotlib
-
     buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), warnings.catch_warnings():
+    with _style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
         figure.savefig(buffer, format="svg", bbox_inches="tight", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
@@ -250,10 +320,15 @@ def inline_svg(figure: Figure, name: str) -> str:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Writes a PNG, atomically."""
-    with written_atomically(path) as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # label names may be in any script; the page beside shows them
-        figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight")
+    """Writes a PNG, and beside it an SVG whose text is text and whose bytes depend on the figure alone; each atomically.
+
+    Texts are not read as formulas, so a logarithmic axis needs a formatter of its own.
+    """
+    with _style(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # label names may be in any script; the SVG and the page beside show them
+        for format, about in (("png", {}), ("svg", {"Date": None})):
+            with written_atomically(path.with_suffix(f".{format}")) as temporary:
+                figure.savefig(temporary, format=format, dpi=300, metadata=about)
 
 
 def first_groups(groups: LabelGroups) -> list[npt.NDArray[np.int64]]:
@@ -262,31 +337,28 @@ def first_groups(groups: LabelGroups) -> list[npt.NDArray[np.int64]]:
     return [np.flatnonzero(assignment == g) for g in range(len(groups))]
 
 
-def _figure(width: float, height: float, rows: int = 1) -> tuple[Figure, Any]:
-    import matplotlib.style
+def _figure(height: float, rows: int = 1) -> tuple[Figure, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    style: dict[Any, Any] = {
-        "font.size": 10, "axes.edgecolor": QUIET, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
-        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": False, "text.parse_math": False,
-    }  # fmt: skip
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasAgg(figure)
-        return figure, figure.subplots(rows)
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows)
 
 
-def _spread(heights: Sequence[float]) -> list[float]:
-    """Label heights, rising, moved apart so that none overlap."""
-    if not heights:
-        return []
-    step = max(1e-9, 0.06 * (max(heights) - min(heights) or 1.0))
-    placed = [heights[0]]
-    for height in heights[1:]:
-        placed.append(max(height, placed[-1] + step))
+def _spread(heights: Sequence[float], span: float) -> list[float]:
+    """Label heights, rising, moved apart so that none overlap on axes of that span."""
+    placed: list[float] = []
+    for height in heights:
+        placed.append(max(height, placed[-1] + 0.065 * span) if placed else height)
     return placed
 
 
-def _short(name: str, most: int = 38) -> str:
+def _whole(value: float, _: int | None = None) -> str:
+    """A tick of a logarithmic axis, without the formula that matplotlib would set."""
+    return f"{value:,.0f}"
+
+
+def _short(name: str, most: int = 48) -> str:
+    name = "".join(c if c.isprintable() else " " for c in name)
     return name if len(name) <= most else name[: most - 1] + "…"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.extras import extra
 
 FAMILIES = ("timm", "torchvision", "transformers")
 _TASKS = ("ForImageClassification", "ForSequenceClassification", "ForAudioClassification")
@@ -83,22 +83,6 @@ def open_family(family: str, name: str, n_labels: int | None, options: Mapping[s
         raise SelfInformedError(f"model: {family}:{name} cannot be made ({type(error).__name__}: {error}){hint}") from None
     assert isinstance(model, nn.Module)
     return model
-
-
-def extra(package: str) -> Any:
-    """Imports an optional package, or says how to install it."""
-    try:
-        module = importlib.import_module(package)
-        if package == "torchvision":
-            importlib.import_module("torchvision.models")
-    except ImportError:
-        raise SelfInformedError(f"model: {package} is not installed; run: pip install 'selfinformed[{package}]'") from None
-    except RuntimeError as error:  # a torchvision that was built for another torch
-        reason = str(error).splitlines()[0]
-        raise SelfInformedError(
-            f"model: the installed {package} does not work with this torch ({reason}); run: pip install --upgrade 'selfinformed[{package}]'"
-        ) from None
-    return module
 
 
 def _open_transformers(transformers: Any, name: str, n_labels: int | None, options: dict[str, Any]) -> nn.Module:

@@ -21,6 +21,7 @@ from selfinformed.network.calls import Call, call, evaluating, logits_of, record
 from selfinformed.network.cost import Cost, cost
 from selfinformed.network.families import classifiers_of, labels_of
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.tabular import Table
 
 Output = Literal["softmax", "logistic"]
 Reduce = Literal["flatten", "mean", "channels_last_mean", "first", "map"]
@@ -178,6 +179,11 @@ class WrappedClassifier:
             f"stack of {len(self.stack_names)} linear layers, classifier {' and '.join(map(repr, self.classifier_names))} "
             f"with {self.n_labels} labels, {self.cost.multiply_adds / 1e6:.4g} M multiply-adds)"
         )
+
+    def _repr_html_(self) -> str:
+        cost = self.cost
+        rows = [{"part": part, "multiply_adds": n, "parameters": cost.parameters_by_part[part]} for part, n in cost.by_part.items()]
+        return Table.of(repr(self), rows, ("part",)).to_html()
 
 
 def wrap(

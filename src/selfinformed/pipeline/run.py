@@ -23,6 +23,7 @@ from selfinformed.evidence.figures import conditional_figure, save_figure, sweep
 from selfinformed.evidence.latency import latency
 from selfinformed.evidence.mistakes import mistakes
 from selfinformed.evidence.reporting import Findings, report
+from selfinformed.evidence.tables import write_tables
 from selfinformed.network.stages import with_earlier_points
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.pipeline.config import RunConfig, read_config
@@ -339,7 +340,7 @@ class Run:
         return self._stage("search", "search.json", read, make, lambda s, path: write_json(path, s))
 
     def report(self) -> Path:
-        """report.html and figures/*.png, written anew from the other artefacts."""
+        """report.html, figures/*.png and *.svg, and tables/*.csv, *.md and *.tex, written anew from the other artefacts."""
         title = f"selfinformed: {self.config.model}, {self.net.n_labels:,} labels"
         findings = Findings(
             title, self.net.labels, self.counts(), self.groups(), self.plan(), self.comparison(), self.headroom(), self.evaluation(),
@@ -347,6 +348,8 @@ class Run:
             conditional=self._there("conditional.json") or (), history=self._history(), images=self.inputs.pictures(self.groups()),
             config=self.config.to_dict(),
         )  # fmt: skip
+        trials = self.search()["trials"] if (self.folder / "search.json").exists() else ()
+        write_tables(self.folder / "tables", self.comparison(), self.groups(), self.labels, self.plan(), trials)
         return report(findings, self.folder)
 
     def latency(self) -> dict[str, Any]:

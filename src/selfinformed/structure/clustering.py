@@ -255,16 +255,3 @@ def kmeans(points: npt.NDArray[Any], n: int, seed: int) -> IntArray:
             labels[order] = best.labels_
             return labels
     return np.asarray(best.labels_, dtype=np.int64)
-
-
-def top_confusions(counts: ConfusionCounts, n: int) -> list[tuple[int, int, int]]:
-    """The n pairs (detected, annotated, count) counted most with the two labels different, largest first."""
-    matrix = counts.to_scipy().tocoo()
-    rows, columns = matrix.coords
-    off = rows != columns
-    rows, columns, data = rows[off], columns[off], matrix.data[off]
-    if counts.kind == "codetections":
-        upper = rows < columns
-        rows, columns, data = rows[upper], columns[upper], data[upper]
-    order = np.lexsort([columns, rows, -data])[:n]
-    return [(int(rows[i]), int(columns[i]), int(data[i])) for i in order]

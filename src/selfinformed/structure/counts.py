@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 import torch
 
+from selfinformed.data.labels import LabelSpace
 from selfinformed.data.targets import Targets, as_targets
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_tensors, write_tensors
+from selfinformed.runtime.tabular import Table, frame
 from selfinformed.structure import accelerated, kernels
 from selfinformed.structure.detections import detections
 from selfinformed.structure.tables import CountTable, in_threads, narrowest
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Kind = Literal["confusions", "codetections"]
 FORMAT = "selfinformed.counts/2"
@@ -102,6 +107,25 @@ class ConfusionCounts:
         """The counts as int64 CSR [C, C], indexed [detected, annotated] (eq. 4: [detected, detected])."""
         self._settle()
         return self._table.transposed()
+
+    def most_confused(self, n: int = 20, labels: LabelSpace | None = None) -> list[dict[str, Any]]:
+        """The n pairs {detected, annotated, examples} of two labels counted most, largest first; by name where `labels` are given. Of
+        co-detections each pair stands once, as {detected, also_detected, examples}."""
+        matrix = self.to_scipy().tocoo()
+        rows, columns = matrix.coords
+        off = rows < columns if self.kind == "codetections" else rows != columns
+        rows, columns, data = rows[off], columns[off], matrix.data[off]
+        order = np.lexsort([columns, rows, -data])[:n]
+        other = "annotated" if self.kind == "confusions" else "also_detected"
+        named: Callable[[int], Any] = (lambda label: labels.names[label]) if labels else int
+        return [{"detected": named(rows[i]), other: named(columns[i]), "examples": int(data[i])} for i in order]
+
+    def to_frame(self, n: int = 20, labels: LabelSpace | None = None) -> pd.DataFrame:
+        """`most_confused` as a frame; needs the extra `pandas`."""
+        return frame(self.most_confused(n, labels))
+
+    def _repr_html_(self) -> str:
+        return Table.of(f"{self.kind} in {self.n_examples:,} examples, top {self.top_k} of {self.n_labels:,} labels", self.most_confused()).to_html()
 
     @property
     def nbytes(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,10 @@ import numpy.typing as npt
 from selfinformed.data.labels import LabelSpace
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_json, write_json
+from selfinformed.runtime.tabular import Table, frame
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMAT = "selfinformed.groups/1"
 IntArray = npt.NDArray[np.int64]
@@ -91,6 +95,19 @@ class LabelGroups:
         """Names each group by its first three labels."""
         names = tuple(", ".join(labels.names[i] for i in m[:3]) for m in self.members)
         return LabelGroups(self.n_labels, self.members, names, self.method, self.eigenvalues)
+
+    def to_frame(self, labels: LabelSpace | None = None) -> pd.DataFrame:
+        """A row {label, name (where `labels` are given), group, group_name} per label and group that it is in, by group; labels in none come
+        last, with group -1. Needs the extra `pandas`."""
+        rows = [(label, i, self.names[i]) for i, members in enumerate(self.members) for label in members.tolist()]
+        rows += [(label, -1, "") for label in self.ungrouped.tolist()]
+        return frame(
+            {"label": label, **({"name": labels.names[label]} if labels else {}), "group": group, "group_name": name} for label, group, name in rows
+        )
+
+    def _repr_html_(self) -> str:
+        rows = [{"group": i + 1, "name": name, "labels": size} for i, (name, size) in enumerate(zip(self.names, self.sizes, strict=True))]
+        return Table.of(f"{len(self)} groups of {self.n_labels:,} labels; {len(self.ungrouped):,} in none", rows, ("name",)).to_html()
 
     def to_dict(self) -> dict[str, Any]:
         return {

@@ -16,6 +16,7 @@ from selfinformed.network.trunk import TrunkEnd, trunk_end
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_json, write_json
+from selfinformed.runtime.tabular import Table
 from selfinformed.structure.counts import ConfusionCounts
 from selfinformed.structure.groups import LabelGroups
 
@@ -143,6 +144,18 @@ class HeadPlan:
     def extra_computation(self) -> float:
         """Augmented over base multiply-adds, as in the paper's Table 2."""
         return self.multiply_adds / self.base_multiply_adds
+
+    def by_head(self) -> list[dict[str, Any]]:
+        """A row {head, group, labels, widths, multiply_adds, parameters} for each head."""
+        columns = zip(self.groups.names, self.groups.sizes, self.hidden, self.head_multiply_adds, self.head_parameters, strict=True)
+        return [
+            {"head": i + 1, "group": name, "labels": size, "widths": "-".join(map(str, widths)), "multiply_adds": cost, "parameters": parameters}
+            for i, (name, size, widths, cost, parameters) in enumerate(columns)
+        ]
+
+    def _repr_html_(self) -> str:
+        title = f"{len(self.groups)} heads, {self.multiply_adds:,} multiply-adds with the network ({self.extra_computation:.3f}x)"
+        return Table.of(title, self.by_head(), ("group",)).to_html()
 
     def with_groups(self, groups: LabelGroups) -> HeadPlan:
         """The same widths for other groups of the same sizes, as the random control needs."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +12,14 @@ import numpy.typing as npt
 from selfinformed.data.predictions import Predictions
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.progress import progress
+from selfinformed.runtime.tabular import frame
 from selfinformed.structure.clustering import cluster
 from selfinformed.structure.counts import ConfusionCounts, Kind
 from selfinformed.structure.groupings import Method
 from selfinformed.structure.groups import LabelGroups
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _STREAM = 0x5AB1  # numpy's seeds [0, 0, 0] and 0 are one: without a number of our own, halves could follow the order of the user's random data
 Weights = Callable[[np.random.Generator, int], npt.NDArray[np.int64]]
@@ -34,6 +38,11 @@ class Stability:
     n_groups: int
     halves: float
     bootstraps: tuple[float, ...]
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row {sample, adjusted_rand_index} for the halves and for each bootstrap; needs the extra `pandas`."""
+        rows = [("halves", self.halves), *((f"bootstrap {i + 1}", index) for i, index in enumerate(self.bootstraps))]
+        return frame({"sample": sample, "adjusted_rand_index": index} for sample, index in rows)
 
     def __str__(self) -> str:
         bootstraps = f"; {len(self.bootstraps)} bootstraps agree with them {min(self.bootstraps):.2f} to {max(self.bootstraps):.2f}" if self.bootstraps else ""

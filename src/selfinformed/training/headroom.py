@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from selfinformed.data.labels import LabelSpace
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import write_json
+from selfinformed.runtime.tabular import Table, frame
 from selfinformed.structure.average_precision import Ranking, nan_mean
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import HeadPlan, plan
@@ -25,6 +26,9 @@ from selfinformed.training.features import FeatureStore, Model, metrics_of, rank
 from selfinformed.training.fitting import fit
 from selfinformed.training.forecasting import WORTH_IT, Diagnosis, Forecast, Judged, Limit, foresee
 from selfinformed.training.structures import scaled
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _SIDE_BY_SIDE = "all attach points side by side"
 
@@ -115,6 +119,16 @@ class Headroom:
         gains = self.by_label()
         order = [i for i in np.argsort(-gains, kind="stable") if np.isfinite(gains[i])][:n]
         return [{"label": self.labels.names[i], "base": self.base.average_precision[i], "gain": gains[i]} for i in order]
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row per label {label, base, classifier, dense (average precision with each, NaN without positives), gain (dense over base)}; needs
+        the extra `pandas`."""
+        columns = [ranking.average_precision.tolist() for ranking in (self.base, self.classifier, self.dense)]
+        rows = zip(self.labels.names, *columns, self.by_label().tolist(), strict=True)
+        return frame(dict(zip(("label", "base", "classifier", "dense", "gain"), row, strict=True)) for row in rows)
+
+    def _repr_html_(self) -> str:
+        return Table.of(self.verdict, self.points, ("attach",)).to_html()
 
     def to_dict(self) -> dict[str, Any]:
         return {

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,11 +23,15 @@ from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import plain, write_text
 from selfinformed.runtime.progress import progress
+from selfinformed.runtime.tabular import Table, frame
 from selfinformed.structure.counts import ConfusionCounts, Kind
 from selfinformed.structure.plans import HeadPlan
 from selfinformed.training.features import FeatureStore, rank
 from selfinformed.training.recipe import Recipe
 from selfinformed.training.structures import Builder, Choice, Structure
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMAT = "selfinformed.search/1"
 _KEPT = 3  # one in so many goes on to the next round, which trains so many times longer
@@ -163,6 +167,15 @@ class SearchResult:
         if len(self.best.plan.groups) == 1:
             return text + "Specialists were not worth it: no structure with groups did better than this dense head."
         return text + f"Specialists were worth it: {100 * self.over_dense:+.2f} over the best dense head ({self.dense.description})."
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row per trial {structure, round, epochs, mean_average_precision, extra_computation, seconds, and each attribute of its `Choice`};
+        needs the extra `pandas`."""
+        return frame({**{key: value for key, value in row.items() if key != "choice"}, **row["choice"]} for row in self.trials)
+
+    def _repr_html_(self) -> str:
+        keys = ("structure", "round", "mean_average_precision", "extra_computation", "seconds")
+        return Table.of(self.verdict, ({key: row[key] for key in keys} for row in self.trials), ("structure",)).to_html()
 
     def to_dict(self) -> dict[str, Any]:
         return {

@@ -8,18 +8,22 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from selfinformed.data.targets import Targets
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.progress import progress
+from selfinformed.runtime.tabular import frame
 from selfinformed.training.checkpoints import Checkpoint
 from selfinformed.training.logs import TrainingLog
 from selfinformed.training.losses import Objective
 from selfinformed.training.processes import Processes
 from selfinformed.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Forward = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
 _LOSS_EVERY = 4  # steps; training needs only its gradient
@@ -36,6 +40,10 @@ class History:
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
+
+    def to_frame(self) -> pd.DataFrame:
+        """The rows as a frame; needs the extra `pandas`."""
+        return frame(self.rows)
 
 
 class Order:
