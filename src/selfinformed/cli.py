@@ -266,7 +266,7 @@ def compare(run: Run, json: bool) -> None:
 @_verb(_INPUTS + _COUNTS + _FIT + ["budget", "budget_of", "candidates", "rounds", "map_k", "seed"], "selfinformed search config.yaml --budget 0.03")
 def search(run: Run, json: bool) -> None:
     """Finds which structure at a budget helps most, judged on hold-out data, and says whether specialists were worth it."""
-    from selfinformed.evidence.tables import trial_table
+    from selfinformed.evidence.papers import trial_table
 
     result = run.search()
     _show(json, result, trial_table(result["trials"]), result["verdict"])
@@ -371,7 +371,7 @@ def _price(run: Run) -> str:
 
 def _show_comparison(run: Run, json: bool) -> None:
     """The table of arms, the verdict, and at the end one line for `grep`."""
-    from selfinformed.evidence.tables import comparison_table
+    from selfinformed.evidence.papers import comparison_table
 
     comparison = run.comparison()
     _show(json, comparison.to_dict(), comparison_table(comparison))
@@ -380,7 +380,7 @@ def _show_comparison(run: Run, json: bool) -> None:
 
 
 def _group_table(run: Run) -> Table:
-    from selfinformed.evidence.tables import group_table
+    from selfinformed.evidence.papers import group_table
 
     return group_table(run.groups(), run.labels)
 

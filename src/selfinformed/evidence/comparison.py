@@ -15,7 +15,7 @@ from selfinformed.data.examples import Examples
 from selfinformed.evidence.arms import ARMS, DESCRIPTIONS, Bench
 from selfinformed.evidence.evaluation import evaluate
 from selfinformed.evidence.journal import Journal
-from selfinformed.evidence.tables import comparison_table
+from selfinformed.evidence.papers import comparison_table
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_json, write_json

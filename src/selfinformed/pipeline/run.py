@@ -22,8 +22,8 @@ from selfinformed.evidence.evaluation import evaluate
 from selfinformed.evidence.figures import conditional_figure, save_figure, sweep_figure
 from selfinformed.evidence.latency import latency
 from selfinformed.evidence.mistakes import mistakes
+from selfinformed.evidence.papers import write_tables
 from selfinformed.evidence.reporting import Findings, report
-from selfinformed.evidence.tables import write_tables
 from selfinformed.network.stages import with_earlier_points
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.pipeline.config import RunConfig, read_config

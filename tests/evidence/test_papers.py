@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from selfinformed.data.labels import LabelSpace
 from selfinformed.evidence.arms import ARMS
 from selfinformed.evidence.comparison import Comparison
-from selfinformed.evidence.tables import comparison_table, group_table, to_csv, to_latex, to_markdown, trial_table, write_tables
+from selfinformed.evidence.papers import comparison_table, group_table, to_csv, to_latex, to_markdown, trial_table, write_tables
 from selfinformed.runtime.tabular import Column, Table
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import HeadPlan
