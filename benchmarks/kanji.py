@@ -25,6 +25,13 @@ def task(kind: str) -> Task:
         for name, part, seed in (("train", "train", 0), ("holdout", "holdout", 0), ("test", "test", 0), ("views", "test", 1))
     )
     arms = ("base", "classifier", "confusions", "codetections", "random", "dense", "hinton", "gated", "adapter", "searched")
+    if kind == "converged":  # there a tenth of the rates is enough, and more is too much
+        arms = ("base", "classifier", "confusions", "random", "dense", "searched")
+        rates = {"learning_rate": 3e-4, "classifier_learning_rate": 1e-4}
+        return Task(
+            "kanji", kind, net, train, holdout, test, views, log_seconds("kanji", kind), 1.0, SPACE, candidates=8, rounds=1, arms=arms, curve=(),
+            training=rates, tuning=(1.0, 3.0),
+        )  # fmt: skip
     return Task("kanji", kind, net, train, holdout, test, views, log_seconds("kanji", kind), 1.0, SPACE, arms=arms)
 
 

@@ -35,6 +35,7 @@ N_GROUPS, GROUP_SIZE = 6, 6
 N_LABELS = N_GROUPS * GROUP_SIZE
 PLANTED = LabelGroups(N_LABELS, tuple(np.arange(N_LABELS).reshape(N_GROUPS, GROUP_SIZE)), tuple(f"planted {i}" for i in range(N_GROUPS)))
 
+pytest_plugins = ["browsing"]
 torch.set_num_threads(1)  # so small a problem gains nothing from more
 
 

@@ -61,6 +61,22 @@ def test_demo_ends_in_a_table_and_a_report(demo):
     } <= files  # fmt: skip
 
 
+def test_the_demos_report_opens_in_a_browser(demo, opened):
+    folder, _ = demo
+    path = folder / "report.html"
+    assert path.stat().st_size < 15_000_000
+    for _ in range(5):  # the machine may be busy with something else
+        tab = opened(path)
+        if tab.seconds < 3:
+            break
+    assert tab.seconds < 3
+    tab.page.fill("#search", "word:GREEK")
+    tab.page.press("#search", "Enter")
+    assert "word:GREEK" in tab.text("#label-page h3")
+    assert tab.page.locator("#groups img").count() > 50
+    assert tab.troubles == []
+
+
 def test_demo_probe_forecasts_what_training_gains(demo, table):
     headroom = json.loads((demo[0] / "probe.json").read_text())
     assert headroom["worth_it"]

@@ -73,7 +73,7 @@ def forbid(monkeypatch, *names: str) -> None:
         monkeypatch.setattr(module, name, lambda *_, name=name, **__: pytest.fail(f"{name} was called again"))
 
 
-STAGES = ("count", "cluster", "plan", "probe", "fit", "evaluate", "compare", "augment")
+STAGES = ("count", "cluster", "plan", "probe", "fit", "judge", "compare", "augment")
 
 
 def test_just_the_documented_files_are_made(done: Run) -> None:
@@ -112,7 +112,7 @@ def test_a_second_run_computes_nothing_again(workspace: Path, monkeypatch) -> No
     ("name", "stage"),
     [
         ("counts.safetensors", "count"), ("groups.json", "cluster"), ("plan.json", "plan"), ("probe.json", "probe"), ("heads.safetensors", "fit"),
-        ("config.json", "fit"), ("evaluation.json", "evaluate"), ("comparison.json", "compare"),
+        ("config.json", "fit"), ("evaluation.json", "judge"), ("comparison.json", "compare"),
     ],
 )  # fmt: skip
 def test_a_deleted_artefact_is_made_again_and_nothing_else(done: Run, workspace: Path, monkeypatch, name: str, stage: str) -> None:

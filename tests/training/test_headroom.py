@@ -12,6 +12,7 @@ from torch import nn
 
 from conftest import N_LABELS, Problem, SmallNet, make_problem
 from selfinformed.augmented.network import augment
+from selfinformed.data.targets import as_targets
 from selfinformed.network.stages import with_earlier_points
 from selfinformed.network.wrap import AttachPoint, wrap
 from selfinformed.runtime.errors import SelfInformedError
@@ -242,3 +243,13 @@ def test_few_examples_are_enough(problem: Problem, n: int) -> None:
 def test_what_cannot_be_probed_is_said(problem: Problem, options: dict[str, float], n: int, message: str) -> None:
     with pytest.raises(SelfInformedError, match=message):
         probe(problem.net, problem.train.take(range(5)), problem.holdout.take(range(n)), **options)
+
+
+def test_a_base_near_chance_is_named(problem: Problem) -> None:
+    """As where label folders stand in another order than the outputs."""
+    order = np.random.default_rng(0).permutation(36)
+    shuffled = [replace(store, targets=as_targets(order[store.targets.labels], 36)) for store in (problem.store("train"), problem.store("holdout"))]
+    found = probe(problem.net, *shuffled, width=16, epochs=1)
+    assert found.near_chance
+    assert found.verdict.endswith("are the labels in the order of its outputs, and the inputs as it was trained on them?")
+    assert not probe(problem.net, problem.store("train"), problem.store("holdout"), width=16, epochs=1).near_chance

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +41,7 @@ class Findings:
         history: the rows of log/training.jsonl, or those of history.jsonl.
         images: label number to a PNG that shows it.
         config: the resolved configuration.
+        when: the comparison was made, as the page is to say it.
     """
 
     title: str
@@ -59,6 +59,7 @@ class Findings:
     history: Sequence[Mapping[str, Any]] = ()
     images: Mapping[int, bytes] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
+    when: str = ""
 
 
 def report(findings: Findings, folder: str | Path) -> Path:
@@ -114,7 +115,7 @@ def _page(findings: Findings, figures: Mapping[str, str]) -> str:
         **_changes(findings), mistakes=_pairs(findings), stability=_stability(findings), search=findings.search, headroom=_headroom(findings.headroom),
         calibration=_calibration(findings.evaluation), latency=_latency(findings.latency), plan=_plan(findings.plan),
         seed=findings.config.get("seed", 0), seconds=f"{sum(row['seconds'] for row in comparison.rows):,.0f}",
-        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        when=findings.when,
         pictures={number: base64.b64encode(png).decode("ascii") for number, png in findings.images.items()}, data=embedded_json(_data(findings)),
     )  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import fields, replace
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -18,10 +19,9 @@ from selfinformed.data.labels import LabelSpace
 from selfinformed.data.predictions import Predictions, open_predictions
 from selfinformed.evidence.comparison import Comparison, compare
 from selfinformed.evidence.conditional import conditional_curve
-from selfinformed.evidence.evaluation import evaluate
 from selfinformed.evidence.figures import conditional_figure, save_figure, sweep_figure
+from selfinformed.evidence.judging import judge
 from selfinformed.evidence.latency import latency
-from selfinformed.evidence.mistakes import mistakes
 from selfinformed.evidence.papers import write_tables
 from selfinformed.evidence.reporting import Findings, report
 from selfinformed.network.stages import with_earlier_points
@@ -250,22 +250,11 @@ class Run:
         c = self.config
 
         def make() -> dict[str, Any]:
-            aug, mapping = self.augmented(), self.inputs.mapping()
-            data = self.inputs.examples("test") if aug.base_was_tuned else self.features("test")
-            base = evaluate(self.net, self.features("test"), c.map_k, groups=self.groups(), mapping=mapping)
-            augmented = evaluate(aug, data, c.map_k, groups=self.groups(), mapping=mapping)
-            (before, was), (after, now) = mistakes(self.net, self.features("test")), mistakes(aug, data)
-            names, left, kept = self.net.labels.names, after.pairs(), after.most_confident(_KEPT)
-            examples = self.features("test").examples or self.inputs.examples("test")
-            return {
-                **augmented.to_dict(), "calibration": now.to_dict(), "base": {**base.to_dict(), "calibration": was.to_dict()},
-                "mistakes": [
-                    {"taken": names[taken], "annotated": names[annotated], "base": n, "augmented": left[taken, annotated]}
-                    for (taken, annotated), n in sorted(before.pairs().items(), key=lambda item: (-item[1], item[0]))[:15]
-                ],
-                "confident_mistakes": {**vars(kept), "name": [examples.name(example) for example in kept.example.tolist()]},
-                "training_positives": self.features("train").targets.positives().tolist(),
-            }  # fmt: skip
+            aug, features = self.augmented(), self.features("test")
+            return judge(
+                aug, self.inputs.examples("test") if aug.base_was_tuned else features, c.map_k, base_test=features, groups=self.groups(),
+                mapping=self.inputs.mapping(), training_positives=self.features("train").targets.positives().tolist(),
+            )  # fmt: skip
 
         return self._stage("evaluate", "evaluation.json", lambda path: read_json(path, "evaluation"), make, lambda e, path: write_json(path, e))
 
@@ -346,7 +335,7 @@ class Run:
             title, self.net.labels, self.counts(), self.groups(), self.plan(), self.comparison(), self.headroom(), self.evaluation(),
             stability=self._there("stability.json") or {}, search=self._there("search.json") or {}, latency=self._there("latency.json") or {},
             conditional=self._there("conditional.json") or (), history=self._history(), images=self.inputs.pictures(self.groups()),
-            config=self.config.to_dict(),
+            config=self.config.to_dict(), when=self._when("comparison.json"),
         )  # fmt: skip
         trials = self.search()["trials"] if (self.folder / "search.json").exists() else ()
         write_tables(self.folder / "tables", self.comparison(), self.groups(), self.labels, self.plan(), trials)
@@ -359,6 +348,9 @@ class Run:
             return latency(self.augmented(), self.inputs.examples("test"))
 
         return self._stage("bench", "latency.json", lambda path: read_json(path, "latency"), make, lambda found, path: write_json(path, found))
+
+    def _when(self, name: str) -> str:
+        return datetime.fromtimestamp((self.folder / name).stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
     def _there(self, name: str) -> Any:
         path = self.folder / name
@@ -410,7 +402,6 @@ class Run:
         return result
 
 
-_KEPT = 3  # most confident mistakes of each label
 _ARTEFACTS = frozenset(
     {
         "detections", "counts.safetensors", "codetections.safetensors", "groups.json", "stability.json", "sweep.json",

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SIDE_BY_SIDE = "all attach points side by side"
+_NEAR_CHANCE = " But the base itself ranks little better than chance: are the labels in the order of its outputs, and the inputs as it was trained on them?"
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +80,7 @@ class Headroom:
 
     @property
     def verdict(self) -> str:
-        """What is to be had, and what limits the network: two sentences."""
+        """What is to be had, and what limits the network, in two sentences; a third where the base is near chance."""
         cheap = 100 * (self.classifier.mean_average_precision - self.base.mean_average_precision)
         where = f"reading {self.attach}"
         if not self.worth_it:
@@ -94,7 +95,14 @@ class Headroom:
                 f"There is headroom: heads {where} could add about {self.gain:+.1f} mAP at most, of which retraining the classifier alone "
                 f"gains {cheap:+.1f}; {self.forecast}."
             )
-        return f"{said} {self.diagnosis}"
+        return f"{said} {self.diagnosis}{_NEAR_CHANCE if self.near_chance else ''}"
+
+    @property
+    def near_chance(self) -> bool:
+        """Whether the base ranks little better than at random: then labels or inputs are not what it was trained with."""
+        shares = self.base.positives[self.base.positives > 0] / self.base.n_examples
+        chance = float(shares.mean()) if len(shares) else 0.0  # the mAP of random scores
+        return self.base.mean_average_precision < min(3 * chance, chance + 0.05 * (1 - chance))
 
     def by_label(self) -> npt.NDArray[np.float64]:
         """Gain of the wide dense head in average precision for each label [C], NaN without positives."""

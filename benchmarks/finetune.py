@@ -1,0 +1,54 @@
+"""The arm `finetune` of the kanji and cjk benchmarks where it was not part of the comparison, and cached features against the trunk in the loop:
+
+    python benchmarks/finetune.py kanji budget
+
+The whole network is trained on for as long as the searched structure took, the caching of features counted, and its rows join results/NAME.json. Run it
+on an idle machine: a time is a number of steps only there.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+from common import RESULTS, save
+from winning import N_GROUPS, Task, figure, said, speed
+
+from selfinformed.evidence.arms import Bench
+from selfinformed.evidence.comparison import Comparison
+from selfinformed.evidence.figures import save_figure
+from selfinformed.runtime.files import read_json
+from selfinformed.training.structures import Builder, Choice
+
+
+def main(name: str, kind: str) -> None:
+    task: Task = importlib.import_module(name).task(kind)
+    bases = read_json(RESULTS / f"{name}.json", "results")["bases"]
+    base = next(row for row in bases if row["kind"] == kind)
+    found = base["comparison"]
+    before = Comparison(found["rows"], {}, 50, found["about"])
+    rows = [row for row in found["rows"] if row["arm"] != "finetune"] + finetuned(task, before)
+    table = Comparison(rows, {}, 50, found["about"])
+    base["comparison"] |= {"rows": rows, "summary": table.summary(), "verdict": table.verdict}
+    base["against"] = {arm: table.difference("searched", arm) for arm in table.arms if arm != "searched"}
+    base["speed"] = speed(task, table)
+    said(str(table) + "\n" + table.verdict)
+    save(name, {"seed": 0, "bases": bases})
+    save_figure(figure(name, bases), RESULTS / f"{name}.png")
+
+
+def finetuned(task: Task, table: Comparison) -> list[dict[str, Any]]:
+    heads = Builder(task.net, task.holdout, task.budget).structure(Choice("confusions", N_GROUPS)).plan
+    bench = Bench(task.net, heads, task.train, task.test, task.holdout, None, None, None, None, task.epochs, "keep", 5e-4, dict(task.training))
+    caching = task.train.seconds + task.holdout.seconds
+    rows = []
+    for seed, taken in enumerate(table.values("searched", "head_seconds")):
+        aug, history = bench.trained("finetune", seed, 1.0, caching + float(taken))
+        rows.append({"arm": "finetune", "seed": seed, **bench.judged("finetune", aug, 50).figures(), "seconds": history.seconds, "head_seconds": 0.0})
+        said(f"finetune {seed}: {100 * rows[-1]['mean_average_precision']:.2f} in {history.seconds:.0f} s")
+    return rows
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
