@@ -41,7 +41,7 @@ def test_commands_parse(page, line, whole):
     _, verb, *words = shlex.split(line)
     assert verb in COMMANDS
     given = COMMANDS[verb].make_context(verb, words).params
-    assert not whole or verb == "demo" or not {"source", "model", "predictions"}.isdisjoint(name for name, value in given.items() if value is not None)
+    assert not whole or verb == "demo" or not {"source", "runs", "model", "predictions"}.isdisjoint(name for name, value in given.items() if value is not None)
     changes = {name: _parsed(name, value) for name, value in given.items() if value is not None and name in RunConfig.__dataclass_fields__}
     RunConfig().with_changes(changes)
 
