@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 
 from bases import log_seconds, network_of
-from characters import cjk
+from characters import PARTS, cjk
 from winning import Task, cached, run
 
-from selfinformed.data.examples import Examples
 from selfinformed.training.searching import Space
 
 SPACE = Space(
@@ -19,23 +18,15 @@ SPACE = Space(
 TRAINING = {"learning_rate": 1e-2, "classifier_learning_rate": 1e-3, "recipe": {"epsilon": 1e-3}}
 
 
-def some(examples: Examples, part: str) -> Examples:
-    """Every second example of those that judge: each is ranked among 18,000 labels, many times over."""
-    return examples if part == "train" else examples.take(range(0, len(examples), 2))
-
-
 def task(kind: str) -> Task:
     data = cjk()
     net = network_of("cjk", kind, data)
     folder = f"cjk-{kind}"
-    train, holdout, test, views = (
-        cached(net, lambda part=part, seed=seed: some(data.examples(part, seed=seed), part), f"{folder}/{name}")
-        for name, part, seed in (("train", "train", 0), ("holdout", "holdout", 0), ("test", "test", 0), ("views", "test", 1))
-    )
-    arms = ("base", "classifier", "confusions", "codetections", "random", "dense", "hinton", "gated", "adapter", "finetune", "searched")
+    train, holdout, test = (cached(net, lambda part=part: data.examples(part), f"{folder}/{part}") for part in PARTS)
+    arms = ("base", "classifier", "confusions", "codetections", "random", "dense", "hinton", "gated", "adapter", "searched")
     return Task(
-        "cjk", kind, net, train, holdout, test, views, log_seconds("cjk", kind), 0.25, SPACE, candidates=10, rounds=1, arms=arms, tuning=None,
-        training=TRAINING,
+        "cjk", kind, net, train, holdout, test, None, log_seconds("cjk", kind), 0.25, SPACE, candidates=10, rounds=1, arms=arms, curve=(0.01,),
+        tuning=None, training=TRAINING,
     )  # fmt: skip
 
 
