@@ -34,6 +34,7 @@ from selfinformed.evidence.figures import (
     save_figure,
     sweep_figure,
 )
+from selfinformed.evidence.reporting import Findings
 from selfinformed.structure.counts import ConfusionCounts
 from selfinformed.structure.groups import LabelGroups
 
@@ -189,3 +190,13 @@ def test_heights_are_spread_apart_in_order() -> None:
     assert spread == sorted(spread)
     assert min(np.diff(spread)) > 0.05
     assert _spread([], 1.0) == []
+
+
+def test_of_many_groups_the_extremes_are_drawn(findings: Findings) -> None:
+    groups = LabelGroups(36, tuple(np.array([i]) for i in range(36)))
+    gains = 100 * (findings.comparison.per_label["confusions"] - findings.comparison.per_label["base"])
+    axes = group_gain_figure(findings.comparison, groups).axes[0]
+    shown = [int(text.get_text()) - 1 for text in axes.get_yticklabels()]
+    order = np.argsort(gains, kind="stable")
+    assert shown == sorted([*order[:15].tolist(), *order[-15:].tolist()])
+    assert [bar.get_width() for bar in axes.containers[0]] == pytest.approx(gains[shown])
