@@ -328,7 +328,7 @@ function scattered() {
   if (!shown.length) return;
   const xs = shown.map((i) => Math.log10(1 + frequency[i])), most = shown.reduce((most, i) => Math.max(most, Math.abs(gain[i])), 0.01);
   const low = xs.reduce((a, b) => Math.min(a, b)), span = xs.reduce((a, b) => Math.max(a, b)) - low || 1;
-  const px = (x) => edge + ((x - low) / span) * (wide - 1.3 * edge), py = (value) => (high - edge) / 2 + 4 * scale - (value / most) * ((high - edge) / 2 - 8 * scale);
+  const px = (x) => edge + ((x - low) / span) * (wide - 1.6 * edge), py = (value) => (high - edge) / 2 + 4 * scale - (value / most) * ((high - edge) / 2 - 8 * scale);
   context.clearRect(0, 0, wide, high);
   context.font = `${12 * scale}px system-ui, sans-serif`;
   context.fillStyle = style("--quiet"), context.strokeStyle = style("--line"), context.lineWidth = scale;
