@@ -235,11 +235,10 @@ def probe(run: Run, json: bool) -> None:
 @_verb(_INPUTS + _COUNTS + _CLUSTER + _PLAN + _FIT, "selfinformed fit config.yaml --epochs 4", trains=True)
 def fit(run: Run, json: bool) -> None:
     """Trains the heads and the classifier on cached features."""
-    from json import loads
+    from selfinformed.runtime.files import read_lines
 
     run.augmented()
-    history = run.folder / "history.jsonl"
-    rows = [loads(line) for line in history.read_text("utf-8").splitlines()] if history.exists() else []
+    rows = read_lines(run.folder / "history.jsonl")
     shown = [{**row, "loss": f"{row['loss']:.4f}"} for row in rows]
     _show(json, rows, shown, f"heads.safetensors and config.json are in {run.folder}")
 

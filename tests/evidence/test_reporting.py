@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from hostile import HOSTILE
 from selfinformed.evidence.comparison import Comparison
+from selfinformed.evidence.figures import inline_svg
 from selfinformed.evidence.reporting import Findings, report
 from selfinformed.runtime.files import write_json
 
@@ -114,6 +116,19 @@ def test_figures_are_written(findings: Findings, tmp_path) -> None:
     report(findings, tmp_path / "new" / "folder")
     names = ("cost", "confusions", "groups", "eigenvalues", "recall", "calibration", "learning", "conditional", "search")
     assert {p.name for p in (tmp_path / "new" / "folder" / "figures").iterdir()} == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
+
+
+def test_groups_without_eigenvalues_show_none(findings: Findings, tmp_path) -> None:
+    page = report(replace(findings, groups=replace(findings.groups, eigenvalues=())), tmp_path).read_text("utf-8")
+    assert "Leading eigenvalues" not in page
+    assert not (tmp_path / "figures" / "eigenvalues.png").exists()
+
+
+def test_label_names_in_figures_stay_as_they_are() -> None:
+    figure = Figure()
+    figure.subplots().set_title('#1d2433 id="q" url(#x)')
+    svg = inline_svg(figure, "some")
+    assert "#1d2433 id=&quot;q&quot; url(#x)" in svg or '#1d2433 id="q" url(#x)' in svg
 
 
 def without(comparison: Comparison, *arms: str) -> Comparison:

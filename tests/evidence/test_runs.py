@@ -55,7 +55,7 @@ def test_it_says_what_differs_and_runs_no_script(runs: list[RunFindings], tmp_pa
     assert f"<bdi title=\"{html.escape(HOSTILE[3])}\">" in page[page.index("Labels whose change differs most") :]
     assert "<script" not in page
     assert "<img" not in page
-    assert 'href="twelve/report.html"' in page
+    assert 'href="./twelve/report.html"' in page
 
 
 def test_runs_of_other_labels_are_not_held_against_each_other_label_by_label(runs: list[RunFindings], tmp_path: Path) -> None:

@@ -133,13 +133,61 @@ def test_an_option_of_one_artefact_makes_that_again_from_what_is_done(done: Run,
     before = files(done.folder)
     rows = Comparison.load(done.folder / "comparison.json").rows
     again = opened(workspace, seeds=2, log=True)
-    assert not (done.folder / "comparison.json").exists()
-    assert read_config(done.folder).seeds == 2
+    again.plan()
+    assert files(done.folder) == before  # it is not lost by a verb that needs it not
     table = again.comparison()
+    assert read_config(done.folder).seeds == 2
     assert [row for row in table.rows if row["seed"] == 0] == rows
     assert {row["seed"] for row in table.rows} == {0, 1}
     changed = {name for name, content in files(done.folder).items() if before.get(name) != content}
     assert changed == {"config.yaml", "comparison.json", "comparison.jsonl"}
+
+
+def test_a_wrong_option_loses_nothing(done: Run, workspace: Path) -> None:
+    before = files(done.folder)
+    with pytest.raises(SelfInformedError, match="confuzions"):
+        opened(workspace, arms=["base", "confuzions"]).comparison()
+    with pytest.raises(SelfInformedError, match="cannot be read"):
+        opened(workspace, mapping="nope.csv").evaluation()
+    assert files(done.folder) == before
+
+
+def test_seeds_edited_in_the_run_folder_are_heeded(done: Run) -> None:
+    path = done.folder / "config.yaml"
+    path.write_text(path.read_text().replace("seeds: 1", "seeds: 2"))
+    assert Run(read_config(done.folder)).comparison().about["seeds"] == 2
+
+
+def test_rows_of_other_tuning_stay_in_the_journal(done: Run, workspace: Path) -> None:
+    rows = Comparison.load(done.folder / "comparison.json").rows
+    assert opened(workspace, tuning=1).comparison().about["tuned"]
+    assert opened(workspace).comparison().rows == rows
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("stability.json", "{}"), ("latency.json", '{"rows": null}'), ("conditional.json", "[{}]"), ("evaluation.json", '{"calibration": {}}'), ("evaluation.json", "[]"),
+        ("probe.json", "[]"), ("probe.json", '{"earlier_points": 0}'), ("search.json", '{"trials": [{}]}'), ("log/training.jsonl", '{"step": 1, "loss"'),
+    ],
+)  # fmt: skip
+def test_a_damaged_artefact_is_one_line_or_no_matter(done: Run, name: str, content: str) -> None:
+    path = done.folder / name
+    path.write_text(content)
+    try:
+        Run(read_config(done.folder)).report()
+    except SelfInformedError as error:
+        assert "delete" in str(error)
+        assert path.name in str(error)
+
+
+@pytest.mark.parametrize("change", [{"rows": []}, {"rows": None}, {"about": {}}, {"rows": "first"}])
+def test_a_damaged_comparison_is_one_line(done: Run, change: dict[str, object]) -> None:
+    path = done.folder / "comparison.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | ({"rows": [{"arm": "base", "seed": 0}]} if change == {"rows": "first"} else change)))
+    with pytest.raises(SelfInformedError, match=r"comparison\.json: not a valid comparison"):
+        Comparison.load(path)
 
 
 def test_a_configuration_that_made_nothing_yet_may_be_mended(workspace: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -96,9 +97,12 @@ class Comparison:
         if not {method, "base"} <= set(self.arms):
             return "The comparison holds no base or no augmented network."
         gain, cost = self.difference(method, "base"), self.values(method, "extra_computation").mean()
+        if np.isnan(gain["mean"]):
+            return f"What was gained is not known: mAP@{self.top_k} is not defined on these test data."
         subject, raises, lowers, unclear, beats, loses = _WORDS[method]
         change = raises if gain["low"] > 0 else lowers if gain["high"] < 0 else unclear
-        text = f"{subject} {change} mAP@{self.top_k} by {_points(gain)} for {100 * (cost - 1):.1f}% more multiply-adds."
+        by = _points(gain, len(self.values(method)), change != lowers)
+        text = f"{subject} {change} mAP@{self.top_k} by {by} for {100 * (cost - 1):.1f}% more multiply-adds."
         above, below = self._told_apart()
         unsure = [arm for arm in self.arms if arm not in (method, "base", *above, *below)]
         if above:
@@ -156,7 +160,13 @@ class Comparison:
         content = read_json(path, "comparison")
         try:
             per_label = {arm: np.array(values, dtype=float) for arm, values in content["per_label"].items()}
-            return cls(content["rows"], per_label, int(content["top_k"]), content["about"])
+            found = cls(content["rows"], per_label, int(content["top_k"]), content["about"])
+            missing = [name for name in ("seeds", "n_train", "n_test", "versions") if name not in found.about]
+            seeds = {arm: sorted(row["seed"] for row in found.rows if row["arm"] == arm) for arm in found.arms}
+            if missing or not seeds or len({tuple(of) for of in seeds.values()}) > 1 or len({len(values) for values in per_label.values()}) > 1:
+                raise ValueError("arms of other seeds or labels than the rest, or a field is missing")
+            found.summary()
+            return found
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise SelfInformedError(f"{path}: not a valid comparison ({error!r}); delete it to have it made again") from None
 
@@ -258,6 +268,7 @@ def compare(
         seconds, head_seconds = (history.seconds, 0.0) if finetune else (caching + history.seconds, history.seconds)
         done.add(arm, seed, bench.judged(arm, aug, top_k, seed), seconds, head_seconds)
     about = {
+        "date": date.today().isoformat(),
         "seeds": seeds, "epochs": epochs, "n_train": len(train), "n_test": len(test), "versions": versions(), "machine": machine(),
         "tuned": {arm: _choice(done, of, factors) for arm, of in tuned.items()}, "searched": searched and searched.description,
     }  # fmt: skip
@@ -333,10 +344,11 @@ _WORDS = {
 }
 
 
-def _points(difference: dict[str, float]) -> str:
+def _points(difference: dict[str, float], seeds: int, signed: bool) -> str:
     low, high = (100 * difference[key] for key in ("low", "high"))
-    spread = f" (95% interval {low:+.2f} to {high:+.2f})" if np.isfinite(low) else " (one seed: no interval)"
-    return f"{100 * difference['mean']:+.2f} points{spread}"
+    spread = f" (95% interval {low:+.2f} to {high:+.2f})" if seeds > 1 else " (one seed: no interval)"
+    mean = 100 * difference["mean"]
+    return (f"{mean:+.2f}" if signed else f"{abs(mean):.2f}") + f" points{spread}"
 
 
 def _listed(arms: Sequence[str], comparison: Comparison) -> str:

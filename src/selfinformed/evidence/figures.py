@@ -319,11 +319,16 @@ def inline_svg(figure: Figure, name: str) -> str:
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
-    text = re.sub(r' xmlns:?\w*="[^"]*"', "", text)
-    text = re.sub(r'\bid="([^"]*)"', rf'id="{name}-\1"', text)  # one page holds several figures
-    text = re.sub(r'(url\(#|xlink:href="#)', rf"\g<1>{name}-", text).replace("xlink:href", "href")
-    for colour, variable in {INK: "ink", QUIET: "quiet", ACCENT: "accent", CONTROL: "control", "#000000": "ink", "#ffffff": "paper"}.items():
-        text = text.replace(colour, f"var(--{variable})")
+
+    def ours(tag: re.Match[str]) -> str:
+        written = re.sub(r' xmlns:?\w*="[^"]*"', "", tag[0])
+        written = re.sub(r'\bid="([^"]*)"', rf'id="{name}-\1"', written)  # one page holds several figures
+        written = re.sub(r'(url\(#|xlink:href="#)', rf"\g<1>{name}-", written).replace("xlink:href", "href")
+        for colour, variable in {INK: "ink", QUIET: "quiet", ACCENT: "accent", CONTROL: "control", "#000000": "ink", "#ffffff": "paper"}.items():
+            written = written.replace(colour, f"var(--{variable})")
+        return written
+
+    text = re.sub(r"<[^>]*>", ours, text)  # tags alone: what stands between them may be a label's name
     return text.replace("<svg ", f'<svg role="img" aria-label="{name} figure" ', 1)
 
 

@@ -18,7 +18,7 @@ from selfinformed.runtime.files import plain, write_text
 class Journal:
     """Rows and tries done so far, in memory and, if asked for, in a file of one JSON line each.
 
-    Lines of other inputs are forgotten.
+    Lines of other inputs stay in the file: with those inputs again, they serve again.
 
     Attributes:
         rows: by arm and seed, the row of the comparison.
@@ -56,9 +56,9 @@ class Journal:
             content = json.loads(line)
         except ValueError:  # half written: that row is made again
             return
+        self._lines.append(line)
         if content["key"] != self.key:
             return
-        self._lines.append(line)
         if "try" in content:
             tried = content["try"]
             score = tried["mean_average_precision"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from selfinformed.evidence.comparison import Comparison
 from selfinformed.evidence.explorer import embedded_json, explored, labels_of, matrices, mistakes_of, neighbours
 from selfinformed.evidence.numbers import Number, percent, points, tone
 from selfinformed.evidence.page import rendered
+from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import plain, write_text
 from selfinformed.structure.average_precision import nan_mean
 from selfinformed.structure.counts import ConfusionCounts
@@ -41,7 +43,6 @@ class Findings:
         history: the rows of log/training.jsonl, or those of history.jsonl.
         images: label number to a PNG that shows it.
         config: the resolved configuration.
-        when: the comparison was made, as the page is to say it.
     """
 
     title: str
@@ -59,7 +60,20 @@ class Findings:
     history: Sequence[Mapping[str, Any]] = ()
     images: Mapping[int, bytes] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
-    when: str = ""
+
+
+@contextmanager
+def reading(*folders: Path) -> Iterator[None]:
+    """What is made from the JSON artefacts of these runs is made in this context: an error says that one is damaged or of another version."""
+    import jinja2
+
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, jinja2.UndefinedError) as error:
+        raise SelfInformedError(
+            f"report: an artefact of {' or '.join(map(str, folders))} is damaged or of another version ({error!r}): delete evaluation.json, probe.json, "
+            "stability.json, latency.json, conditional.json or search.json, whichever it is, to have it made again"
+        ) from error
 
 
 def report(findings: Findings, folder: str | Path) -> Path:
@@ -88,16 +102,18 @@ def _figures(findings: Findings) -> dict[str, Any]:
         "cost": draw.cost_figure(comparison),
         "confusions": draw.confusion_figure(findings.counts, findings.groups),
         "groups": draw.group_gain_figure(comparison, findings.groups),
-        "eigenvalues": draw.eigenvalue_figure(findings.groups),
     }
+    if findings.groups.eigenvalues:
+        figures["eigenvalues"] = draw.eigenvalue_figure(findings.groups)
     base = evaluation.get("base", {})
     if evaluation.get("recall_at"):
         curves = {"base": base["recall_at"], "augmented": evaluation["recall_at"]}
         figures["recall"] = draw.recall_figure({name: {int(k): v for k, v in curve.items()} for name, curve in curves.items()})
     if "calibration" in evaluation:
         figures["calibration"] = draw.reliability_figure({"base": base["calibration"]["bins"], "augmented": evaluation["calibration"]["bins"]})
-    if any("loss" in row for row in findings.history):
-        figures["learning"] = draw.learning_figure(findings.history)
+    learnt = [row for row in findings.history if row.get("loss") is not None]
+    if learnt:
+        figures["learning"] = draw.learning_figure(learnt + [row for row in findings.history if "loss" not in row])
     if findings.conditional and "mean_average_precision" in base:
         figures["conditional"] = draw.conditional_figure(findings.conditional, base["mean_average_precision"])
     if findings.search.get("trials"):
@@ -114,10 +130,16 @@ def _page(findings: Findings, figures: Mapping[str, str]) -> str:
         tiles=_tiles(findings), arms=_arms(comparison), groups=_groups(findings), ungrouped=len(findings.groups.ungrouped),
         **_changes(findings), mistakes=_pairs(findings), stability=_stability(findings), search=findings.search, headroom=_headroom(findings.headroom),
         calibration=_calibration(findings.evaluation), latency=_latency(findings.latency), plan=_plan(findings.plan),
-        seed=findings.config.get("seed", 0), seconds=f"{sum(row['seconds'] for row in comparison.rows):,.0f}",
-        when=findings.when,
+        seconds=f"{_seconds(comparison):,.0f}",
         pictures={number: base64.b64encode(png).decode("ascii") for number, png in findings.images.items()}, data=embedded_json(_data(findings)),
     )  # fmt: skip
+
+
+def _seconds(comparison: Comparison) -> float:
+    """What all rows took, the caching of features counted once; an arm that needs none has no seconds of heads."""
+    trained = [row for row in comparison.rows if row.get("head_seconds")]
+    caching = min((row["seconds"] - row["head_seconds"] for row in trained), default=0.0)
+    return float(caching + sum(row.get("head_seconds") or row["seconds"] for row in comparison.rows))
 
 
 def _parted(verdict: str) -> tuple[str, str]:

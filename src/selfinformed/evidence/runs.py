@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -26,7 +27,7 @@ class RunFindings:
 
     Attributes:
         folder: of the run; its name is how the page calls it.
-        names: of the labels.
+        names: of the labels; empty where they are not known.
         comparison: its comparison.json.
         headroom, groups: its probe.json and how many groups it has, where known.
         config: the resolved configuration.
@@ -73,8 +74,9 @@ def _column(run: RunFindings, title: str, where: Path) -> dict[str, Any]:
     rows = {row["arm"]: (i, row) for i, row in enumerate(comparison.summary())}
     page = run.folder / "report.html"
     column: dict[str, Any] = {
-        "verdict": comparison.verdict, "link": Path(os.path.relpath(page.resolve(), where.resolve())).as_posix() if page.exists() else "",
-        "labels": f"{len(run.names):,}", "groups": run.groups if run.groups is not None else "", "method": comparison.method,
+        "verdict": comparison.verdict, "link": _link(page, where), "top_k": comparison.top_k,
+        "labels": f"{max((len(values) for values in comparison.per_label.values()), default=0):,}",
+        "groups": run.groups if run.groups is not None else "", "method": comparison.method,
         "base": "", "with_heads": "", "gain": "", "low": "", "high": "", "tone": "", "cost": "", "rival": "", "minus": "", "minus_tone": "",
         "forecast": points(run.headroom["forecast"]["gain"], f"{title}/probe.json#/forecast/gain") if run.headroom.get("forecast") else "",
         "seeds": comparison.about["seeds"], "examples": f"{comparison.about['n_test']:,}",
@@ -98,6 +100,11 @@ def _column(run: RunFindings, title: str, where: Path) -> dict[str, Any]:
     return column
 
 
+def _link(page: Path, where: Path) -> str:
+    """The page's address from a folder, or nothing where there is no page."""
+    return "./" + quote(Path(os.path.relpath(page.resolve(), where.resolve())).as_posix()) if page.exists() else ""
+
+
 def _of_arm(run: RunFindings, title: str, arm: str) -> dict[str, Any] | None:
     found = next(((i, row) for i, row in enumerate(run.comparison.summary()) if row["arm"] == arm), None)
     if found is None:
@@ -112,8 +119,8 @@ def _of_arm(run: RunFindings, title: str, arm: str) -> dict[str, Any] | None:
 
 def _labels(runs: Sequence[RunFindings], titles: Sequence[str]) -> list[dict[str, Any]]:
     """The labels whose change under the method differs most between runs of the same labels."""
-    per_label = [run.comparison.per_label for run in runs]
-    if any(tuple(run.names) != tuple(runs[0].names) or not {"base", run.comparison.method} <= run.comparison.per_label.keys() for run in runs):
+    per_label, names = [run.comparison.per_label for run in runs], tuple(runs[0].names)
+    if not names or any(tuple(run.names) != names or not {"base", run.comparison.method} <= run.comparison.per_label.keys() for run in runs):
         return []
     changes = np.stack([of[run.comparison.method] - of["base"] for of, run in zip(per_label, runs, strict=True)])  # (runs, C)
     spread = changes.max(0) - changes.min(0)

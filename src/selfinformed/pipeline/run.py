@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import fields, replace
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -23,14 +22,14 @@ from selfinformed.evidence.figures import conditional_figure, save_figure, sweep
 from selfinformed.evidence.judging import judge
 from selfinformed.evidence.latency import latency
 from selfinformed.evidence.papers import write_tables
-from selfinformed.evidence.reporting import Findings, report
+from selfinformed.evidence.reporting import Findings, reading, report
 from selfinformed.network.stages import with_earlier_points
 from selfinformed.network.wrap import WrappedClassifier
-from selfinformed.pipeline.config import RunConfig, read_config
+from selfinformed.pipeline.config import MAKES_AGAIN, RunConfig, read_config
 from selfinformed.pipeline.inputs import Inputs
 from selfinformed.runtime.device import rank
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.files import read_json, write_json, write_text
+from selfinformed.runtime.files import read_json, read_lines, read_object, write_json, write_text
 from selfinformed.structure.clustering import cluster, sweep
 from selfinformed.structure.counts import ConfusionCounts, Kind
 from selfinformed.structure.groups import LabelGroups
@@ -67,6 +66,7 @@ class Run:
         self.folder = Path(config.output)
         self.inputs = Inputs(config)
         self._done: dict[str, Any] = {}
+        self._outdated: set[str] = set()  # artefacts that are there, of options that have changed since
         path = self.folder / "config.yaml"
         begun = self.folder.is_dir() and any(p.name in _ARTEFACTS for p in self.folder.iterdir())
         if begun and path.exists():
@@ -75,10 +75,7 @@ class Run:
                 raise SelfInformedError(
                     f"{self.folder} holds a run with another {', '.join(differences)}; choose another --output, or delete the folder"
                 )
-            for name in before.made_again(config):
-                (self.folder / name).unlink(missing_ok=True)
-            if before != replace(config, output=before.output):
-                write_text(path, config.to_yaml())
+            self._outdated = set(before.made_again(config))
         elif begun:
             raise SelfInformedError(f"{self.folder} holds artefacts but no config.yaml, so what made them is unknown; choose another --output")
         else:
@@ -137,7 +134,7 @@ class Run:
             found = stability(self.predictions, self.groups(), kind, bootstraps=c.bootstraps, seed=c.seed, method=c.grouping)
             return {**vars(found), "text": str(found)}
 
-        return self._stage("stability", "stability.json", lambda path: read_json(path, "stability"), make, lambda s, path: write_json(path, s))
+        return self._stage("stability", "stability.json", lambda path: read_object(path, "stability"), make, lambda s, path: write_json(path, s))
 
     def sweep(self) -> list[dict[str, Any]]:
         """sweep.json and figures/sweep.png: what other numbers of groups would give."""
@@ -192,7 +189,7 @@ class Run:
     def headroom(self) -> dict[str, Any]:
         """probe.json: what heads could gain, also at `attach_points` earlier points of the network."""
         c, path = self.config, self.folder / "probe.json"
-        if path.exists() and read_json(path, "probe").get("earlier_points", -1) < c.attach_points:
+        if path.exists() and read_object(path, "probe").get("earlier_points", -1) < c.attach_points:
             path.unlink()  # of fewer attach points
 
         def make() -> dict[str, Any]:
@@ -210,7 +207,7 @@ class Run:
             )  # fmt: skip
             return {**found.to_dict(), "earlier_points": c.attach_points}
 
-        return self._stage("probe", "probe.json", lambda path: read_json(path, "probe"), make, lambda h, path: write_json(path, h))
+        return self._stage("probe", "probe.json", lambda path: read_object(path, "probe"), make, lambda h, path: write_json(path, h))
 
     def augmented(self) -> AugmentedClassifier:
         """heads.safetensors, config.json and history.jsonl; a training that was stopped goes on from training.safetensors.
@@ -256,7 +253,7 @@ class Run:
                 mapping=self.inputs.mapping(), training_positives=self.features("train").targets.positives().tolist(),
             )  # fmt: skip
 
-        return self._stage("evaluate", "evaluation.json", lambda path: read_json(path, "evaluation"), make, lambda e, path: write_json(path, e))
+        return self._stage("evaluate", "evaluation.json", lambda path: read_object(path, "evaluation"), make, lambda e, path: write_json(path, e))
 
     def conditional(self) -> list[dict[str, Any]]:
         """conditional.json and figures/conditional.png: mAP against executed multiply-adds."""
@@ -284,9 +281,8 @@ class Run:
     def comparison(self) -> Comparison:
         """comparison.json; comparison.jsonl holds the rows done so far. What a search has found since is compared too."""
         c, path = self.config, self.folder / "comparison.json"
-        searched_since = c.arms is None and (self.folder / "search.json").exists()
-        if searched_since and path.exists() and "searched" not in Comparison.load(path).arms:
-            path.unlink()
+        if path.exists() and "comparison.json" not in self._outdated and self._differs(Comparison.load(path)):
+            self._outdated.add("comparison.json")
             self._done.pop("comparison.json", None)
 
         def make() -> Comparison:
@@ -308,6 +304,14 @@ class Run:
             )  # fmt: skip
 
         return self._stage("compare", "comparison.json", Comparison.load, make, lambda t, path: t.save(path))
+
+    def _differs(self, found: Comparison) -> bool:
+        """Whether a comparison is of other seeds or arms than the configuration says, or of another search than the last."""
+        c = self.config
+        if found.about["seeds"] != c.seeds or (c.arms is not None and set(found.arms) != set(c.arms)):
+            return True
+        wants = c.arms is None or "searched" in c.arms
+        return wants and (self.folder / "search.json").exists() and found.about.get("searched") != self.search()["best"]["description"]
 
     def search(self) -> dict[str, Any]:
         """search.json: what was tried, best first, what won, and whether specialists were worth it; search.jsonl holds the trials done so far."""
@@ -331,15 +335,17 @@ class Run:
     def report(self) -> Path:
         """report.html, figures/*.png and *.svg, and tables/*.csv, *.md and *.tex, written anew from the other artefacts."""
         title = f"selfinformed: {self.config.model}, {self.net.n_labels:,} labels"
-        findings = Findings(
-            title, self.net.labels, self.counts(), self.groups(), self.plan(), self.comparison(), self.headroom(), self.evaluation(),
-            stability=self._there("stability.json") or {}, search=self._there("search.json") or {}, latency=self._there("latency.json") or {},
-            conditional=self._there("conditional.json") or (), history=self._history(), images=self.inputs.pictures(self.groups()),
-            config=self.config.to_dict(), when=self._when("comparison.json"),
-        )  # fmt: skip
-        trials = self.search()["trials"] if (self.folder / "search.json").exists() else ()
-        write_tables(self.folder / "tables", self.comparison(), self.groups(), self.labels, self.plan(), trials)
-        return report(findings, self.folder)
+        made = (self.counts(), self.groups(), self.plan(), self.comparison(), self.headroom(), self.evaluation())
+        with reading(self.folder):
+            findings = Findings(
+                title, self.net.labels, *made,
+                stability=self._there("stability.json") or {}, search=self._there("search.json") or {}, latency=self._there("latency.json") or {},
+                conditional=self._there("conditional.json") or (), history=self._history(), images=self.inputs.pictures(self.groups()),
+                config=self.config.to_dict(),
+            )  # fmt: skip
+            path = report(findings, self.folder)
+            write_tables(self.folder / "tables", findings.comparison, findings.groups, self.labels, findings.plan, findings.search.get("trials", ()))
+            return path
 
     def latency(self) -> dict[str, Any]:
         """latency.json: milliseconds of base and augmented network, measured in alternation."""
@@ -347,24 +353,16 @@ class Run:
         def make() -> dict[str, Any]:
             return latency(self.augmented(), self.inputs.examples("test"))
 
-        return self._stage("bench", "latency.json", lambda path: read_json(path, "latency"), make, lambda found, path: write_json(path, found))
-
-    def _when(self, name: str) -> str:
-        return datetime.fromtimestamp((self.folder / name).stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        return self._stage("bench", "latency.json", lambda path: read_object(path, "latency"), make, lambda found, path: write_json(path, found))
 
     def _there(self, name: str) -> Any:
         path = self.folder / name
         return read_json(path, path.stem) if path.exists() else None
 
     def _history(self) -> list[dict[str, Any]]:
-        """The rows of log/training.jsonl, or those of history.jsonl."""
-        import json
-
-        for name in ("log/training.jsonl", "history.jsonl"):
-            path = self.folder / name
-            if path.exists():
-                return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-        return []
+        """The rows of log/training.jsonl, or those of history.jsonl; lines that are damaged are left out."""
+        rows = (read_lines(self.folder / name) for name in ("log/training.jsonl", "history.jsonl"))
+        return next((found for found in rows if found), [])
 
     def estimate(self) -> dict[str, float]:
         """What training will take: cached features in bytes, seconds to cache them and to train once, from one timed batch."""
@@ -388,7 +386,7 @@ class Run:
         """What `name` (and the file `also` beside it) holds: read where it is there, else made, and saved by the first process; once per run."""
         if name not in self._done:
             path = self.folder / name
-            if path.exists() and (self.folder / also).exists():
+            if path.exists() and (self.folder / also).exists() and name not in self._outdated:
                 self._done[name] = read(path)
                 self.say(f"{stage:<10} {name} is there already")
             else:
@@ -396,10 +394,21 @@ class Run:
                 made = make()
                 if rank() == 0:
                     save(made, path)
+                    self._keep_options(name)
                 self._done[name] = made
                 self.say(f"{stage:<10} {name} in {time.perf_counter() - start:.1f} s")
         result: T = self._done[name]
         return result
+
+
+    def _keep_options(self, name: str) -> None:
+        """Writes into config.yaml those options that the artefact just made was made with."""
+        path = self.folder / "config.yaml"
+        made_with = {option: getattr(self.config, option) for option, artefacts in MAKES_AGAIN.items() if name in artefacts}
+        before = read_config(path)
+        if any(getattr(before, option) != value for option, value in made_with.items()):
+            write_text(path, replace(before, **made_with).to_yaml())
+        self._outdated.discard(name)
 
 
 _ARTEFACTS = frozenset(

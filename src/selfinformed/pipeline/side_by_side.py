@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from selfinformed.evidence.comparison import Comparison
+from selfinformed.evidence.reporting import reading
 from selfinformed.evidence.runs import RunFindings, report_runs
 from selfinformed.pipeline.config import read_config
 from selfinformed.runtime.errors import SelfInformedError
@@ -20,7 +22,8 @@ def side_by_side(folders: Sequence[str | Path], path: str | Path | None = None) 
         SelfInformedError: a folder is no run, or one without a comparison.
     """
     runs = [_findings(Path(folder)) for folder in folders]
-    return report_runs(runs, path or runs[0].folder.resolve().parent / "runs.html")
+    with reading(*(run.folder for run in runs)):
+        return report_runs(runs, path or runs[0].folder.resolve().parent / "runs.html")
 
 
 def _findings(folder: Path) -> RunFindings:
@@ -29,11 +32,11 @@ def _findings(folder: Path) -> RunFindings:
         raise SelfInformedError(f"report: {folder} holds no comparison.json; make it with: selfinformed compare {folder}")
     comparison = Comparison.load(path)
 
-    def there(name: str) -> dict[str, object]:
+    def there(name: str) -> Any:
         return read_json(folder / name, name) if (folder / name).exists() else {}
 
-    names = [row["label"] for row in there("evaluation.json").get("labels", [])]  # type: ignore[attr-defined]
-    if not names:
-        names = [str(i) for i in range(max((len(values) for values in comparison.per_label.values()), default=0))]
     groups = LabelGroups.load(folder / "groups.json") if (folder / "groups.json").exists() else None
-    return RunFindings(folder, names, comparison, there("probe.json"), len(groups) if groups else None, read_config(folder).to_dict())
+    with reading(folder):
+        names = [str(row["label"]) for row in there("evaluation.json").get("labels", [])]
+        headroom = dict(there("probe.json"))
+    return RunFindings(folder, names, comparison, headroom, len(groups) if groups else None, read_config(folder).to_dict())

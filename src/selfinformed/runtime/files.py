@@ -52,7 +52,7 @@ def written_atomically(path: str | Path, keep: bool = False) -> Iterator[Path]:
 
 def write_text(path: str | Path, text: str, keep: bool = False) -> None:
     with written_atomically(path, keep) as temporary:
-        temporary.write_text(text, "utf-8")
+        temporary.write_text(text, "utf-8", errors="backslashreplace")  # names of files may hold bytes that are no text; in JSON this reads back alike
 
 
 def write_json(path: str | Path, content: Any, keep: bool = False) -> None:
@@ -68,6 +68,31 @@ def read_json(path: str | Path, what: str) -> Any:
         raise SelfInformedError(f"{what}: {path} does not exist") from None
     except (OSError, ValueError, RecursionError) as error:
         raise SelfInformedError(f"{what}: {path} cannot be read as JSON ({error}); delete it to have it made again") from None
+
+
+def read_object(path: str | Path, what: str) -> dict[str, Any]:
+    """Reads JSON that should be an object."""
+    content = read_json(path, what)
+    if not isinstance(content, dict):
+        raise SelfInformedError(f"{what}: {path} holds {type(content).__name__} where an object was expected; delete it to have it made again")
+    return content
+
+
+def read_lines(path: str | Path) -> list[dict[str, Any]]:
+    """Reads the objects of a file of JSON lines; without the file, none. Lines that are half written or no objects are left out."""
+    try:
+        lines = Path(path).read_text("utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    rows = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
 
 
 @dataclass(frozen=True)
