@@ -33,7 +33,8 @@ def hostile_findings(problem: Problem, counts: ConfusionCounts) -> Findings:
     )  # fmt: skip
     headroom = probe(problem.net, problem.store("train"), problem.store("holdout"), groups=problem.groups.renamed(names), width=16, epochs=1)
     return Findings(
-        HOSTILE[0], names, counts, replace(problem.groups.renamed(names), eigenvalues=(1.0, 0.5, 0.4)), problem.plan(), table, headroom.to_dict(), evaluation(names),
+        HOSTILE[0], names, counts, replace(problem.groups.renamed(names), eigenvalues=(1.0, 0.5, 0.4)), problem.plan(),
+        table, headroom.to_dict(), evaluation(names),
         stability={"halves": 0.75, "bootstraps": [0.5, 0.625]}, search=SEARCH, latency={"rows": [
             {"batch_size": 1, "base_p50": 1.25, "base_p95": 1.5, "augmented_p50": 1.375, "augmented_p95": 1.75, "ratio": 1.1}]},
         conditional=[{"top_groups": n, "mean_average_precision": 0.3 + n / 100, "extra_computation": 1 + n / 100} for n in range(3)],

@@ -167,7 +167,8 @@ def test_rows_of_other_tuning_stay_in_the_journal(done: Run, workspace: Path) ->
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("stability.json", "{}"), ("latency.json", '{"rows": null}'), ("conditional.json", "[{}]"), ("evaluation.json", '{"calibration": {}}'), ("evaluation.json", "[]"),
+        ("stability.json", "{}"), ("latency.json", '{"rows": null}'), ("conditional.json", "[{}]"), ("evaluation.json", '{"calibration": {}}'),
+        ("evaluation.json", "[]"),
         ("probe.json", "[]"), ("probe.json", '{"earlier_points": 0}'), ("search.json", '{"trials": [{}]}'), ("log/training.jsonl", '{"step": 1, "loss"'),
     ],
 )  # fmt: skip

@@ -79,8 +79,8 @@ def reading(*folders: Path) -> Iterator[None]:
 def report(findings: Findings, folder: str | Path) -> Path:
     """Writes `report.html`, which needs no other file and no network, and `figures/*`.
 
-    Every number on the page stands in a `<data>` element whose `data-from` names the artefact and the place in it (a JSON pointer) where
-    it comes from.
+    Every figure of the page's tables stands in a `<data>` element whose `data-from` names the artefact and the place in it (a JSON pointer)
+    where it comes from; what is computed from several, a difference or a mean over a group, names none.
 
     Returns:
         the path of the report.
