@@ -32,6 +32,23 @@ def large(findings: Findings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return report(many_labels(findings, 17_000), tmp_path_factory.mktemp("large"))
 
 
+@pytest.fixture(scope="module")
+def odd(findings: Findings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Names that are hard to find or to see, groups that overlap and leave labels out, counts of co-detections, small changes."""
+    like = many_labels(findings, 600, examples=300)
+    names = LabelSpace([*(f"cat {i}" for i in range(45)), "cat", "\u2003", "مرحبا", *like.labels.names[48:]])
+    groups = LabelGroups(600, (np.arange(300), np.arange(290, 310), np.arange(250, 400)), ("first", "second", "third"))
+    counts = ConfusionCounts(600, 2, "codetections")
+    counts.update_detections([[0, 1], [0, 1], [46, 47], [1, 46]], [0, 1, 46, 2])
+    per_label = {"base": np.full(600, 0.5), "confusions": 0.5 + np.linspace(-0.05, 0.04, 600)}
+    rows = {"example": [7], "name": ["picture"], "taken": [46], "annotated": [1], "confidence": [0.96875]}
+    evaluation = like.evaluation | {"confident_mistakes": rows, "mistakes": [{"taken": "\u2003", "annotated": "cat 1", "base": 12, "augmented": 3}]}
+    comparison = Comparison(like.comparison.rows, per_label, 50, like.comparison.about)
+    plan = HeadPlan(groups, ((512, 512),) * 3, 9_216, 1_520_000_000, 160_000_000)
+    changed = replace(like, labels=names, groups=groups, counts=counts, plan=plan, comparison=comparison, evaluation=evaluation)
+    return report(changed, tmp_path_factory.mktemp("odd"))
+
+
 def many_labels(like: Findings, n: int, n_groups: int = 13, examples: int = 20_000) -> Findings:
     """A run over n labels: planted groups, every label with counts, average precision and confident mistakes."""
     rng = np.random.default_rng(0)
@@ -121,6 +138,47 @@ def test_a_labels_page_shows_what_the_json_says(hostile: Path, findings: Finding
     assert row.locator("td").all_text_contents() == [findings.labels.names[first], str(dense[first, 1]), str(dense[1, first])]
     row.locator("button").click()
     assert tab.page.text_content("#label-page h3 bdi") == findings.labels.names[first]
+
+
+def test_both_tables_of_mistakes_say_what_was_taken_for_what(odd: Path, opened: Callable[..., Opened]) -> None:
+    page = opened(odd, "#label-1").page
+    pairs, mistakes = page.get_by_role("region", name="mistaken pairs"), page.locator("#label-page table").last
+    assert mistakes.locator("th").all_inner_texts()[1:3] == pairs.locator("th").all_inner_texts()[:2] == ["took", "for"]
+    assert mistakes.locator("td").all_inner_texts()[1:3] == pairs.locator("td").all_inner_texts()[:2] == ["cat 1", "(blank)"]
+
+
+def test_a_name_of_white_space_can_be_seen_and_clicked(odd: Path, opened: Callable[..., Opened]) -> None:
+    page = opened(odd).page
+    blank = page.get_by_role("region", name="mistaken pairs").locator("td button").nth(1)
+    assert blank.inner_text() == "(blank)"
+    assert blank.locator("bdi").get_attribute("title") == "\u2003"
+    blank.click()
+    assert page.inner_text("#label-page h3") == "(blank)"
+
+
+def test_co_detections_are_told_once(odd: Path, opened: Callable[..., Opened]) -> None:
+    table = opened(odd, "#label-1").page.locator("#label-page table").first
+    assert table.locator("th").all_inner_texts() == ["label", "detected together"]
+    assert table.locator("td").all_inner_texts() == ["cat 0", "2", "(blank)", "1"]
+
+
+def test_a_label_is_in_all_its_groups(odd: Path, opened: Callable[..., Opened]) -> None:
+    page = opened(odd, "#label-295").page
+    assert page.locator("#label-page [data-group]").all_inner_texts() == ["1: first", "2: second", "3: third"]
+    for group, size in (("0", 300), ("1", 20), ("2", 150), ("-1", 200)):
+        page.select_option("#of-group", group)
+        assert page.inner_text("#how-many") == f"{min(size, 25)} of {size} labels shown"
+    assert page.locator("#of-group option").all_inner_texts() == ["all groups", "1: first", "2: second", "3: third", "no group"]
+    assert page.locator("#all-labels tbody td:nth-child(2)").first.inner_text() == "no group"
+    page.select_option("#of-group", "1")
+    assert page.locator("#all-labels tbody td:nth-child(2)").first.inner_text() == "1: first; 2: second; 3: third"
+
+
+def test_a_line_parts_the_labels_in_no_group_from_the_last(odd: Path, opened: Callable[..., Opened]) -> None:
+    page = opened(odd).page
+    page.mouse.move(0, 0)
+    pixel = "e => [...e.getContext('2d').getImageData(Math.round((400 / 600) * e.width), 3, 1, 1).data]"
+    assert page.locator("#matrix").evaluate(pixel) == [168, 72, 15, 255]
 
 
 def test_tables_sort(hostile: Path, findings: Findings, opened: Callable[..., Opened]) -> None:

@@ -20,9 +20,11 @@ const percent = (value) => (value == null ? "–" : (100 * value).toFixed(2));
 const signed = (value) => (value == null ? "–" : (value < 0 ? "" : "+") + (100 * value).toFixed(2));
 const whole = (value) => (value == null ? "–" : value.toLocaleString("en"));
 const tone = (value) => (value > 0 ? "good" : value < 0 ? "bad" : "");
-const named = (label) => element("bdi", { title: L.name[label] }, L.name[label]);
+const named = (label) => element("bdi", { title: L.name[label] }, L.name[label].trim() ? L.name[label] : "(blank)");
+const parted = (parts, mark) => parts.flatMap((part, i) => (i ? [mark, part] : [part]));
 const link = (label) => element("button", { className: "link", type: "button", "data-label": positions ? D.ids[label] : label }, named(label));
 const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const groupsOf = (label) => L.several[label] ?? [L.group[label]];  // -1: in none
 const groupName = (group) => (group < 0 ? "no group" : `${group + 1}: ${D.groups[group]}`);
 
 /* theme */
@@ -83,7 +85,7 @@ function offer() {
   at = -1;
   const text = box.value.trim(), labels = text ? matching(text, 40) : [];
   labels.forEach((label, i) =>
-    options.append(element("li", { id: `found-${i}`, role: "option", "aria-selected": "false", "data-label": positions ? D.ids[label] : label }, named(label), element("span", {}, L.group[label] < 0 ? "" : `group ${L.group[label] + 1}`))));
+    options.append(element("li", { id: `found-${i}`, role: "option", "aria-selected": "false", "data-label": positions ? D.ids[label] : label }, named(label), element("span", {}, L.group[label] < 0 ? "" : `group ${groupsOf(label).map((group) => group + 1).join(", ")}`))));
   if (text && !labels.length) options.append(element("li", { role: "option", "aria-disabled": "true", "aria-selected": "false" }, "no label of that name"));
   const open = options.children.length > 0;
   options.hidden = !open;
@@ -130,18 +132,20 @@ function open(id) {
 }
 function labelPage(label) {
   const page = find("label-page"), picture = D.pictures[label];
-  const facts = [["group", L.group[label] < 0 ? "no group" : element("button", { className: "link", type: "button", "data-group": L.group[label], title: "see its matrix" }, element("bdi", {}, groupName(L.group[label])))], ["average precision before", percent(L.before[label])], ["after", percent(L.after[label])],
+  const facts = [["group", ...parted(groupsOf(label).map((group) => (group < 0 ? "no group" : element("button", { className: "link", type: "button", "data-group": group, title: "see its matrix" }, element("bdi", {}, groupName(group))))), "; ")], ["average precision before", percent(L.before[label])], ["after", percent(L.after[label])],
     ["change, points", element("span", { className: tone(gain[label]) }, signed(gain[label]))], ["test examples", whole(L.test[label])], ["training examples", whole(L.training[label])]];
-  const near = [];
+  const near = [], counted = D.kind === "confusions"
+    ? [["detected where this is annotated", D.neighbours.detected_for_it], ["this detected where it is annotated", D.neighbours.it_for_them]]
+    : [["detected together", D.neighbours.detected_for_it]];
   for (let i = D.neighbours.first[label]; i < D.neighbours.first[label + 1]; i++) near.push(i);
   const wrong = D.mistakes.example.map((_, i) => i).filter((i) => D.mistakes.taken[i] === label || D.mistakes.annotated[i] === label);
   page.replaceChildren(
-    element("h3", { tabIndex: -1 }, picture ? element("img", { src: "data:image/png;base64," + picture, alt: "" }) : null, element("bdi", {}, L.name[label])),
-    element("dl", {}, ...facts.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value)))),
-    near.length ? tableOf("Mixed up with most, on hold-out data", ["label", "detected where this is annotated", "this detected where it is annotated"],
-      near.map((i) => [link(D.neighbours.label[i]), whole(D.neighbours.detected_for_it[i]), whole(D.neighbours.it_for_them[i])])) : element("p", { className: "note" }, "It was mixed up with no other label."),
+    element("h3", { tabIndex: -1 }, picture ? element("img", { src: "data:image/png;base64," + picture, alt: "" }) : null, named(label)),
+    element("dl", {}, ...facts.map(([name, ...value]) => element("div", {}, element("dt", {}, name), element("dd", {}, ...value)))),
+    near.length ? tableOf("Mixed up with most, on hold-out data", ["label", ...counted.map(([head]) => head)],
+      near.map((i) => [link(D.neighbours.label[i]), ...counted.map(([, counts]) => whole(counts[i]))])) : element("p", { className: "note" }, "It was mixed up with no other label."),
     wrong.length ? tableOf("Its most confident mistakes left, with heads, on test data", ["example", "took", "for", "sure of it, %"],
-      wrong.slice(0, 12).map((i) => [element("bdi", { title: D.mistakes.name[i] }, D.mistakes.name[i]), link(D.mistakes.taken[i]), link(D.mistakes.annotated[i]), (100 * D.mistakes.confidence[i]).toFixed(1)]), 3)
+      wrong.slice(0, 12).map((i) => [element("bdi", { title: D.mistakes.name[i] }, D.mistakes.name[i]), link(D.mistakes.annotated[i]), link(D.mistakes.taken[i]), (100 * D.mistakes.confidence[i]).toFixed(1)]), 3)
       : D.mistakes.kept ? element("p", { className: "note" }, "No confident mistake with it is kept.") : null);
   page.hidden = false;
   page.scrollIntoView({ block: "start" });
@@ -167,11 +171,11 @@ const state = { column: 6, down: false, most: 25, labels: [] };
 function list() {
   const text = find("filter").value.normalize("NFKD").toLowerCase().trim(), group = find("of-group").value;
   const key = columns[state.column][1], order = [];
-  for (let i = 0; i < C; i++) if ((!text || folded[i].includes(text)) && (group === "" || L.group[i] === Number(group))) order.push(i);
+  for (let i = 0; i < C; i++) if ((!text || folded[i].includes(text)) && (group === "" || groupsOf(i).includes(Number(group)))) order.push(i);
   const turn = state.down ? -1 : 1;
   order.sort(key ? (a, b) => (key(a) == null) - (key(b) == null) || turn * (key(a) - key(b)) || a - b : (a, b) => turn * (folded[a] < folded[b] ? -1 : folded[a] > folded[b] ? 1 : a - b));
   state.labels = order;
-  find("all-labels").tBodies[0].replaceChildren(...order.slice(0, state.most).map((i) => element("tr", {}, element("td", {}, link(i)), element("td", { className: "left" }, element("bdi", {}, groupName(L.group[i]))),
+  find("all-labels").tBodies[0].replaceChildren(...order.slice(0, state.most).map((i) => element("tr", {}, element("td", {}, link(i)), element("td", { className: "left" }, ...parted(groupsOf(i).map((group) => element("bdi", {}, groupName(group))), "; ")),
     ...[whole(L.training[i]), whole(L.test[i]), percent(L.before[i]), percent(L.after[i])].map((text) => element("td", {}, text)), element("td", { className: tone(gain[i]) }, signed(gain[i])))));
   find("how-many").textContent = `${whole(Math.min(state.most, order.length))} of ${whole(order.length)} labels shown` + (positions ? `, the most frequent of ${whole(D.n_labels)}` : "");
   find("more").hidden = state.most >= order.length;
@@ -239,7 +243,7 @@ function draw() {
   context.putImageData(image(part, wide), 0, 0);
   context.strokeStyle = style("--control");
   context.lineWidth = scale;
-  for (const edge of part.edges.slice(0, -1)) {
+  for (const edge of part.edges.filter((edge) => edge < part.cells)) {
     const x = Math.round((edge - view.x) * zoom) + 0.5, y = Math.round((edge - view.y) * zoom) + 0.5;
     context.beginPath(), context.moveTo(x, 0), context.lineTo(x, wide), context.moveTo(0, y), context.lineTo(wide, y), context.stroke();
   }
@@ -363,7 +367,7 @@ if (scatter) {
   themes.push(scattered);
 }
 
-D.groups.forEach((name, i) => find("of-group").append(element("option", { value: i }, groupName(i).slice(0, 60))));
+for (const group of [...D.groups.keys(), ...(L.group.includes(-1) ? [-1] : [])]) find("of-group").append(element("option", { value: group }, groupName(group).slice(0, 60)));
 list();
 themed();
 show(0).then(() => { routed(); document.documentElement.dataset.ready = "yes"; });
