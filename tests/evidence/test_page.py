@@ -122,6 +122,50 @@ def test_a_label_is_found_by_keyboard(hostile: Path, opened: Callable[..., Opene
     assert tab.troubles == []
 
 
+def test_an_exact_name_is_found_first(odd: Path, opened: Callable[..., Opened]) -> None:
+    page = opened(odd).page
+    page.fill("#search", " CAT")
+    assert page.locator("#found [data-label] bdi").all_inner_texts()[:3] == ["cat", "cat 0", "cat 1"]
+
+
+def test_a_slow_click_chooses_and_leaving_closes_at_once(hostile: Path, opened: Callable[..., Opened]) -> None:
+    page = opened(hostile).page
+    page.fill("#search", "label 1")
+    page.hover("#found [data-label='11']")
+    page.mouse.down()
+    page.wait_for_timeout(400)
+    page.mouse.up()
+    assert page.text_content("#label-page h3 bdi") == "label 11"
+    assert page.is_hidden("#found")
+    page.fill("#search", "label 2")
+    page.focus("#theme")
+    assert page.is_hidden("#found")
+
+
+def test_composing_and_escaping_choose_nothing(hostile: Path, opened: Callable[..., Opened]) -> None:
+    page = opened(hostile).page
+    page.fill("#search", "label 1")
+    page.locator("#search").dispatch_event("keydown", {"key": "Enter", "isComposing": True})
+    assert page.is_visible("#found")
+    page.keyboard.press("Escape")
+    page.keyboard.press("Enter")
+    assert page.is_hidden("#label-page")
+    page.keyboard.press("ArrowDown")
+    assert page.get_attribute("#found-0", "aria-selected") == "true"
+    page.keyboard.press("Enter")
+    assert page.text_content("#label-page h3 bdi") == "label 10"
+
+
+def test_going_back_closes_a_labels_page(hostile: Path, opened: Callable[..., Opened]) -> None:
+    page = opened(hostile).page
+    page.evaluate("open(11)")
+    page.evaluate("open(12)")
+    page.go_back()
+    page.wait_for_function("document.querySelector('#label-page h3').textContent === 'label 11'")
+    page.go_back()
+    page.wait_for_selector("#label-page", state="hidden")
+
+
 def test_a_labels_page_shows_what_the_json_says(hostile: Path, findings: Findings, opened: Callable[..., Opened]) -> None:
     tab = opened(hostile, "#label-1")
     before, after = (100 * findings.comparison.per_label[arm][1] for arm in ("base", "confusions"))
@@ -219,7 +263,7 @@ def test_the_matrix_zooms_and_tells_counts(hostile: Path, findings: Findings, op
     assert page.locator("#matrix").evaluate(colours) > 3
     page.locator("#groups .group").nth(2).get_by_role("button", name="see its matrix").click()
     page.wait_for_selector("#matrix[data-shown='3']")
-    page.focus("#matrix")
+    assert page.evaluate("document.activeElement.id") == "matrix"
     page.keyboard.press("ArrowDown")
     assert page.locator("#readout").evaluate("e => Number(e.dataset.value)") == dense[members[2][1], members[2][0]]
 

@@ -1,7 +1,7 @@
 "use strict";
 const D = JSON.parse(document.getElementById("data").textContent);
 const L = D.labels, C = L.name.length, find = (id) => document.getElementById(id);
-const folded = L.name.map((name) => name.normalize("NFKD").toLowerCase());
+const fold = (text) => text.normalize("NFKD").toLowerCase().trim(), folded = L.name.map(fold);
 const positions = D.ids.length ? new Map(D.ids.map((id, i) => [id, i])) : null;  // of very many labels the page holds some
 const gain = L.name.map((_, i) => (L.before[i] == null || L.after[i] == null ? null : L.after[i] - L.before[i]));
 
@@ -69,14 +69,12 @@ function ordered(a, b) {
 
 /* search */
 function matching(text, most) {
-  const wanted = text.normalize("NFKD").toLowerCase().trim();
-  const first = [], rest = [];
-  for (let i = 0; i < C && first.length < most; i++) {
-    const at = folded[i].indexOf(wanted);
-    if (at === 0) first.push(i);
-    else if (at > 0 && rest.length < most) rest.push(i);
+  const wanted = fold(text), exact = [], first = [], rest = [];
+  for (let i = 0; i < C; i++) {
+    const at = folded[i].indexOf(wanted), of = folded[i] === wanted ? exact : at === 0 ? first : rest;
+    if (at >= 0 && of.length < most) of.push(i);
   }
-  return [...first, ...rest].slice(0, most);
+  return [...exact, ...first, ...rest].slice(0, most);
 }
 const box = find("search"), options = find("found");
 let at = -1;
@@ -98,11 +96,13 @@ function close() {
 }
 box.addEventListener("input", offer);
 box.addEventListener("keydown", (event) => {
-  const shown = [...options.querySelectorAll("[data-label]")];
+  if (event.isComposing) return;
+  const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+  if (step && options.hidden) offer();
+  const shown = options.hidden ? [] : [...options.querySelectorAll("[data-label]")];
   if (event.key === "Escape") close();
-  else if ((event.key === "ArrowDown" || event.key === "ArrowUp") && shown.length) {
-    if (options.hidden) offer();
-    at = (at + (event.key === "ArrowDown" ? 1 : -1) + shown.length) % shown.length;
+  else if (step && shown.length) {
+    at = (at + step + shown.length) % shown.length;
     shown.forEach((option, i) => option.setAttribute("aria-selected", String(i === at)));
     shown[at].scrollIntoView({ block: "nearest" });
     box.setAttribute("aria-activedescendant", shown[at].id);
@@ -112,12 +112,13 @@ box.addEventListener("keydown", (event) => {
   } else return;
   event.preventDefault();
 });
-box.addEventListener("blur", () => setTimeout(close, 150));
+box.addEventListener("blur", close);
+options.addEventListener("mousedown", (event) => event.preventDefault());  // the box keeps the focus, and so the list stays, until the click is done
 document.addEventListener("click", (event) => {
   const chosen = event.target.closest("[data-label]");
   if (chosen) open(Number(chosen.dataset.label));
   const group = event.target.closest("[data-group]");
-  if (group) { select.value = Number(group.dataset.group) + 1; show(Number(select.value)); find("confusions").scrollIntoView(); }
+  if (group) { select.value = Number(group.dataset.group) + 1; show(Number(select.value)); find("confusions").scrollIntoView(); canvas.focus({ preventScroll: true }); }
 });
 document.addEventListener("keydown", (event) => {
   if (event.key === "/" && !/^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement.tagName)) { box.focus(); event.preventDefault(); }
@@ -161,6 +162,7 @@ function routed() {
   const found = /^#label-(\d+)$/.exec(location.hash);
   const label = found && (positions ? positions.get(Number(found[1])) : Number(found[1]));
   if (label != null && label < C) labelPage(label);
+  else find("label-page").hidden = true;
 }
 addEventListener("popstate", routed);
 addEventListener("hashchange", routed);
@@ -169,7 +171,7 @@ addEventListener("hashchange", routed);
 const columns = [["label", null], ["group", (i) => L.group[i]], ["training", (i) => L.training[i]], ["test", (i) => L.test[i]], ["before", (i) => L.before[i]], ["after", (i) => L.after[i]], ["change", (i) => gain[i]]];
 const state = { column: 6, down: false, most: 25, labels: [] };
 function list() {
-  const text = find("filter").value.normalize("NFKD").toLowerCase().trim(), group = find("of-group").value;
+  const text = fold(find("filter").value), group = find("of-group").value;
   const key = columns[state.column][1], order = [];
   for (let i = 0; i < C; i++) if ((!text || folded[i].includes(text)) && (group === "" || groupsOf(i).includes(Number(group)))) order.push(i);
   const turn = state.down ? -1 : 1;
