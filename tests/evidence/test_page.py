@@ -268,6 +268,45 @@ def test_the_matrix_zooms_and_tells_counts(hostile: Path, findings: Findings, op
     assert page.locator("#readout").evaluate("e => Number(e.dataset.value)") == dense[members[2][1], members[2][0]]
 
 
+def test_the_wheel_is_left_to_the_page_where_nothing_zooms(hostile: Path, opened: Callable[..., Opened]) -> None:
+    page = opened(hostile).page
+    turned = "(e, by) => !e.dispatchEvent(new WheelEvent('wheel', { deltaY: by, cancelable: true }))"
+    page.focus("#matrix")
+    assert not page.locator("#matrix").evaluate(turned, 1)
+    closer = [page.locator("#matrix").evaluate(turned, -1) for _ in range(20)]
+    assert closer == sorted(closer, reverse=True)
+    assert (closer[0], closer[-1]) == (True, False)
+    assert page.locator("#matrix").evaluate(turned, 1)
+
+
+def test_the_matrix_by_touch(hostile: Path, opened: Callable[..., Opened]) -> None:
+    page = opened(hostile, has_touch=True).page
+    page.evaluate("document.documentElement.style.scrollBehavior = 'auto', canvas.scrollIntoView({ block: 'center' })")
+    box = page.locator("#matrix").bounding_box()
+    x, y = box["x"] + 2.5 / 36 * box["width"], box["y"] + box["height"] / 2
+    touch = page.context.new_cdp_session(page)
+
+    def swipe() -> bool:
+        """Whether the page moved."""
+        before = page.evaluate("scrollY")
+        for i, kind in enumerate(["touchStart", *["touchMove"] * 5, "touchEnd"]):
+            touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [] if kind == "touchEnd" else [{"x": x, "y": y - 20 * i}]})
+        page.wait_for_timeout(200)
+        moved = page.evaluate("scrollY") != before
+        page.evaluate("canvas.scrollIntoView({ block: 'center' })")
+        return moved
+
+    page.touchscreen.tap(x, y)
+    assert page.locator("#readout").evaluate("e => [e.dataset.row, e.dataset.column]") == ["18", "2"]
+    assert swipe()
+    assert page.evaluate("dragged") is None
+    page.evaluate("zoomed(0.5)")
+    at = page.evaluate("view.y")
+    assert not swipe()
+    assert page.evaluate("view.y") > at
+    assert page.locator("#readout").evaluate("e => e.dataset.row") == "18"  # where the tap was
+
+
 def test_the_theme_switches_and_stays_readable(hostile: Path, opened: Callable[..., Opened]) -> None:
     for scheme, paper in (("light", "rgb(255, 255, 255)"), ("dark", "rgb(20, 24, 31)")):
         page = opened(hostile, color_scheme=scheme).page

@@ -255,6 +255,7 @@ function draw() {
     context.strokeRect((view.cursor[0] - view.x) * zoom, (view.cursor[1] - view.y) * zoom, Math.max(zoom, 4), Math.max(zoom, 4));
   }
   canvas.dataset.cells = view.size.toFixed(2);
+  canvas.style.touchAction = view.size < part.cells ? "none" : "pan-y";  // a swipe over the whole matrix scrolls the page
 }
 function within(part, cell) {
   const first = Math.ceil((cell * part.labels) / part.cells), end = Math.ceil(((cell + 1) * part.labels) / part.cells);
@@ -287,16 +288,29 @@ function cellAt(event) {
   return [view.x + ((event.clientX - box.left) / box.width) * view.size, view.y + ((event.clientY - box.top) / box.height) * view.size];
 }
 let dragged = null, pointed = 0;
-canvas.addEventListener("wheel", (event) => { if (event.ctrlKey || document.activeElement === canvas) { event.preventDefault(); zoomed(event.deltaY > 0 ? 1.25 : 0.8, ...cellAt(event)); } }, { passive: false });
+function point([x, y]) {
+  view.cursor = [x, y].map((at) => Math.floor(clamped(at, D.matrices[view.number].cells - 1)));
+  draw(), tell(view.cursor);
+}
+canvas.addEventListener("wheel", (event) => {
+  if (!event.ctrlKey && document.activeElement !== canvas) return;
+  const before = view.size;
+  zoomed(event.deltaY > 0 ? 1.25 : 0.8, ...cellAt(event));
+  if (view.size !== before) event.preventDefault();
+}, { passive: false });
 canvas.addEventListener("pointerdown", (event) => { canvas.focus({ preventScroll: true }); canvas.setPointerCapture(event.pointerId); dragged = { at: cellAt(event), x: event.clientX, y: event.clientY }; });
 canvas.addEventListener("pointermove", (event) => {
   if (view.number < 0) return;
   const [x, y] = cellAt(event), cells = D.matrices[view.number].cells;
   if (dragged) { view.x = clamped(view.x + dragged.at[0] - x, cells - view.size); view.y = clamped(view.y + dragged.at[1] - y, cells - view.size); draw(); return; }
   cancelAnimationFrame(pointed);
-  pointed = requestAnimationFrame(() => { view.cursor = [Math.floor(clamped(x, cells - 1)), Math.floor(clamped(y, cells - 1))]; draw(); tell(view.cursor); });
+  pointed = requestAnimationFrame(() => point([x, y]));
 });
-canvas.addEventListener("pointerup", () => { dragged = null; });
+canvas.addEventListener("pointerup", (event) => {
+  if (dragged && view.number >= 0 && Math.hypot(event.clientX - dragged.x, event.clientY - dragged.y) < 4) point(cellAt(event));
+  dragged = null;
+});
+canvas.addEventListener("pointercancel", () => { dragged = null; });
 canvas.addEventListener("dblclick", (event) => zoomed(0.5, ...cellAt(event)));
 canvas.addEventListener("keydown", (event) => {
   const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }, cells = D.matrices[view.number].cells;
