@@ -317,6 +317,17 @@ def test_the_theme_switches_and_stays_readable(hostile: Path, opened: Callable[.
         assert page.inner_text("#theme") == f"{scheme} theme"
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_paper_is_white(hostile: Path, opened: Callable[..., Opened], scheme: str) -> None:
+    page = opened(hostile, color_scheme=scheme).page
+    for _ in range(2):
+        page.emulate_media(media="print")
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert page.evaluate("dark()") is False
+        page.emulate_media(media="screen")
+        page.click("#theme")
+
+
 @pytest.mark.parametrize("state", ["as opened", "dark, a label open, searching"])
 def test_no_serious_accessibility_finding(hostile: Path, opened: Callable[..., Opened], state: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
@@ -335,7 +346,10 @@ def test_it_fits_a_phone_and_prints(hostile: Path, opened: Callable[..., Opened]
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
     page.evaluate("open(4)")
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    page.set_viewport_size({"width": 718, "height": 1000})  # A4 without margins of 1 cm
     page.emulate_media(media="print")
+    ends = "[...document.querySelectorAll('.scroll table')].map((table) => table.getBoundingClientRect().right - innerWidth)"
+    assert max(page.evaluate(ends)) <= 0
     assert page.is_hidden("#search")
     assert page.is_visible("#matrix")
     assert len(page.pdf()) > 10_000

@@ -30,7 +30,7 @@ const groupName = (group) => (group < 0 ? "no group" : `${group + 1}: ${D.groups
 /* theme */
 const themes = [];
 function dark() {
-  const set = document.documentElement.dataset.theme;
+  const set = matchMedia("print").matches ? "light" : document.documentElement.dataset.theme;
   return set ? set === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
 }
 function themed() {
@@ -41,7 +41,7 @@ find("theme").addEventListener("click", () => {
   document.documentElement.dataset.theme = dark() ? "light" : "dark";
   themed();
 });
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", themed);
+for (const query of ["print", "(prefers-color-scheme: dark)"]) matchMedia(query).addEventListener("change", themed);
 
 /* tables that were written by hand: a click on a heading sorts */
 for (const table of document.querySelectorAll("table.sortable")) {
