@@ -233,6 +233,9 @@ def test_tables_sort(hostile: Path, findings: Findings, opened: Callable[..., Op
     assert values == sorted(values, reverse=True)
     column.click()
     assert page.get_attribute("#table-arms thead th:nth-child(2)", "aria-sort") == "ascending"
+    for _ in range(2):
+        page.locator("#table-arms thead th", has_text="over base").locator("button").click()
+        assert page.locator("#table-arms tbody tr").last.locator("th, td").nth(3).inner_text() == ""  # the base has no such number
     page.locator("#all-labels thead th", has_text="AP after").locator("button").click()
     shown = page.locator("#all-labels tbody td:nth-child(6)").all_inner_texts()
     expected = np.sort(findings.comparison.per_label["confusions"])[::-1][:25]
@@ -305,6 +308,23 @@ def test_the_matrix_by_touch(hostile: Path, opened: Callable[..., Opened]) -> No
     assert not swipe()
     assert page.evaluate("view.y") > at
     assert page.locator("#readout").evaluate("e => e.dataset.row") == "18"  # where the tap was
+
+
+def test_changes_are_told_to_the_point(odd: Path, opened: Callable[..., Opened]) -> None:
+    page = opened(odd).page
+    drawn = """() => {
+        const said = [];
+        CanvasRenderingContext2D.prototype.fillText = (text) => said.push(text);
+        scattered();
+        return said.slice(0, 5);
+    }"""
+    assert page.evaluate(drawn) == ["-5.0", "-2.5", "0.0", "2.5", "5.0"]
+    page.locator("#scatter").scroll_into_view_if_needed()
+    x, y, _ = page.evaluate("points = points.filter((point) => point[2] === 47), points[0]")
+    box = page.locator("#scatter").bounding_box()
+    page.mouse.move(box["x"] + x, box["y"] + y)
+    assert page.inner_text("#pointed bdi") == "مرحبا"
+    assert page.locator("#pointed").evaluate("e => e.lastChild.data").startswith(": -4.29 points, ")
 
 
 def test_the_theme_switches_and_stays_readable(hostile: Path, opened: Callable[..., Opened]) -> None:

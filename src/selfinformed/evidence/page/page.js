@@ -55,16 +55,16 @@ for (const table of document.querySelectorAll("table.sortable")) {
       heading.setAttribute("aria-sort", down ? "descending" : "ascending");
       const key = (row) => {
         const cell = row.cells[column], data = cell.querySelector("data");
-        return data ? Number(data.value) : cell.textContent.trim() === "" ? -Infinity : cell.textContent.trim();
+        return data ? Number(data.value) : cell.textContent.trim();
       };
-      const rows = [...table.tBodies[0].rows].sort((a, b) => ordered(key(a), key(b)) * (down ? -1 : 1));
+      const rows = [...table.tBodies[0].rows].sort((a, b) => ordered(key(a), key(b), down ? -1 : 1));
       table.tBodies[0].append(...rows);
     });
   });
 }
-function ordered(a, b) {
-  if (typeof a === "number" && typeof b === "number") return a - b;
-  return typeof a === "number" ? -1 : typeof b === "number" ? 1 : a < b ? -1 : a > b ? 1 : 0;
+function ordered(a, b, turn) {
+  /* what is no number stands after the numbers, whichever way they turn */
+  return (typeof b === "number") - (typeof a === "number") || turn * (a < b ? -1 : a > b ? 1 : 0);
 }
 
 /* search */
@@ -354,7 +354,7 @@ function scattered() {
   context.fillStyle = style("--quiet"), context.strokeStyle = style("--line"), context.lineWidth = scale;
   for (const value of [-most, -most / 2, 0, most / 2, most]) {
     context.beginPath(), context.moveTo(edge, py(value)), context.lineTo(wide, py(value)), context.stroke();
-    context.textAlign = "right", context.textBaseline = "middle", context.fillText((100 * value).toFixed(0), edge - 6 * scale, py(value));
+    context.textAlign = "right", context.textBaseline = "middle", context.fillText((100 * value).toFixed(most < 0.1 ? 1 : 0), edge - 6 * scale, py(value));
   }
   const ticks = [...new Set([0, 0.25, 0.5, 0.75, 1].map((share) => Math.round(10 ** (low + share * span) - 1)))];
   context.textAlign = "center", context.textBaseline = "top";
@@ -377,7 +377,7 @@ function nearest(event) {
   return best;
 }
 if (scatter) {
-  scatter.addEventListener("pointermove", (event) => { const label = nearest(event); find("pointed").textContent = label == null ? "" : `${L.name[label]}: ${signed(gain[label])} points, ${whole(frequency[label])} examples`; });
+  scatter.addEventListener("pointermove", (event) => { const label = nearest(event); find("pointed").replaceChildren(...(label == null ? [] : [named(label), `: ${signed(gain[label])} points, ${whole(frequency[label])} examples`])); });
   scatter.addEventListener("click", (event) => { const label = nearest(event); if (label != null) open(positions ? D.ids[label] : label); });
   new ResizeObserver(scattered).observe(scatter);
   themes.push(scattered);
