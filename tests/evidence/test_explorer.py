@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfinformed.evidence.explorer import embedded_json, explored, matrices, mistakes_of, neighbours
+from selfinformed.evidence.explorer import embedded_json, explored, labels_of, matrices, mistakes_of, neighbours
+from selfinformed.evidence.figures import confusion_figure
 from selfinformed.structure.counts import ConfusionCounts
 from selfinformed.structure.groups import LabelGroups
 
@@ -68,6 +69,20 @@ def test_a_cover_has_orders_of_its_own(counts: ConfusionCounts) -> None:
     parts = matrices(counts, cover, np.arange(36))
     assert parts[1]["order"] == 0
     assert parts[2]["order"] == list(range(5, 36))
+
+
+def test_labels_in_several_groups_name_them_all() -> None:
+    cover = LabelGroups(6, (np.arange(3), np.array([2, 4]), np.array([4, 2, 5])), ("a", "b", "c"))
+    columns = labels_of(["name"] * 6, cover, {}, "", {}, np.array([1, 2, 3, 4]))
+    assert columns["group"] == [0, 0, -1, 1]
+    assert columns["several"] == {1: [0, 1, 2], 3: [1, 2]}
+
+
+@pytest.mark.parametrize(("n_groups", "lines"), [(3, 2), (2, 2), (0, 0)])
+def test_a_line_parts_the_labels_in_no_group_from_the_last(counts: ConfusionCounts, n_groups: int, lines: int) -> None:
+    groups = LabelGroups(36, tuple(np.arange(36).reshape(3, 12)[:n_groups]))
+    drawn = confusion_figure(counts, groups).axes[0].lines
+    assert sorted({float(line.get_ydata()[0]) for line in drawn[::2]}) == [11.5, 23.5][:lines]
 
 
 def test_of_very_many_labels_those_counted_most_are_shown(counts: ConfusionCounts, monkeypatch) -> None:

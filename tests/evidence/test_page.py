@@ -32,6 +32,23 @@ def large(findings: Findings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return report(many_labels(findings, 17_000), tmp_path_factory.mktemp("large"))
 
 
+@pytest.fixture(scope="module")
+def odd(findings: Findings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Names that are hard to find or to see, groups that overlap and leave labels out, counts of co-detections, small changes."""
+    like = many_labels(findings, 600, examples=300)
+    names = LabelSpace([*(f"cat {i}" for i in range(45)), "cat", "\u2003", "مرحبا", *like.labels.names[48:]])
+    groups = LabelGroups(600, (np.arange(300), np.arange(290, 310), np.arange(250, 400)), ("first", "second", "third"))
+    counts = ConfusionCounts(600, 2, "codetections")
+    counts.update_detections([[0, 1], [0, 1], [46, 47], [1, 46]], [0, 1, 46, 2])
+    per_label = {"base": np.full(600, 0.5), "confusions": 0.5 + np.linspace(-0.05, 0.04, 600)}
+    rows = {"example": [7], "name": ["picture"], "taken": [46], "annotated": [1], "confidence": [0.96875]}
+    evaluation = like.evaluation | {"confident_mistakes": rows, "mistakes": [{"taken": "\u2003", "annotated": "cat 1", "base": 12, "augmented": 3}]}
+    comparison = Comparison(like.comparison.rows, per_label, 50, like.comparison.about)
+    plan = HeadPlan(groups, ((512, 512),) * 3, 9_216, 1_520_000_000, 160_000_000)
+    changed = replace(like, labels=names, groups=groups, counts=counts, plan=plan, comparison=comparison, evaluation=evaluation)
+    return report(changed, tmp_path_factory.mktemp("odd"))
+
+
 def many_labels(like: Findings, n: int, n_groups: int = 13, examples: int = 20_000) -> Findings:
     """A run over n labels: planted groups, every label with counts, average precision and confident mistakes."""
     rng = np.random.default_rng(0)
@@ -105,6 +122,50 @@ def test_a_label_is_found_by_keyboard(hostile: Path, opened: Callable[..., Opene
     assert tab.troubles == []
 
 
+def test_an_exact_name_is_found_first(odd: Path, opened: Callable[..., Opened]) -> None:
+    page = opened(odd).page
+    page.fill("#search", " CAT")
+    assert page.locator("#found [data-label] bdi").all_inner_texts()[:3] == ["cat", "cat 0", "cat 1"]
+
+
+def test_a_slow_click_chooses_and_leaving_closes_at_once(hostile: Path, opened: Callable[..., Opened]) -> None:
+    page = opened(hostile).page
+    page.fill("#search", "label 1")
+    page.hover("#found [data-label='11']")
+    page.mouse.down()
+    page.wait_for_timeout(400)
+    page.mouse.up()
+    assert page.text_content("#label-page h3 bdi") == "label 11"
+    assert page.is_hidden("#found")
+    page.fill("#search", "label 2")
+    page.focus("#theme")
+    assert page.is_hidden("#found")
+
+
+def test_composing_and_escaping_choose_nothing(hostile: Path, opened: Callable[..., Opened]) -> None:
+    page = opened(hostile).page
+    page.fill("#search", "label 1")
+    page.locator("#search").dispatch_event("keydown", {"key": "Enter", "isComposing": True})
+    assert page.is_visible("#found")
+    page.keyboard.press("Escape")
+    page.keyboard.press("Enter")
+    assert page.is_hidden("#label-page")
+    page.keyboard.press("ArrowDown")
+    assert page.get_attribute("#found-0", "aria-selected") == "true"
+    page.keyboard.press("Enter")
+    assert page.text_content("#label-page h3 bdi") == "label 10"
+
+
+def test_going_back_closes_a_labels_page(hostile: Path, opened: Callable[..., Opened]) -> None:
+    page = opened(hostile).page
+    page.evaluate("open(11)")
+    page.evaluate("open(12)")
+    page.go_back()
+    page.wait_for_function("document.querySelector('#label-page h3').textContent === 'label 11'")
+    page.go_back()
+    page.wait_for_selector("#label-page", state="hidden")
+
+
 def test_a_labels_page_shows_what_the_json_says(hostile: Path, findings: Findings, opened: Callable[..., Opened]) -> None:
     tab = opened(hostile, "#label-1")
     before, after = (100 * findings.comparison.per_label[arm][1] for arm in ("base", "confusions"))
@@ -123,6 +184,47 @@ def test_a_labels_page_shows_what_the_json_says(hostile: Path, findings: Finding
     assert tab.page.text_content("#label-page h3 bdi") == findings.labels.names[first]
 
 
+def test_both_tables_of_mistakes_say_what_was_taken_for_what(odd: Path, opened: Callable[..., Opened]) -> None:
+    page = opened(odd, "#label-1").page
+    pairs, mistakes = page.get_by_role("region", name="mistaken pairs"), page.locator("#label-page table").last
+    assert mistakes.locator("th").all_inner_texts()[1:3] == pairs.locator("th").all_inner_texts()[:2] == ["took", "for"]
+    assert mistakes.locator("td").all_inner_texts()[1:3] == pairs.locator("td").all_inner_texts()[:2] == ["cat 1", "(blank)"]
+
+
+def test_a_name_of_white_space_can_be_seen_and_clicked(odd: Path, opened: Callable[..., Opened]) -> None:
+    page = opened(odd).page
+    blank = page.get_by_role("region", name="mistaken pairs").locator("td button").nth(1)
+    assert blank.inner_text() == "(blank)"
+    assert blank.locator("bdi").get_attribute("title") == "\u2003"
+    blank.click()
+    assert page.inner_text("#label-page h3") == "(blank)"
+
+
+def test_co_detections_are_told_once(odd: Path, opened: Callable[..., Opened]) -> None:
+    table = opened(odd, "#label-1").page.locator("#label-page table").first
+    assert table.locator("th").all_inner_texts() == ["label", "detected together"]
+    assert table.locator("td").all_inner_texts() == ["cat 0", "2", "(blank)", "1"]
+
+
+def test_a_label_is_in_all_its_groups(odd: Path, opened: Callable[..., Opened]) -> None:
+    page = opened(odd, "#label-295").page
+    assert page.locator("#label-page [data-group]").all_inner_texts() == ["1: first", "2: second", "3: third"]
+    for group, size in (("0", 300), ("1", 20), ("2", 150), ("-1", 200)):
+        page.select_option("#of-group", group)
+        assert page.inner_text("#how-many") == f"{min(size, 25)} of {size} labels shown"
+    assert page.locator("#of-group option").all_inner_texts() == ["all groups", "1: first", "2: second", "3: third", "no group"]
+    assert page.locator("#all-labels tbody td:nth-child(2)").first.inner_text() == "no group"
+    page.select_option("#of-group", "1")
+    assert page.locator("#all-labels tbody td:nth-child(2)").first.inner_text() == "1: first; 2: second; 3: third"
+
+
+def test_a_line_parts_the_labels_in_no_group_from_the_last(odd: Path, opened: Callable[..., Opened]) -> None:
+    page = opened(odd).page
+    page.mouse.move(0, 0)
+    pixel = "e => [...e.getContext('2d').getImageData(Math.round((400 / 600) * e.width), 3, 1, 1).data]"
+    assert page.locator("#matrix").evaluate(pixel) == [168, 72, 15, 255]
+
+
 def test_tables_sort(hostile: Path, findings: Findings, opened: Callable[..., Opened]) -> None:
     page = opened(hostile).page
     column = page.locator("#table-arms thead th", has_text="mAP@50").locator("button")
@@ -131,6 +233,9 @@ def test_tables_sort(hostile: Path, findings: Findings, opened: Callable[..., Op
     assert values == sorted(values, reverse=True)
     column.click()
     assert page.get_attribute("#table-arms thead th:nth-child(2)", "aria-sort") == "ascending"
+    for _ in range(2):
+        page.locator("#table-arms thead th", has_text="over base").locator("button").click()
+        assert page.locator("#table-arms tbody tr").last.locator("th, td").nth(3).inner_text() == ""  # the base has no such number
     page.locator("#all-labels thead th", has_text="AP after").locator("button").click()
     shown = page.locator("#all-labels tbody td:nth-child(6)").all_inner_texts()
     expected = np.sort(findings.comparison.per_label["confusions"])[::-1][:25]
@@ -161,9 +266,65 @@ def test_the_matrix_zooms_and_tells_counts(hostile: Path, findings: Findings, op
     assert page.locator("#matrix").evaluate(colours) > 3
     page.locator("#groups .group").nth(2).get_by_role("button", name="see its matrix").click()
     page.wait_for_selector("#matrix[data-shown='3']")
-    page.focus("#matrix")
+    assert page.evaluate("document.activeElement.id") == "matrix"
     page.keyboard.press("ArrowDown")
     assert page.locator("#readout").evaluate("e => Number(e.dataset.value)") == dense[members[2][1], members[2][0]]
+
+
+def test_the_wheel_is_left_to_the_page_where_nothing_zooms(hostile: Path, opened: Callable[..., Opened]) -> None:
+    page = opened(hostile).page
+    turned = "(e, by) => !e.dispatchEvent(new WheelEvent('wheel', { deltaY: by, cancelable: true }))"
+    page.focus("#matrix")
+    assert not page.locator("#matrix").evaluate(turned, 1)
+    closer = [page.locator("#matrix").evaluate(turned, -1) for _ in range(20)]
+    assert closer == sorted(closer, reverse=True)
+    assert (closer[0], closer[-1]) == (True, False)
+    assert page.locator("#matrix").evaluate(turned, 1)
+
+
+def test_the_matrix_by_touch(hostile: Path, opened: Callable[..., Opened]) -> None:
+    page = opened(hostile, has_touch=True).page
+    page.evaluate("document.documentElement.style.scrollBehavior = 'auto', canvas.scrollIntoView({ block: 'center' })")
+    box = page.locator("#matrix").bounding_box()
+    x, y = box["x"] + 2.5 / 36 * box["width"], box["y"] + box["height"] / 2
+    touch = page.context.new_cdp_session(page)
+
+    def swipe() -> bool:
+        """Whether the page moved."""
+        before = page.evaluate("scrollY")
+        for i, kind in enumerate(["touchStart", *["touchMove"] * 5, "touchEnd"]):
+            touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [] if kind == "touchEnd" else [{"x": x, "y": y - 20 * i}]})
+        page.wait_for_timeout(200)
+        moved = page.evaluate("scrollY") != before
+        page.evaluate("canvas.scrollIntoView({ block: 'center' })")
+        return moved
+
+    page.touchscreen.tap(x, y)
+    assert page.locator("#readout").evaluate("e => [e.dataset.row, e.dataset.column]") == ["18", "2"]
+    assert swipe()
+    assert page.evaluate("dragged") is None
+    page.evaluate("zoomed(0.5)")
+    at = page.evaluate("view.y")
+    assert not swipe()
+    assert page.evaluate("view.y") > at
+    assert page.locator("#readout").evaluate("e => e.dataset.row") == "18"  # where the tap was
+
+
+def test_changes_are_told_to_the_point(odd: Path, opened: Callable[..., Opened]) -> None:
+    page = opened(odd).page
+    drawn = """() => {
+        const said = [];
+        CanvasRenderingContext2D.prototype.fillText = (text) => said.push(text);
+        scattered();
+        return said.slice(0, 5);
+    }"""
+    assert page.evaluate(drawn) == ["-5.0", "-2.5", "0.0", "2.5", "5.0"]
+    page.locator("#scatter").scroll_into_view_if_needed()
+    x, y, _ = page.evaluate("points = points.filter((point) => point[2] === 47), points[0]")
+    box = page.locator("#scatter").bounding_box()
+    page.mouse.move(box["x"] + x, box["y"] + y)
+    assert page.inner_text("#pointed bdi") == "مرحبا"
+    assert page.locator("#pointed").evaluate("e => e.lastChild.data").startswith(": -4.29 points, ")
 
 
 def test_the_theme_switches_and_stays_readable(hostile: Path, opened: Callable[..., Opened]) -> None:
@@ -174,6 +335,17 @@ def test_the_theme_switches_and_stays_readable(hostile: Path, opened: Callable[.
         page.click("#theme")
         assert page.evaluate(background) != paper
         assert page.inner_text("#theme") == f"{scheme} theme"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_paper_is_white(hostile: Path, opened: Callable[..., Opened], scheme: str) -> None:
+    page = opened(hostile, color_scheme=scheme).page
+    for _ in range(2):
+        page.emulate_media(media="print")
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert page.evaluate("dark()") is False
+        page.emulate_media(media="screen")
+        page.click("#theme")
 
 
 @pytest.mark.parametrize("state", ["as opened", "dark, a label open, searching"])
@@ -194,7 +366,10 @@ def test_it_fits_a_phone_and_prints(hostile: Path, opened: Callable[..., Opened]
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
     page.evaluate("open(4)")
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    page.set_viewport_size({"width": 718, "height": 1000})  # A4 without margins of 1 cm
     page.emulate_media(media="print")
+    ends = "[...document.querySelectorAll('.scroll table')].map((table) => table.getBoundingClientRect().right - innerWidth)"
+    assert max(page.evaluate(ends)) <= 0
     assert page.is_hidden("#search")
     assert page.is_visible("#matrix")
     assert len(page.pdf()) > 10_000

@@ -113,12 +113,18 @@ def neighbours(counts: ConfusionCounts, shown: IntArray, number: int = _NEIGHBOU
 def labels_of(
     names: Sequence[str], groups: LabelGroups, per_label: Mapping[str, npt.NDArray[np.float64]], method: str, evaluation: Mapping[str, Any], shown: IntArray
 ) -> dict[str, Any]:
-    """Columns over the labels shown: name, group, average precision before and after, examples annotated in test and training data."""
+    """Columns over the labels shown: name, (first) group, average precision before and after, examples annotated in test and training data; and
+    `several`: for the places of those in more than one group, all their groups."""
+    of: list[list[int]] = [[] for _ in names]
+    for group, members in enumerate(groups.members):
+        for label in members.tolist():
+            of[label].append(group)
     unknown = np.full(len(names), np.nan)
     rows = evaluation.get("labels") or []
     counted = {"test": [row["positives"] for row in rows], "training": evaluation.get("training_positives") or []}
     return {
         "name": [names[i] for i in shown], "group": groups.assignment[shown].tolist(),
+        "several": {place: of[label] for place, label in enumerate(shown) if len(of[label]) > 1},
         "before": per_label.get("base", unknown)[shown].tolist(), "after": per_label.get(method, unknown)[shown].tolist(),
         **{name: np.asarray(values)[shown].tolist() if len(values) else [None] * len(shown) for name, values in counted.items()},
     }  # fmt: skip

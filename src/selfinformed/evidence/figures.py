@@ -77,12 +77,12 @@ def confusion_figure(counts: ConfusionCounts, groups: LabelGroups) -> Figure:
     figure, axes = _figure(2.9)
     shown = np.where(cells > 0, cells, np.nan)
     image = axes.imshow(shown, cmap="viridis", norm=LogNorm(vmin=1, vmax=max(2, float(cells.max()))), interpolation="nearest", aspect="auto", rasterized=True)
-    scale = len(cells) / counts.n_labels
-    sizes = [len(m) for m in first_groups(groups)]
-    for edge in np.cumsum(sizes)[:-1] * scale:
+    sizes = np.array([len(m) for m in first_groups(groups)])
+    ends = np.cumsum(sizes) * len(cells) / counts.n_labels
+    for edge in ends[ends < len(cells)]:
         axes.axhline(edge - 0.5, color=CONTROL, linewidth=0.6)
         axes.axvline(edge - 0.5, color=CONTROL, linewidth=0.6)
-    axes.set_xticks([]), axes.set_yticks((np.cumsum(sizes) - np.array(sizes) / 2) * scale, range(1, len(sizes) + 1))
+    axes.set_xticks([]), axes.set_yticks(ends - sizes * len(cells) / counts.n_labels / 2, range(1, len(sizes) + 1))
     other = "annotated" if counts.kind == "confusions" else "detected"
     axes.set_xlabel(f"{other} label, by group"), axes.set_ylabel("detected label, by group")
     axes.tick_params(length=0)

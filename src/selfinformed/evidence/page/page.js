@@ -1,7 +1,7 @@
 "use strict";
 const D = JSON.parse(document.getElementById("data").textContent);
 const L = D.labels, C = L.name.length, find = (id) => document.getElementById(id);
-const folded = L.name.map((name) => name.normalize("NFKD").toLowerCase());
+const fold = (text) => text.normalize("NFKD").toLowerCase().trim(), folded = L.name.map(fold);
 const positions = D.ids.length ? new Map(D.ids.map((id, i) => [id, i])) : null;  // of very many labels the page holds some
 const gain = L.name.map((_, i) => (L.before[i] == null || L.after[i] == null ? null : L.after[i] - L.before[i]));
 
@@ -20,15 +20,17 @@ const percent = (value) => (value == null ? "–" : (100 * value).toFixed(2));
 const signed = (value) => (value == null ? "–" : (value < 0 ? "" : "+") + (100 * value).toFixed(2));
 const whole = (value) => (value == null ? "–" : value.toLocaleString("en"));
 const tone = (value) => (value > 0 ? "good" : value < 0 ? "bad" : "");
-const named = (label) => element("bdi", { title: L.name[label] }, L.name[label]);
+const named = (label) => element("bdi", { title: L.name[label] }, L.name[label].trim() ? L.name[label] : "(blank)");
+const parted = (parts, mark) => parts.flatMap((part, i) => (i ? [mark, part] : [part]));
 const link = (label) => element("button", { className: "link", type: "button", "data-label": positions ? D.ids[label] : label }, named(label));
 const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const groupsOf = (label) => L.several[label] ?? [L.group[label]];  // -1: in none
 const groupName = (group) => (group < 0 ? "no group" : `${group + 1}: ${D.groups[group]}`);
 
 /* theme */
 const themes = [];
 function dark() {
-  const set = document.documentElement.dataset.theme;
+  const set = matchMedia("print").matches ? "light" : document.documentElement.dataset.theme;
   return set ? set === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
 }
 function themed() {
@@ -39,7 +41,7 @@ find("theme").addEventListener("click", () => {
   document.documentElement.dataset.theme = dark() ? "light" : "dark";
   themed();
 });
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", themed);
+for (const query of ["print", "(prefers-color-scheme: dark)"]) matchMedia(query).addEventListener("change", themed);
 
 /* tables that were written by hand: a click on a heading sorts */
 for (const table of document.querySelectorAll("table.sortable")) {
@@ -53,28 +55,26 @@ for (const table of document.querySelectorAll("table.sortable")) {
       heading.setAttribute("aria-sort", down ? "descending" : "ascending");
       const key = (row) => {
         const cell = row.cells[column], data = cell.querySelector("data");
-        return data ? Number(data.value) : cell.textContent.trim() === "" ? -Infinity : cell.textContent.trim();
+        return data ? Number(data.value) : cell.textContent.trim();
       };
-      const rows = [...table.tBodies[0].rows].sort((a, b) => ordered(key(a), key(b)) * (down ? -1 : 1));
+      const rows = [...table.tBodies[0].rows].sort((a, b) => ordered(key(a), key(b), down ? -1 : 1));
       table.tBodies[0].append(...rows);
     });
   });
 }
-function ordered(a, b) {
-  if (typeof a === "number" && typeof b === "number") return a - b;
-  return typeof a === "number" ? -1 : typeof b === "number" ? 1 : a < b ? -1 : a > b ? 1 : 0;
+function ordered(a, b, turn) {
+  /* what is no number stands after the numbers, whichever way they turn */
+  return (typeof b === "number") - (typeof a === "number") || turn * (a < b ? -1 : a > b ? 1 : 0);
 }
 
 /* search */
 function matching(text, most) {
-  const wanted = text.normalize("NFKD").toLowerCase().trim();
-  const first = [], rest = [];
-  for (let i = 0; i < C && first.length < most; i++) {
-    const at = folded[i].indexOf(wanted);
-    if (at === 0) first.push(i);
-    else if (at > 0 && rest.length < most) rest.push(i);
+  const wanted = fold(text), exact = [], first = [], rest = [];
+  for (let i = 0; i < C; i++) {
+    const at = folded[i].indexOf(wanted), of = folded[i] === wanted ? exact : at === 0 ? first : rest;
+    if (at >= 0 && of.length < most) of.push(i);
   }
-  return [...first, ...rest].slice(0, most);
+  return [...exact, ...first, ...rest].slice(0, most);
 }
 const box = find("search"), options = find("found");
 let at = -1;
@@ -83,7 +83,7 @@ function offer() {
   at = -1;
   const text = box.value.trim(), labels = text ? matching(text, 40) : [];
   labels.forEach((label, i) =>
-    options.append(element("li", { id: `found-${i}`, role: "option", "aria-selected": "false", "data-label": positions ? D.ids[label] : label }, named(label), element("span", {}, L.group[label] < 0 ? "" : `group ${L.group[label] + 1}`))));
+    options.append(element("li", { id: `found-${i}`, role: "option", "aria-selected": "false", "data-label": positions ? D.ids[label] : label }, named(label), element("span", {}, L.group[label] < 0 ? "" : `group ${groupsOf(label).map((group) => group + 1).join(", ")}`))));
   if (text && !labels.length) options.append(element("li", { role: "option", "aria-disabled": "true", "aria-selected": "false" }, "no label of that name"));
   const open = options.children.length > 0;
   options.hidden = !open;
@@ -96,11 +96,13 @@ function close() {
 }
 box.addEventListener("input", offer);
 box.addEventListener("keydown", (event) => {
-  const shown = [...options.querySelectorAll("[data-label]")];
+  if (event.isComposing) return;
+  const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+  if (step && options.hidden) offer();
+  const shown = options.hidden ? [] : [...options.querySelectorAll("[data-label]")];
   if (event.key === "Escape") close();
-  else if ((event.key === "ArrowDown" || event.key === "ArrowUp") && shown.length) {
-    if (options.hidden) offer();
-    at = (at + (event.key === "ArrowDown" ? 1 : -1) + shown.length) % shown.length;
+  else if (step && shown.length) {
+    at = (at + step + shown.length) % shown.length;
     shown.forEach((option, i) => option.setAttribute("aria-selected", String(i === at)));
     shown[at].scrollIntoView({ block: "nearest" });
     box.setAttribute("aria-activedescendant", shown[at].id);
@@ -110,12 +112,13 @@ box.addEventListener("keydown", (event) => {
   } else return;
   event.preventDefault();
 });
-box.addEventListener("blur", () => setTimeout(close, 150));
+box.addEventListener("blur", close);
+options.addEventListener("mousedown", (event) => event.preventDefault());  // the box keeps the focus, and so the list stays, until the click is done
 document.addEventListener("click", (event) => {
   const chosen = event.target.closest("[data-label]");
   if (chosen) open(Number(chosen.dataset.label));
   const group = event.target.closest("[data-group]");
-  if (group) { select.value = Number(group.dataset.group) + 1; show(Number(select.value)); find("confusions").scrollIntoView(); }
+  if (group) { select.value = Number(group.dataset.group) + 1; show(Number(select.value)); find("confusions").scrollIntoView(); canvas.focus({ preventScroll: true }); }
 });
 document.addEventListener("keydown", (event) => {
   if (event.key === "/" && !/^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement.tagName)) { box.focus(); event.preventDefault(); }
@@ -130,18 +133,20 @@ function open(id) {
 }
 function labelPage(label) {
   const page = find("label-page"), picture = D.pictures[label];
-  const facts = [["group", L.group[label] < 0 ? "no group" : element("button", { className: "link", type: "button", "data-group": L.group[label], title: "see its matrix" }, element("bdi", {}, groupName(L.group[label])))], ["average precision before", percent(L.before[label])], ["after", percent(L.after[label])],
+  const facts = [["group", ...parted(groupsOf(label).map((group) => (group < 0 ? "no group" : element("button", { className: "link", type: "button", "data-group": group, title: "see its matrix" }, element("bdi", {}, groupName(group))))), "; ")], ["average precision before", percent(L.before[label])], ["after", percent(L.after[label])],
     ["change, points", element("span", { className: tone(gain[label]) }, signed(gain[label]))], ["test examples", whole(L.test[label])], ["training examples", whole(L.training[label])]];
-  const near = [];
+  const near = [], counted = D.kind === "confusions"
+    ? [["detected where this is annotated", D.neighbours.detected_for_it], ["this detected where it is annotated", D.neighbours.it_for_them]]
+    : [["detected together", D.neighbours.detected_for_it]];
   for (let i = D.neighbours.first[label]; i < D.neighbours.first[label + 1]; i++) near.push(i);
   const wrong = D.mistakes.example.map((_, i) => i).filter((i) => D.mistakes.taken[i] === label || D.mistakes.annotated[i] === label);
   page.replaceChildren(
-    element("h3", { tabIndex: -1 }, picture ? element("img", { src: "data:image/png;base64," + picture, alt: "" }) : null, element("bdi", {}, L.name[label])),
-    element("dl", {}, ...facts.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value)))),
-    near.length ? tableOf("Mixed up with most, on hold-out data", ["label", "detected where this is annotated", "this detected where it is annotated"],
-      near.map((i) => [link(D.neighbours.label[i]), whole(D.neighbours.detected_for_it[i]), whole(D.neighbours.it_for_them[i])])) : element("p", { className: "note" }, "It was mixed up with no other label."),
+    element("h3", { tabIndex: -1 }, picture ? element("img", { src: "data:image/png;base64," + picture, alt: "" }) : null, named(label)),
+    element("dl", {}, ...facts.map(([name, ...value]) => element("div", {}, element("dt", {}, name), element("dd", {}, ...value)))),
+    near.length ? tableOf("Mixed up with most, on hold-out data", ["label", ...counted.map(([head]) => head)],
+      near.map((i) => [link(D.neighbours.label[i]), ...counted.map(([, counts]) => whole(counts[i]))])) : element("p", { className: "note" }, "It was mixed up with no other label."),
     wrong.length ? tableOf("Its most confident mistakes left, with heads, on test data", ["example", "took", "for", "sure of it, %"],
-      wrong.slice(0, 12).map((i) => [element("bdi", { title: D.mistakes.name[i] }, D.mistakes.name[i]), link(D.mistakes.taken[i]), link(D.mistakes.annotated[i]), (100 * D.mistakes.confidence[i]).toFixed(1)]), 3)
+      wrong.slice(0, 12).map((i) => [element("bdi", { title: D.mistakes.name[i] }, D.mistakes.name[i]), link(D.mistakes.annotated[i]), link(D.mistakes.taken[i]), (100 * D.mistakes.confidence[i]).toFixed(1)]), 3)
       : D.mistakes.kept ? element("p", { className: "note" }, "No confident mistake with it is kept.") : null);
   page.hidden = false;
   page.scrollIntoView({ block: "start" });
@@ -157,6 +162,7 @@ function routed() {
   const found = /^#label-(\d+)$/.exec(location.hash);
   const label = found && (positions ? positions.get(Number(found[1])) : Number(found[1]));
   if (label != null && label < C) labelPage(label);
+  else find("label-page").hidden = true;
 }
 addEventListener("popstate", routed);
 addEventListener("hashchange", routed);
@@ -165,13 +171,13 @@ addEventListener("hashchange", routed);
 const columns = [["label", null], ["group", (i) => L.group[i]], ["training", (i) => L.training[i]], ["test", (i) => L.test[i]], ["before", (i) => L.before[i]], ["after", (i) => L.after[i]], ["change", (i) => gain[i]]];
 const state = { column: 6, down: false, most: 25, labels: [] };
 function list() {
-  const text = find("filter").value.normalize("NFKD").toLowerCase().trim(), group = find("of-group").value;
+  const text = fold(find("filter").value), group = find("of-group").value;
   const key = columns[state.column][1], order = [];
-  for (let i = 0; i < C; i++) if ((!text || folded[i].includes(text)) && (group === "" || L.group[i] === Number(group))) order.push(i);
+  for (let i = 0; i < C; i++) if ((!text || folded[i].includes(text)) && (group === "" || groupsOf(i).includes(Number(group)))) order.push(i);
   const turn = state.down ? -1 : 1;
   order.sort(key ? (a, b) => (key(a) == null) - (key(b) == null) || turn * (key(a) - key(b)) || a - b : (a, b) => turn * (folded[a] < folded[b] ? -1 : folded[a] > folded[b] ? 1 : a - b));
   state.labels = order;
-  find("all-labels").tBodies[0].replaceChildren(...order.slice(0, state.most).map((i) => element("tr", {}, element("td", {}, link(i)), element("td", { className: "left" }, element("bdi", {}, groupName(L.group[i]))),
+  find("all-labels").tBodies[0].replaceChildren(...order.slice(0, state.most).map((i) => element("tr", {}, element("td", {}, link(i)), element("td", { className: "left" }, ...parted(groupsOf(i).map((group) => element("bdi", {}, groupName(group))), "; ")),
     ...[whole(L.training[i]), whole(L.test[i]), percent(L.before[i]), percent(L.after[i])].map((text) => element("td", {}, text)), element("td", { className: tone(gain[i]) }, signed(gain[i])))));
   find("how-many").textContent = `${whole(Math.min(state.most, order.length))} of ${whole(order.length)} labels shown` + (positions ? `, the most frequent of ${whole(D.n_labels)}` : "");
   find("more").hidden = state.most >= order.length;
@@ -239,7 +245,7 @@ function draw() {
   context.putImageData(image(part, wide), 0, 0);
   context.strokeStyle = style("--control");
   context.lineWidth = scale;
-  for (const edge of part.edges.slice(0, -1)) {
+  for (const edge of part.edges.filter((edge) => edge < part.cells)) {
     const x = Math.round((edge - view.x) * zoom) + 0.5, y = Math.round((edge - view.y) * zoom) + 0.5;
     context.beginPath(), context.moveTo(x, 0), context.lineTo(x, wide), context.moveTo(0, y), context.lineTo(wide, y), context.stroke();
   }
@@ -249,6 +255,7 @@ function draw() {
     context.strokeRect((view.cursor[0] - view.x) * zoom, (view.cursor[1] - view.y) * zoom, Math.max(zoom, 4), Math.max(zoom, 4));
   }
   canvas.dataset.cells = view.size.toFixed(2);
+  canvas.style.touchAction = view.size < part.cells ? "none" : "pan-y";  // a swipe over the whole matrix scrolls the page
 }
 function within(part, cell) {
   const first = Math.ceil((cell * part.labels) / part.cells), end = Math.ceil(((cell + 1) * part.labels) / part.cells);
@@ -281,16 +288,29 @@ function cellAt(event) {
   return [view.x + ((event.clientX - box.left) / box.width) * view.size, view.y + ((event.clientY - box.top) / box.height) * view.size];
 }
 let dragged = null, pointed = 0;
-canvas.addEventListener("wheel", (event) => { if (event.ctrlKey || document.activeElement === canvas) { event.preventDefault(); zoomed(event.deltaY > 0 ? 1.25 : 0.8, ...cellAt(event)); } }, { passive: false });
+function point([x, y]) {
+  view.cursor = [x, y].map((at) => Math.floor(clamped(at, D.matrices[view.number].cells - 1)));
+  draw(), tell(view.cursor);
+}
+canvas.addEventListener("wheel", (event) => {
+  if (!event.ctrlKey && document.activeElement !== canvas) return;
+  const before = view.size;
+  zoomed(event.deltaY > 0 ? 1.25 : 0.8, ...cellAt(event));
+  if (view.size !== before) event.preventDefault();
+}, { passive: false });
 canvas.addEventListener("pointerdown", (event) => { canvas.focus({ preventScroll: true }); canvas.setPointerCapture(event.pointerId); dragged = { at: cellAt(event), x: event.clientX, y: event.clientY }; });
 canvas.addEventListener("pointermove", (event) => {
   if (view.number < 0) return;
   const [x, y] = cellAt(event), cells = D.matrices[view.number].cells;
   if (dragged) { view.x = clamped(view.x + dragged.at[0] - x, cells - view.size); view.y = clamped(view.y + dragged.at[1] - y, cells - view.size); draw(); return; }
   cancelAnimationFrame(pointed);
-  pointed = requestAnimationFrame(() => { view.cursor = [Math.floor(clamped(x, cells - 1)), Math.floor(clamped(y, cells - 1))]; draw(); tell(view.cursor); });
+  pointed = requestAnimationFrame(() => point([x, y]));
 });
-canvas.addEventListener("pointerup", () => { dragged = null; });
+canvas.addEventListener("pointerup", (event) => {
+  if (dragged && view.number >= 0 && Math.hypot(event.clientX - dragged.x, event.clientY - dragged.y) < 4) point(cellAt(event));
+  dragged = null;
+});
+canvas.addEventListener("pointercancel", () => { dragged = null; });
 canvas.addEventListener("dblclick", (event) => zoomed(0.5, ...cellAt(event)));
 canvas.addEventListener("keydown", (event) => {
   const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }, cells = D.matrices[view.number].cells;
@@ -334,7 +354,7 @@ function scattered() {
   context.fillStyle = style("--quiet"), context.strokeStyle = style("--line"), context.lineWidth = scale;
   for (const value of [-most, -most / 2, 0, most / 2, most]) {
     context.beginPath(), context.moveTo(edge, py(value)), context.lineTo(wide, py(value)), context.stroke();
-    context.textAlign = "right", context.textBaseline = "middle", context.fillText((100 * value).toFixed(0), edge - 6 * scale, py(value));
+    context.textAlign = "right", context.textBaseline = "middle", context.fillText((100 * value).toFixed(most < 0.1 ? 1 : 0), edge - 6 * scale, py(value));
   }
   const ticks = [...new Set([0, 0.25, 0.5, 0.75, 1].map((share) => Math.round(10 ** (low + share * span) - 1)))];
   context.textAlign = "center", context.textBaseline = "top";
@@ -357,13 +377,13 @@ function nearest(event) {
   return best;
 }
 if (scatter) {
-  scatter.addEventListener("pointermove", (event) => { const label = nearest(event); find("pointed").textContent = label == null ? "" : `${L.name[label]}: ${signed(gain[label])} points, ${whole(frequency[label])} examples`; });
+  scatter.addEventListener("pointermove", (event) => { const label = nearest(event); find("pointed").replaceChildren(...(label == null ? [] : [named(label), `: ${signed(gain[label])} points, ${whole(frequency[label])} examples`])); });
   scatter.addEventListener("click", (event) => { const label = nearest(event); if (label != null) open(positions ? D.ids[label] : label); });
   new ResizeObserver(scattered).observe(scatter);
   themes.push(scattered);
 }
 
-D.groups.forEach((name, i) => find("of-group").append(element("option", { value: i }, groupName(i).slice(0, 60))));
+for (const group of [...D.groups.keys(), ...(L.group.includes(-1) ? [-1] : [])]) find("of-group").append(element("option", { value: group }, groupName(group).slice(0, 60)));
 list();
 themed();
 show(0).then(() => { routed(); document.documentElement.dataset.ready = "yes"; });
