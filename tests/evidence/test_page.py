@@ -304,6 +304,7 @@ def test_the_matrix_by_touch(hostile: Path, opened: Callable[..., Opened]) -> No
     assert swipe()
     assert page.evaluate("dragged") is None
     page.evaluate("zoomed(0.5)")
+    page.wait_for_timeout(500)  # until touches are handled in the new way
     at = page.evaluate("view.y")
     assert not swipe()
     assert page.evaluate("view.y") > at

@@ -21,6 +21,7 @@ from selfinformed.pipeline import inputs as inputs_module
 from selfinformed.pipeline.config import RunConfig
 from selfinformed.pipeline.inputs import Inputs
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.structure.groups import LabelGroups
 
 MODEL_FILE = """
 from __future__ import annotations
@@ -219,7 +220,7 @@ def test_the_demo(config, monkeypatch):
     assert len(demo.examples("train")) == 3 * int((glyphs.part == 0).sum())
     assert len(demo.examples("holdout")) == int((glyphs.part == 1).sum())
     assert len(demo.examples("test")) % int((glyphs.part == 2).sum()) == 0
-    pictures = demo.pictures()
+    pictures = demo.pictures(LabelGroups.everything(3))
     assert sorted(pictures) == [0, 1, 2]
     assert Image.open(io.BytesIO(pictures[0])).size == (40, 40)
-    assert Inputs(config).pictures() == {}
+    assert Inputs(config).pictures(LabelGroups.everything(3)) == {}

@@ -114,5 +114,6 @@ def joined(device: str = "auto") -> Iterator[None]:
         raise SelfInformedError(f"torchrun: {said}; start them with torchrun, or unset WORLD_SIZE") from None
     try:
         yield
+        distributed.barrier()  # so that none leaves while another still speaks
     finally:
         distributed.destroy_process_group()
