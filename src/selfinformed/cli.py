@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -46,24 +47,33 @@ _FIT = [
 
 def main() -> None:
     """Runs a verb; an error is one line and exit code 2."""
+    code = _exit_code()
+    if code == 0 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)  # torch's threads that speak to other processes may outlive their group and abort an interpreter that is taken down
+    sys.exit(code)
+
+
+def _exit_code() -> int:
     try:
         code = app(standalone_mode=False)
     except SelfInformedError as error:
-        sys.exit(_fail(str(error)))
+        return _fail(str(error))
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:
-        sys.exit(1)
+        return 1
     except typer.Exit as exit:
-        sys.exit(exit.exit_code)
+        return exit.exit_code
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error of the command line itself
-            sys.exit(_fail(error.format_message()))
+            return _fail(error.format_message())
         raise
     if code == 130:  # what Typer makes of Ctrl-C inside a verb
         resume = shlex.join(["selfinformed", *sys.argv[1:]])
         print(f"\nstopped; what was finished is kept. Resume with: {resume}", file=sys.stderr)  # noqa: T201
-    sys.exit(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0
 
 
 def _verb(options: list[str], example: str, trains: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:

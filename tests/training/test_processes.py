@@ -22,6 +22,7 @@ from selfinformed.training.fitting import fit
 from selfinformed.training.processes import Processes
 
 SCRIPT = """
+import os
 import sys
 from torch import distributed
 from conftest import make_problem
@@ -29,7 +30,8 @@ from test_processes import train
 
 distributed.init_process_group("gloo")
 train(make_problem(several=True), sys.argv[1], distributed.get_world_size(), distributed.get_rank())
-distributed.destroy_process_group()
+distributed.barrier()
+os._exit(0)  # see cli.main
 """
 RECIPES = ({}, {"patience": 2, "ema": 0.9, "balanced_sampling": 0.5, "label_smoothing": 0.1, "soft_targets": 0.2})
 
