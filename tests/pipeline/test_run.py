@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,7 +47,8 @@ def complete(run: Run) -> Run:
 
 def files(folder: Path) -> dict[str, bytes]:
     """Every file but those of detections and features, whose number depends on the batch size."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file() and not {"detections", "features"} & {*p.parts}}
+    made = [p for p in folder.rglob("*") if p.is_file() and p.name != ".lock" and not {"detections", "features"} & {*p.parts}]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in made}
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +191,10 @@ def test_a_damaged_artefact_is_one_line_or_no_matter(done: Run, name: str, conte
 def test_a_damaged_comparison_is_one_line(done: Run, change: dict[str, object]) -> None:
     path = done.folder / "comparison.json"
     content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"seeds": 9}))
+    with pytest.raises(SelfInformedError, match="checksum is of another content; delete it to have it made again, or, if the change is yours, its line"):
+        Comparison.load(path)
+    del content["checksum"]
     path.write_text(json.dumps(content | ({"rows": [{"arm": "base", "seed": 0}]} if change == {"rows": "first"} else change)))
     with pytest.raises(SelfInformedError, match=r"comparison\.json: not a valid comparison"):
         Comparison.load(path)
@@ -305,8 +314,8 @@ def test_what_a_later_search_finds_is_compared_too(workspace: Path) -> None:
     assert "searched" in table.arms
     assert table.method == "searched"
     content = json.loads((run.folder / "search.json").read_text())
-    (run.folder / "search.json").write_text(json.dumps({"trials": content["trials"]}))
-    with pytest.raises(SelfInformedError, match="expected selfinformed.search/1, found None; delete it"):
+    (run.folder / "search.json").write_text(json.dumps({"trials": content["trials"], "format": "another/2"}))
+    with pytest.raises(SelfInformedError, match="expected selfinformed.search/1, found 'another/2'; delete it"):
         opened(workspace, **changes).search()
 
 
@@ -433,3 +442,39 @@ def test_groups_are_found_by_the_method_that_was_chosen(workspace: Path) -> None
     by_covariance = opened(workspace, grouping="hinton", output=str(workspace / "hinton"))
     assert by_covariance.groups().method == "hinton"  # which needs co-detections
     assert by_covariance.counts("codetections").kind == "codetections"
+
+
+def test_a_second_process_is_told_of_the_first(workspace: Path, monkeypatch) -> None:
+    run = opened(workspace)
+    run.counts()
+    refused = []
+
+    def elsewhere(*args, **kwargs):
+        done = subprocess.run([sys.executable, "-m", "selfinformed", "cluster", str(workspace / "out")], capture_output=True, text=True)
+        refused.append((done.returncode, done.stderr))
+        assert opened(workspace).counts().n_examples == 240  # reading needs no lock
+        return cluster(*args, **kwargs)
+
+    cluster = module.cluster
+    monkeypatch.setattr(module, "cluster", elsewhere)
+    run.groups()
+    [(code, said)] = refused
+    assert code == 2
+    assert f"out is in use by process {os.getpid()} on {socket.gethostname()} (cluster: " in said
+    assert "wait for it, or choose another --output" in said
+    monkeypatch.setattr(module, "cluster", lambda *args: pytest.fail("the first has made it"))
+    assert len(opened(workspace).groups()) == len(run.groups())
+    assert sorted(p.name for p in run.folder.glob(".*")) == [".lock"]
+
+
+def test_an_artefact_says_itself_what_it_was_made_with(workspace: Path, monkeypatch) -> None:
+    """A process that ends between an artefact and config.yaml leaves no doubt which options made it."""
+    before = opened(workspace, bootstraps=3).stability()
+    monkeypatch.setattr(Run, "_keep_options", lambda *_: None)
+    after = opened(workspace, bootstraps=4).stability()
+    monkeypatch.undo()
+    assert read_config(workspace / "out").bootstraps == 3
+    forbid(monkeypatch, "stability")
+    assert opened(workspace, bootstraps=4).stability()["bootstraps"] == list(after["bootstraps"])
+    monkeypatch.undo()
+    assert opened(workspace, bootstraps=3).stability()["bootstraps"] == before["bootstraps"]  # made again

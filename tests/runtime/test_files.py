@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -11,10 +12,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.files import plain, read_json, read_tensors, write_json, write_tensors, write_text, written_atomically
+from selfinformed.runtime.files import (
+    Chunks, plain, read_json, read_lines, read_tensors, to_line, write_json, write_tensors, write_text, written_atomically,
+)  # fmt: skip
 
 FORMAT = "selfinformed.test/1"
 
@@ -184,3 +188,51 @@ def test_json_comes_back_plain(tmp_path_factory, content):
     write_json(path, content)
     assert read_json(path, "x") == plain(content)
     json.loads(path.read_text("utf-8"), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+@settings(max_examples=200)
+@given(st.floats(0, 1, exclude_max=True), st.integers(0, 7))
+def test_a_flipped_bit_is_noticed(tmp_path_factory, share, bit):
+    """In a checksum's own name it may go unnoticed, where it does no harm."""
+    folder = tmp_path_factory.getbasetemp()
+    arrays, row = {"a": np.arange(20.0), "b": np.arange(7, dtype=np.int8)}, {"names": ["é", "b"], "number": 0.1}
+    write_tensors(folder / "flipped.safetensors", arrays, {"format": FORMAT, "n": "20"})
+    write_json(folder / "flipped.json", row)
+    (folder / "flipped.jsonl").write_text(to_line(row) + "\n")
+    for path in (folder / "flipped.safetensors", folder / "flipped.json", folder / "flipped.jsonl"):
+        data = bytearray(path.read_bytes())
+        data[int(share * len(data))] ^= 1 << bit
+        path.write_bytes(data)
+    try:
+        found, metadata = read_tensors(folder / "flipped.safetensors", FORMAT)
+        assert {k: v for k, v in metadata.items() if len(v) != 64} == {"format": FORMAT, "n": "20"}
+        assert all(np.array_equal(found[name], array) for name, array in arrays.items())
+    except SelfInformedError as error:
+        assert "delete it" in str(error) or "expected a file of format" in str(error)
+    for found in ([read_json(folder / "flipped.json", "test")] if unchanged(folder / "flipped.json") else []) + read_lines(folder / "flipped.jsonl"):
+        assert {key: found[key] for key in row} == row
+
+
+def unchanged(path: Path) -> bool:
+    try:
+        read_json(path, "test")
+    except SelfInformedError as error:
+        assert "delete it" in str(error)
+        return False
+    return True
+
+
+def test_the_checksum_is_of_the_file_with_zeros_in_its_place(tmp_path):
+    path = tmp_path / "a.safetensors"
+    write_tensors(path, {"a": Chunks((4, 3), np.dtype("float32"), (np.full((2, 3), n, np.float32) for n in range(2)))}, {"format": FORMAT})
+    with safe_open(str(path), "np") as file:
+        claimed = file.metadata()["checksum"]
+    assert hashlib.sha256(path.read_bytes().replace(claimed.encode(), b"0" * 64)).hexdigest() == claimed
+    assert "checksum" not in read_tensors(path, FORMAT)[1]
+
+
+def test_an_object_carries_the_checksum_of_its_sorted_compact_content(tmp_path):
+    write_json(tmp_path / "a.json", {"b": [1, 0.5], "a": "é"})
+    content = json.loads((tmp_path / "a.json").read_text("utf-8"))
+    assert content.pop("checksum") == hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    assert read_json(tmp_path / "a.json", "test") == content == {"b": [1, 0.5], "a": "é"}

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from selfinformed.evidence.evaluation import Evaluation
-from selfinformed.runtime.files import plain, write_text
+from selfinformed.runtime.files import from_line, plain, to_line, write_text
 
 
 class Journal:
@@ -47,17 +47,16 @@ class Journal:
         self._write({"try": {"arm": arm, "factor": factor, "mean_average_precision": score}})
 
     def _write(self, content: dict[str, Any]) -> None:
-        self._take(json.dumps(plain({"key": self.key, **content})))
+        self._take(to_line({"key": self.key, **content}))
         if self.path:
             write_text(self.path, "\n".join(self._lines) + "\n")
 
     def _take(self, line: str) -> None:
-        try:
-            content = json.loads(line)
-        except ValueError:  # half written: that row is made again
+        content = from_line(line)
+        if content is None:  # that row is made again
             return
         self._lines.append(line)
-        if content["key"] != self.key:
+        if content.get("key") != self.key:
             return
         if "try" in content:
             tried = content["try"]

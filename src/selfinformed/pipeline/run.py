@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -29,7 +30,8 @@ from selfinformed.pipeline.config import MAKES_AGAIN, RunConfig, read_config
 from selfinformed.pipeline.inputs import Inputs
 from selfinformed.runtime.device import rank
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.files import read_json, read_lines, read_object, write_json, write_text
+from selfinformed.runtime.files import plain, read_json, read_lines, read_object, to_line, write_json, write_text
+from selfinformed.runtime.locks import FolderLock
 from selfinformed.structure.clustering import cluster, sweep
 from selfinformed.structure.counts import ConfusionCounts, Kind
 from selfinformed.structure.groups import LabelGroups
@@ -66,7 +68,9 @@ class Run:
         self.folder = Path(config.output)
         self.inputs = Inputs(config)
         self._done: dict[str, Any] = {}
-        self._outdated: set[str] = set()  # artefacts that are there, of options that have changed since
+        self._lock = FolderLock(self.folder)
+        self._outdated: set[str] = set()  # artefacts of which config.yaml says that they were made with other options
+        self._again: set[str] = set()  # artefacts to be made again in any case
         path = self.folder / "config.yaml"
         begun = self.folder.is_dir() and any(p.name in _ARTEFACTS for p in self.folder.iterdir())
         if begun and path.exists():
@@ -134,19 +138,19 @@ class Run:
             found = stability(self.predictions, self.groups(), kind, bootstraps=c.bootstraps, seed=c.seed, method=c.grouping)
             return {**vars(found), "text": str(found)}
 
-        return self._stage("stability", "stability.json", lambda path: read_object(path, "stability"), make, lambda s, path: write_json(path, s))
+        return self._stage("stability", "stability.json", _object, make, lambda s, path: self._write(path.name, s))
 
     def sweep(self) -> list[dict[str, Any]]:
         """sweep.json and figures/sweep.png: what other numbers of groups would give."""
 
         def save(rows: list[dict[str, Any]], path: Path) -> None:
             save_figure(sweep_figure(rows), self.folder / "figures" / "sweep.png")
-            write_json(path, rows)
+            self._write(path.name, {"rows": rows})
 
         def make() -> list[dict[str, Any]]:
             return sweep(self.counts(), self.config.sweep or (), self.config.seed)
 
-        return self._stage("sweep", "sweep.json", lambda path: read_json(path, "sweep"), make, save, also="figures/sweep.png")
+        return self._stage("sweep", "sweep.json", _rows, make, save, also="figures/sweep.png")
 
     def plan(self, kind: Kind = "confusions") -> HeadPlan:
         """plan.json, or plan-codetections.json."""
@@ -189,8 +193,8 @@ class Run:
     def headroom(self) -> dict[str, Any]:
         """probe.json: what heads could gain, also at `attach_points` earlier points of the network."""
         c, path = self.config, self.folder / "probe.json"
-        if path.exists() and read_object(path, "probe").get("earlier_points", -1) < c.attach_points:
-            path.unlink()  # of fewer attach points
+        if path.exists() and _object(path).get("earlier_points", -1) < c.attach_points:
+            self._make_again("probe.json")
 
         def make() -> dict[str, Any]:
             net = with_earlier_points(self.net, c.attach_points) if c.attach_points else self.net
@@ -207,7 +211,7 @@ class Run:
             )  # fmt: skip
             return {**found.to_dict(), "earlier_points": c.attach_points}
 
-        return self._stage("probe", "probe.json", lambda path: read_object(path, "probe"), make, lambda h, path: write_json(path, h))
+        return self._stage("probe", "probe.json", _object, make, lambda h, path: self._write(path.name, h))
 
     def augmented(self) -> AugmentedClassifier:
         """heads.safetensors, config.json and history.jsonl; a training that was stopped goes on from training.safetensors.
@@ -227,10 +231,8 @@ class Run:
                 epochs=c.epochs, seed=c.seed, finetune=c.finetune, checkpoint=checkpoint, log=self.folder / "log", tensorboard=None if c.log else False,
                 **self._training(),
             )  # fmt: skip
-            import json
-
             if rank() == 0:
-                write_text(self.folder / "history.jsonl", "".join(json.dumps(row) + "\n" for row in history.rows))
+                write_text(self.folder / "history.jsonl", "".join(to_line(row) + "\n" for row in history.rows))
             return aug
 
         def read(path: Path) -> AugmentedClassifier:
@@ -253,7 +255,7 @@ class Run:
                 mapping=self.inputs.mapping(), training_positives=self.features("train").targets.positives().tolist(),
             )  # fmt: skip
 
-        return self._stage("evaluate", "evaluation.json", lambda path: read_object(path, "evaluation"), make, lambda e, path: write_json(path, e))
+        return self._stage("evaluate", "evaluation.json", _object, make, lambda e, path: self._write(path.name, e))
 
     def conditional(self) -> list[dict[str, Any]]:
         """conditional.json and figures/conditional.png: mAP against executed multiply-adds."""
@@ -261,8 +263,8 @@ class Run:
 
         numbers = sorted({min(n, len(self.plan().groups)) for n in (0, *(c.top_groups or ()), len(self.plan().groups))})
         path = self.folder / "conditional.json"
-        if path.exists() and [row["top_groups"] for row in read_json(path, "conditional")] != numbers:
-            path.unlink()  # of other numbers of heads
+        if path.exists() and [row["top_groups"] for row in _rows(path)] != numbers:
+            self._make_again("conditional.json")
 
         def make() -> list[dict[str, Any]]:
             aug = self.augmented()
@@ -272,18 +274,15 @@ class Run:
         def save(rows: list[dict[str, Any]], path: Path) -> None:
             base = self.evaluation()["base"]["mean_average_precision"]
             save_figure(conditional_figure(rows, base), self.folder / "figures" / "conditional.png")
-            write_json(path, rows)
+            self._write(path.name, {"rows": rows})
 
-        return self._stage(
-            "evaluate", "conditional.json", lambda path: read_json(path, "conditional"), make, save, also="figures/conditional.png"
-        )
+        return self._stage("evaluate", "conditional.json", _rows, make, save, also="figures/conditional.png")
 
     def comparison(self) -> Comparison:
         """comparison.json; comparison.jsonl holds the rows done so far. What a search has found since is compared too."""
         c, path = self.config, self.folder / "comparison.json"
-        if path.exists() and "comparison.json" not in self._outdated and self._differs(Comparison.load(path)):
-            self._outdated.add("comparison.json")
-            self._done.pop("comparison.json", None)
+        if path.exists() and self._is_current("comparison.json") and self._differs(Comparison.load(path)):
+            self._make_again("comparison.json")
 
         def make() -> Comparison:
             def wants(arm: str) -> bool:
@@ -303,7 +302,7 @@ class Run:
                 journal=self.folder / "comparison.jsonl", **self._training(),
             )  # fmt: skip
 
-        return self._stage("compare", "comparison.json", Comparison.load, make, lambda t, path: t.save(path))
+        return self._stage("compare", "comparison.json", Comparison.load, make, lambda t, path: self._write(path.name, t.to_dict()))
 
     def _differs(self, found: Comparison) -> bool:
         """Whether a comparison is of other seeds or arms than the configuration says, or of another search than the last."""
@@ -324,13 +323,7 @@ class Run:
                 journal=self.folder / "search.jsonl", **self._training(),
             ).to_dict()  # fmt: skip
 
-        def read(path: Path) -> dict[str, Any]:
-            content: dict[str, Any] = read_json(path, "search")
-            if content.get("format") != SEARCH_FORMAT:
-                raise SelfInformedError(f"{path}: expected {SEARCH_FORMAT}, found {content.get('format')!r}; delete it to have it made again")
-            return content
-
-        return self._stage("search", "search.json", read, make, lambda s, path: write_json(path, s))
+        return self._stage("search", "search.json", partial(read_object, what="search", format=SEARCH_FORMAT), make, lambda s, path: self._write(path.name, s))
 
     def report(self) -> Path:
         """report.html, figures/*.png and *.svg, and tables/*.csv, *.md and *.tex, written anew from the other artefacts."""
@@ -340,20 +333,27 @@ class Run:
             findings = Findings(
                 title, self.net.labels, *made,
                 stability=self._there("stability.json") or {}, search=self._there("search.json") or {}, latency=self._there("latency.json") or {},
-                conditional=self._there("conditional.json") or (), history=self._history(), images=self.inputs.pictures(self.groups()),
+                conditional=_rows_of(self._there("conditional.json") or ()), history=self._history(), images=self.inputs.pictures(self.groups()),
                 config=self.config.to_dict(),
             )  # fmt: skip
             path = report(findings, self.folder)
             write_tables(self.folder / "tables", findings.comparison, findings.groups, self.labels, findings.plan, findings.search.get("trials", ()))
             return path
 
-    def latency(self) -> dict[str, Any]:
-        """latency.json: milliseconds of base and augmented network, measured in alternation."""
+    def latency(self, again: bool = False) -> dict[str, Any]:
+        """latency.json: milliseconds of base and augmented network, measured in alternation; `again` where they are there already."""
+        if again:
+            self._make_again("latency.json")
 
         def make() -> dict[str, Any]:
             return latency(self.augmented(), self.inputs.examples("test"))
 
-        return self._stage("bench", "latency.json", lambda path: read_object(path, "latency"), make, lambda found, path: write_json(path, found))
+        return self._stage("bench", "latency.json", _object, make, lambda found, path: self._write(path.name, found))
+
+    def _make_again(self, name: str) -> None:
+        """The artefact stays until what takes its place is whole."""
+        self._again.add(name)
+        self._done.pop(name, None)
 
     def _there(self, name: str) -> Any:
         path = self.folder / name
@@ -384,33 +384,54 @@ class Run:
         self, stage: str, name: str, read: Callable[[Path], T], make: Callable[[], T], save: Callable[[T, Path], None], also: str = ""
     ) -> T:
         """What `name` (and the file `also` beside it) holds: read where it is there, else made, and saved by the first process; once per run."""
-        if name not in self._done:
-            path = self.folder / name
-            if path.exists() and (self.folder / also).exists() and name not in self._outdated:
-                self._done[name] = read(path)
-                self.say(f"{stage:<10} {name} is there already")
-            else:
-                start = time.perf_counter()
-                made = make()
-                if rank() == 0:
-                    save(made, path)
-                    self._keep_options(name)
-                self._done[name] = made
-                self.say(f"{stage:<10} {name} in {time.perf_counter() - start:.1f} s")
+        if name not in self._done and not self._read_there(stage, name, read, also):
+            with self._lock.held(stage) if rank() == 0 and stage not in _SHARED else nullcontext():
+                if not self._read_there(stage, name, read, also):  # another process may have made it meanwhile
+                    start = time.perf_counter()
+                    made = make()
+                    if rank() == 0:
+                        save(made, self.folder / name)
+                        self._keep_options(name)
+                    self._done[name] = made
+                    self.say(f"{stage:<10} {name} in {time.perf_counter() - start:.1f} s")
         result: T = self._done[name]
         return result
 
+    def _read_there(self, stage: str, name: str, read: Callable[[Path], Any], also: str) -> bool:
+        path = self.folder / name
+        if not path.exists() or not (self.folder / also).exists() or not self._is_current(name):
+            return False
+        self._done[name] = read(path)
+        self.say(f"{stage:<10} {name} is there already")
+        return True
+
+    def _is_current(self, name: str) -> bool:
+        """Whether an artefact that is there was made with the options of this run; it says so itself, or, of an older version, config.yaml does."""
+        wanted = self._options_of(name)
+        if name in self._again or not wanted:
+            return name not in self._again
+        content = read_json(self.folder / name, Path(name).stem)
+        made_with = content.get("made_with") if isinstance(content, dict) else None
+        return name not in self._outdated if made_with is None else made_with == plain(wanted)
+
+    def _options_of(self, name: str) -> dict[str, Any]:
+        return {option: getattr(self.config, option) for option, artefacts in MAKES_AGAIN.items() if name in artefacts}
+
+    def _write(self, name: str, content: dict[str, Any]) -> None:
+        """Writes a JSON artefact with its format and the options that only it was made with."""
+        made_with = self._options_of(name)
+        write_json(self.folder / name, {"format": f"selfinformed.{Path(name).stem}/1", **content, **({"made_with": made_with} if made_with else {})})
 
     def _keep_options(self, name: str) -> None:
         """Writes into config.yaml those options that the artefact just made was made with."""
-        path = self.folder / "config.yaml"
-        made_with = {option: getattr(self.config, option) for option, artefacts in MAKES_AGAIN.items() if name in artefacts}
-        before = read_config(path)
+        path, made_with, before = self.folder / "config.yaml", self._options_of(name), read_config(self.folder / "config.yaml")
         if any(getattr(before, option) != value for option, value in made_with.items()):
             write_text(path, replace(before, **made_with).to_yaml())
         self._outdated.discard(name)
+        self._again.discard(name)
 
 
+_SHARED = ("measure",)  # stages that any number of processes do together; features are shared too
 _ARTEFACTS = frozenset(
     {
         "detections", "counts.safetensors", "codetections.safetensors", "groups.json", "stability.json", "sweep.json",
@@ -418,6 +439,19 @@ _ARTEFACTS = frozenset(
         "evaluation.json", "conditional.json", "comparison.json", "comparison.jsonl", "search.json", "search.jsonl",
     }
 )  # fmt: skip
+
+
+def _object(path: Path) -> dict[str, Any]:
+    return read_object(path, path.stem, f"selfinformed.{path.stem}/1")
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return _rows_of(read_json(path, path.stem))
+
+
+def _rows_of(content: Any) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = content["rows"] if isinstance(content, dict) else content  # older versions wrote the rows alone
+    return rows
 
 
 def _named(name: str, kind: Kind) -> str:

@@ -1,7 +1,8 @@
-"""Files that are whole or absent: written aside, synced, renamed. JSON and safetensors only; nothing is pickled."""
+"""Files that are whole or absent: written aside, synced, renamed, each with a checksum. JSON and safetensors only; nothing is pickled."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -56,43 +57,55 @@ def write_text(path: str | Path, text: str, keep: bool = False) -> None:
 
 
 def write_json(path: str | Path, content: Any, keep: bool = False) -> None:
-    """Writes JSON with numpy values turned into plain ones; NaN becomes null."""
-    write_text(path, json.dumps(plain(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n", keep)
+    """Writes JSON with numpy values turned into plain ones; NaN becomes null. An object carries its checksum."""
+    content = plain(content)
+    write_text(path, json.dumps(_sealed(content) if isinstance(content, dict) else content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", keep)
 
 
 def read_json(path: str | Path, what: str) -> Any:
-    """Reads JSON; `what` says in the error what the file should have been."""
+    """Reads JSON, without the checksum it may carry; `what` says in the error what the file should have been."""
     try:
-        return json.loads(Path(path).read_text("utf-8"))
+        return _unsealed(json.loads(Path(path).read_text("utf-8")))
     except FileNotFoundError:
         raise SelfInformedError(f"{what}: {path} does not exist") from None
+    except _Damaged:
+        remedy = 'delete it to have it made again, or, if the change is yours, its line "checksum"'
+        raise SelfInformedError(f"{what}: {path} is not as it was written: its checksum is of another content; {remedy}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise SelfInformedError(f"{what}: {path} cannot be read as JSON ({error}); delete it to have it made again") from None
 
 
-def read_object(path: str | Path, what: str) -> dict[str, Any]:
-    """Reads JSON that should be an object."""
+def read_object(path: str | Path, what: str, format: str = "") -> dict[str, Any]:
+    """Reads JSON that should be an object; of that format, where both name one."""
     content = read_json(path, what)
     if not isinstance(content, dict):
         raise SelfInformedError(f"{what}: {path} holds {type(content).__name__} where an object was expected; delete it to have it made again")
+    if format and content.get("format", format) != format:
+        raise SelfInformedError(f"{what}: {path}: expected {format}, found {content['format']!r}; delete it to have it made again")
     return content
 
 
+def to_line(row: Mapping[str, Any]) -> str:
+    """An object as one line of JSON, with its checksum."""
+    return json.dumps(_sealed(plain(row)))
+
+
+def from_line(line: str) -> dict[str, Any] | None:
+    """What `to_line` wrote, or another wrote without a checksum; None for a line that is half written, changed or no object."""
+    try:
+        row = _unsealed(json.loads(line))
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
+
+
 def read_lines(path: str | Path) -> list[dict[str, Any]]:
-    """Reads the objects of a file of JSON lines; without the file, none. Lines that are half written or no objects are left out."""
+    """Reads the objects of a file of JSON lines; without the file, none. Damaged lines are left out."""
     try:
         lines = Path(path).read_text("utf-8", errors="replace").splitlines()
     except OSError:
         return []
-    rows = []
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
+    return [row for line in lines if (row := from_line(line)) is not None]
 
 
 @dataclass(frozen=True)
@@ -111,22 +124,50 @@ class Chunks:
 def write_tensors(path: str | Path, arrays: Mapping[str, np.ndarray | Chunks], metadata: Mapping[str, str], keep: bool = False) -> None:
     """Writes arrays as safetensors, without copying them; `metadata["format"]` names what the file is, with its version.
 
+    `metadata["checksum"]` is added: SHA-256 of the whole file with 64 zeros in the checksum's place.
+
     The library's own writer wants every array whole in memory, which doubles what a count matrix takes; the format is a length of eight
     bytes, a JSON header padded to eight, and the arrays.
     """
     names = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
     ends = np.cumsum([0, *(arrays[name].nbytes for name in names)]).tolist()
-    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    header: dict[str, Any] = {"__metadata__": dict(sorted({**metadata, "checksum": "0" * 64}.items()))}
     for name, begin, end in zip(names, ends[:-1], ends[1:], strict=True):
         header[name] = {"dtype": _TENSOR_TYPES[arrays[name].dtype.name], "shape": list(arrays[name].shape), "data_offsets": [begin, end]}
     text = json.dumps(header, ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
+    start = len(text).to_bytes(8, "little") + text
+    digest = hashlib.sha256(start)
     with written_atomically(path, keep) as temporary, temporary.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(start)
         for name in names:
             array = arrays[name]
             for piece in array.pieces if isinstance(array, Chunks) else [array]:
-                file.write(np.ascontiguousarray(piece, array.dtype).reshape(-1).view(np.uint8).data)
+                data = np.ascontiguousarray(piece, array.dtype).reshape(-1).view(np.uint8).data
+                digest.update(data)
+                file.write(data)
+        file.seek(start.index(_UNSUMMED) + len(_BEFORE_SUM))
+        file.write(digest.hexdigest().encode())
+
+
+def check_sum(path: str | Path) -> None:
+    """Reads a file of `write_tensors` through and holds it against its checksum; one of a version that wrote none passes.
+
+    Raises:
+        ValueError: it is another content's.
+    """
+    with Path(path).open("rb") as file:
+        start = file.read(8)
+        start += file.read(min(int.from_bytes(start, "little"), _LONGEST_HEADER))
+        place = start.find(_BEFORE_SUM) + len(_BEFORE_SUM)
+        if place < len(_BEFORE_SUM):
+            return
+        claimed = start[place : place + 64]
+        digest = hashlib.sha256(start[:place] + b"0" * 64 + start[place + 64 :])
+        while data := file.read(1 << 22):
+            digest.update(data)
+    if digest.hexdigest().encode() != claimed:
+        raise ValueError("its checksum is of another content")
 
 
 def read_tensors(path: str | Path, format: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -139,6 +180,8 @@ def read_tensors(path: str | Path, format: str) -> tuple[dict[str, np.ndarray], 
             if metadata.get("format") != format:
                 found = metadata.get("format", "none of selfinformed's")
                 raise SelfInformedError(f"{path}: expected a file of format {format}, this one is {found}")
+            check_sum(path)
+            metadata.pop("checksum", None)
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
     except FileNotFoundError:
         raise SelfInformedError(f"{path} does not exist (expected a file of format {format})") from None
@@ -163,10 +206,34 @@ def plain(value: Any) -> Any:
     return value
 
 
+_BEFORE_SUM = b'"checksum": "'  # in a header this can only be the key itself: within a text its quotes would be escaped
+_UNSUMMED = _BEFORE_SUM + b"0" * 64
+_LONGEST_HEADER = 100_000_000  # as safetensors has it
 _TENSOR_TYPES = {
     "bool": "BOOL", "uint8": "U8", "int8": "I8", "uint16": "U16", "int16": "I16", "float16": "F16", "uint32": "U32", "int32": "I32",
     "float32": "F32", "uint64": "U64", "int64": "I64", "float64": "F64",
 }  # fmt: skip
+
+
+class _Damaged(ValueError):
+    """A checksum is of another content."""
+
+
+def _sealed(content: dict[str, Any]) -> dict[str, Any]:
+    return {**content, "checksum": _sum_of(content)}
+
+
+def _unsealed(content: Any) -> Any:
+    if not isinstance(content, dict) or "checksum" not in content:
+        return content
+    claimed = content.pop("checksum")
+    if claimed != _sum_of(content):
+        raise _Damaged
+    return content
+
+
+def _sum_of(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _linked(temporary: Path, path: Path) -> bool:

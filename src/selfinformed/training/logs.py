@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.files import plain, write_text
+from selfinformed.runtime.files import from_line, plain, write_text
 
 
 class TrainingLog:
@@ -45,10 +45,8 @@ class TrainingLog:
 
 
 def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):  # half written
-        return float("inf")
+    step = (from_line(line) or {}).get("step")
+    return float(step) if isinstance(step, int | float) else float("inf")
 
 
 def _writer(folder: str | Path, wanted: bool | None, step: int) -> Any:

@@ -21,7 +21,7 @@ from selfinformed.network.calls import batch_size_of
 from selfinformed.network.timing import paired_seconds
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.files import plain, write_text
+from selfinformed.runtime.files import from_line, plain, to_line, write_text
 from selfinformed.runtime.progress import progress
 from selfinformed.runtime.tabular import Table, frame
 from selfinformed.structure.counts import ConfusionCounts, Kind
@@ -325,19 +325,16 @@ class _Trials:
         self._rows: dict[tuple[str, float], dict[str, Any]] = {}
         if self.path and self.path.exists():
             for line in self.path.read_text("utf-8").splitlines():
-                try:
-                    content = json.loads(line)
-                    if content["key"] == self.key:  # rows of other inputs are forgotten
-                        self._keep(content["heads"], content["row"], line)
-                except (ValueError, KeyError, TypeError):  # half written: that row is made again
-                    continue
+                content = from_line(line)  # one that is damaged is made again, rows of other inputs are forgotten
+                if content is not None and content.get("key") == self.key:
+                    self._keep(content["heads"], content["row"], line)
 
     def find(self, structure: Structure, epochs: float) -> dict[str, Any] | None:
         return self._rows.get((_digest(structure), epochs))
 
     def add(self, structure: Structure, row: dict[str, Any]) -> None:
         heads = _digest(structure)
-        self._keep(heads, row, json.dumps({"key": self.key, "heads": heads, "row": plain(row)}))
+        self._keep(heads, row, to_line({"key": self.key, "heads": heads, "row": row}))
         if self.path:
             write_text(self.path, "\n".join(self._lines) + "\n")
 

@@ -20,7 +20,7 @@ from selfinformed.data.examples import Examples
 from selfinformed.data.targets import Targets
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.files import read_json
+from selfinformed.runtime.files import check_sum, read_json
 from selfinformed.training.shards import FORMAT, part_widths, places_read, seconds_file
 
 _MOST_OPEN = 256  # shards mapped at a time, each of which takes a file handle
@@ -221,6 +221,7 @@ def _open_shard(path: Path, unit: int, manifest: Mapping[str, Any]) -> _Shard:
     first, last = unit * manifest["unit_size"], min((unit + 1) * manifest["unit_size"], manifest["n_examples"])
     try:
         header, begin = _header(path)
+        check_sum(path)
         found = header["__metadata__"]
         for key, value in expected.items():
             if found.get(key) != value:
