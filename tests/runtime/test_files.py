@@ -17,7 +17,16 @@ from safetensors.numpy import save_file
 
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import (
-    Chunks, plain, read_json, read_lines, read_tensors, to_line, write_json, write_tensors, write_text, written_atomically,
+    Chunks,
+    plain,
+    read_json,
+    read_lines,
+    read_tensors,
+    to_line,
+    write_json,
+    write_tensors,
+    write_text,
+    written_atomically,
 )  # fmt: skip
 
 FORMAT = "selfinformed.test/1"
