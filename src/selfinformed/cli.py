@@ -44,6 +44,8 @@ _FIT = [
     "watch", "log",
 ]  # fmt: skip
 
+_SMALLER = "what was finished is kept; give a smaller --forward-batch-size, --batch-size or --budget, and run again"
+
 
 def main() -> None:
     """Runs a verb; an error is one line and exit code 2."""
@@ -66,7 +68,11 @@ def _exit_code() -> int:
         return 1
     except typer.Exit as exit:
         return exit.exit_code
+    except MemoryError as error:
+        return _fail(f"memory is short ({error or 'it ran out'}); {_SMALLER}")
     except Exception as error:
+        if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):  # torch's own
+            return _fail(f"memory is short ({str(error).splitlines()[0].rpartition('] ')[2]}); {_SMALLER}")
         if hasattr(error, "format_message"):  # a usage error of the command line itself
             return _fail(error.format_message())
         raise

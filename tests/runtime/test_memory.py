@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.sparse as sp
 
+from selfinformed.augmented.network import augment
+from selfinformed.cli import main
 from selfinformed.runtime import memory as module
-from selfinformed.runtime.memory import free_memory
+from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.memory import free_memory, require_memory
+from selfinformed.structure.clustering import similarity_degrees
+from selfinformed.structure.counts import ConfusionCounts
+from selfinformed.structure.eigenpairs import leading_eigenpairs
+from selfinformed.structure.measuring import measure
+from selfinformed.training.features import FeatureStore
+from selfinformed.training.fitting import fit
 
 
 @pytest.fixture
@@ -42,3 +54,45 @@ def test_elsewhere_it_is_half_of_what_there_is(system, monkeypatch):
 
 def test_here_it_is_something():
     assert 2**20 < free_memory() < 2**50 or not Path("/proc/meminfo").exists()
+
+
+def test_work_that_does_not_fit_is_stopped_before_it_begins(system):
+    system(1_000_000)
+    require_memory(1_024_000_000, "counting", "take less")
+    with pytest.raises(SelfInformedError, match=r"^counting needs about 1\.1 GB of memory, and 1\.0 GB are free; take less$"):
+        require_memory(1_100_000_000, "counting", "take less")
+
+
+def test_each_estimate_stands_before_its_work(tmp_path, monkeypatch, problem):
+    features = problem.store("train")
+    counts = measure(problem.net, problem.holdout, top_k=3)
+    counts.save(tmp_path / "counts.safetensors")
+    matrix = sp.csr_array(sp.diags_array([np.ones(3_000 - abs(k), np.int64) for k in (-1, 0, 1)], offsets=[-1, 0, 1]))
+    aug = augment(problem.net, problem.plan())
+    monkeypatch.setattr(module, "free_memory", lambda: 1)
+    for work, said in (
+        (lambda: measure(problem.net, problem.holdout), "measure: a batch of 64 x 36 logits .* smaller --forward-batch-size"),
+        (lambda: FeatureStore.build(problem.net, problem.test), "features of 600 examples .* keep them on disk"),
+        (lambda: fit(aug, features, epochs=1), "fit: .* parameters in batches of .* smaller --budget or --batch-size"),
+        (lambda: ConfusionCounts.load(tmp_path / "counts.safetensors"), "counts.safetensors needs about"),
+        (lambda: leading_eigenpairs(matrix, similarity_degrees(matrix), 5), "cluster: .* eigenvectors of .* labels .* fewer groups"),
+    ):
+        with pytest.raises(SelfInformedError, match=said):
+            work()
+
+
+TORCHS = "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
+
+
+@pytest.mark.parametrize("error", [MemoryError("Unable to allocate 9 GiB"), RuntimeError(TORCHS)])
+def test_memory_that_runs_out_all_the_same_is_one_line(monkeypatch, capsys, error):
+    def out(**_):
+        raise error
+
+    monkeypatch.setattr("selfinformed.cli.app", out)
+    monkeypatch.setattr(sys, "argv", ["selfinformed", "measure"])
+    with pytest.raises(SystemExit, match="^2$"):
+        main()
+    said = capsys.readouterr().err
+    assert said.startswith("selfinformed: memory is short (")
+    assert said.count("\n") == 1

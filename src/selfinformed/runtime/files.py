@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.memory import require_memory
 
 
 @contextmanager
@@ -175,6 +176,7 @@ def read_tensors(path: str | Path, format: str) -> tuple[dict[str, np.ndarray], 
     from safetensors import SafetensorError, safe_open
 
     try:
+        require_memory(Path(path).stat().st_size, f"{path}", "free some, or measure with a smaller --top-k or --budget")
         with safe_open(str(path), framework="np") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != format:

@@ -1,9 +1,11 @@
-"""How much memory there is to take."""
+"""How much memory there is to take, and whether work will fit."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+from selfinformed.runtime.errors import SelfInformedError
 
 _SYSTEM, _GROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
@@ -11,6 +13,21 @@ _SYSTEM, _GROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 def free_memory() -> int:
     """Bytes that can be taken without swapping: what the system has available, within the limit of this process's container."""
     return int(max(0, min(_of_system(), _of_container())))
+
+
+def require_memory(needed: float, what: str, instead: str) -> None:
+    """Stops before work that the kernel would end.
+
+    Args:
+        needed: bytes, estimated.
+        what: the work, for the error.
+        instead: what to do where it does not fit.
+
+    Raises:
+        SelfInformedError: there is less.
+    """
+    if needed > (free := free_memory()):
+        raise SelfInformedError(f"{what} needs about {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free; {instead}")
 
 
 def _of_system() -> int:

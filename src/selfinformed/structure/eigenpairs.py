@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
+from selfinformed.runtime.memory import require_memory
 from selfinformed.structure import kernels
 from selfinformed.structure.tables import Array, in_threads
 
@@ -121,6 +122,8 @@ def _leading(similarity: Similarity, n: int, needed: Callable[[FloatArray], int]
     rng = np.random.default_rng(0)
     wanted = n - len(ones)
     width = min(wanted + max(12, wanted // 4), similarity.size - len(ones))
+    room = 8 * similarity.size * (width + len(ones)) * similarity.dtype.itemsize
+    require_memory(room, f"cluster: {width} eigenvectors of {similarity.size:,} labels", "ask for fewer groups (--n-groups)")
     block = _orthonormal(rng.standard_normal((similarity.size, width)).astype(similarity.dtype), trivial)
     values, block, residuals = _rotated(similarity, block)
     exact, largest = wanted, 6

@@ -15,6 +15,7 @@ from selfinformed.data.predictions import Predictions, open_predictions
 from selfinformed.network.calls import Classifies
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_tensors
+from selfinformed.runtime.memory import require_memory
 from selfinformed.runtime.progress import progress
 from selfinformed.runtime.work import do_units
 from selfinformed.structure.counts import ConfusionCounts, Kind
@@ -44,6 +45,7 @@ def measure(
             the folder (torchrun, several hosts) divide the work: see `detect`.
     """
     check_labels(net, holdout)
+    _check_memory(net, batch_size)
     top_k = default_top_k(net.n_labels) if top_k is None else top_k
     counts = ConfusionCounts(net.n_labels, top_k, kind)
     if folder is not None:
@@ -74,6 +76,7 @@ def detect(net: Classifies, holdout: Examples, folder: str | Path, top_k: int | 
             read; more examples are unreadable than `skip_bad` allows.
     """
     check_labels(net, holdout)
+    _check_memory(net, batch_size)
     if not len(holdout):
         raise SelfInformedError("data: there are no examples to measure; give at least one")
     folder, top_k = Path(folder), default_top_k(net.n_labels) if top_k is None else top_k
@@ -112,6 +115,11 @@ def check_labels(net: Classifies, examples: Examples) -> None:
             f"data: examples with {len(examples.labels)} labels for a network with {net.n_labels} outputs; "
             "open the data with the network's own label names, in the order of its outputs"
         )
+
+
+def _check_memory(net: Classifies, batch_size: int) -> None:
+    """Logits, and their best few beside them."""
+    require_memory(3 * 4 * batch_size * net.n_labels, f"measure: a batch of {batch_size} x {net.n_labels:,} logits", "give a smaller --forward-batch-size")
 
 
 def _unit_size(n_examples: int, batch_size: int) -> int:

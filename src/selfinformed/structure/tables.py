@@ -13,6 +13,7 @@ import scipy.sparse as sp
 import torch
 
 from selfinformed.runtime.files import Chunks
+from selfinformed.runtime.memory import require_memory
 from selfinformed.structure import kernels
 
 Array = npt.NDArray[Any]
@@ -187,6 +188,8 @@ class CountTable:
 
     def _densify(self) -> None:
         if self.dense is None:
+            cells = self.n_labels**2 * self._count_type.itemsize
+            require_memory(cells, f"measure: counts of {self.n_labels:,} x {self.n_labels:,} labels", "give a smaller --top-k")
             dense = np.zeros((self.n_labels, self.n_labels), self._count_type)
 
             def move(number: int) -> None:

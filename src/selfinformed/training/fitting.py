@@ -19,6 +19,7 @@ from selfinformed.data.targets import Targets
 from selfinformed.network.trunk import CopiedEnd
 from selfinformed.network.wrap import Output, fingerprint_of
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.memory import require_memory
 from selfinformed.structure.measuring import check_labels
 from selfinformed.training.checkpoints import Checkpoint
 from selfinformed.training.features import FeatureStore, HeadInput, metrics_of
@@ -124,6 +125,9 @@ def fit(
         chosen = None if aug.dispatch is None else [aug.dispatch.top_groups, aug.dispatch.share, aug.dispatch.above]
         more = {"teacher": teacher is not None, "heads run": chosen}
         kept = Checkpoint(Path(checkpoint), about | data | more, checkpoint_every)
+    trained = sum(p.numel() for p in aug.new_parameters())
+    needed = 4 * (4 * trained + 4 * batch_size * aug.n_labels)  # weights, gradients and two moments; logits, targets and two gradients
+    require_memory(needed, f"fit: {trained:,} parameters in batches of {batch_size} x {aug.n_labels:,} labels", "give a smaller --budget or --batch-size")
     groups = [{"params": list(aug.classifier.parameters()), "lr": classifier_learning_rate}]
     order, targets = _by_group(aug, store.targets)
     taught = teacher_of(teacher, aug, order, len(store)) if recipe.soft_targets else None

@@ -17,6 +17,7 @@ from selfinformed.data.examples import Examples
 from selfinformed.network.wrap import AttachPoint, WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import write_json
+from selfinformed.runtime.memory import require_memory
 from selfinformed.runtime.work import do_units
 
 FORMAT = "selfinformed.features/2"
@@ -45,6 +46,8 @@ def compute(
     Raises:
         SelfInformedError: features of an example, called `name(row)`, are not finite, or beyond what the type can hold.
     """
+    size = np.dtype(dtype).itemsize * len(examples) * sum(part_widths(net).values())
+    require_memory(size, f"features of {len(examples):,} examples", "keep them on disk (folder=), where they may take more than memory")
     made = {part: torch.empty(len(examples), width, dtype=getattr(torch, dtype)) for part, width in part_widths(net).items()}
     rows, n = [np.empty(0, np.int64)], 0
     for batch, inputs in examples.batches(batch_size, what):

@@ -1,0 +1,249 @@
+"""A run that is killed, or meets a disk that is full or broken, at each call that changes its folder; and runs killed at random times.
+
+    python benchmarks/crashes.py                  # each call of each verb, by number: kill, ENOSPC (once and for good), EIO
+    python benchmarks/crashes.py --random 1000    # kills at random times of the whole chain of verbs
+
+After each the verb is called again without a fault, and the folder must hold, byte for byte, what an undisturbed run holds. `faults.c` is compiled
+and loaded before libc; processes are forked from one that has imported everything. Clocks stand still in them, so that times do not differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import errno
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from selfinformed.runtime.progress import progress
+
+CHAIN = (
+    ("measure",), ("cluster",), ("plan",), ("probe",), ("fit",), ("evaluate", "--top-groups", "0,1"), ("compare",), ("search",), ("report",), ("export",),
+)  # fmt: skip
+FAULTS = {"kill": (1, 0, 0), "ENOSPC once": (2, errno.ENOSPC, 0), "ENOSPC from then on": (2, errno.ENOSPC, 1), "EIO once": (2, errno.EIO, 0)}
+# TensorBoard's events carry times and the process in their names; a lock's file is empty; hidden files are temporary.
+LEFT_OUT = re.compile(r"(^|/)\.|^log/events")
+MODEL = """
+import torch
+from torch import nn
+
+def make():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(24, 32), nn.ReLU(), nn.Linear(32, {labels}))
+"""
+
+
+def main(random_kills: int, seed: int, only: str | None, verbs: str | None) -> None:
+    from common import save
+
+    load_everything()
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="crashes-") as name:
+        folder = Path(name)
+        size = {"examples": 3_000, "epochs": 6} if random_kills else {"examples": 240, "epochs": 1}
+        config = prepare(folder, size)
+        states, calls = undisturbed(folder, config)
+        if random_kills:
+            findings = random_deaths(folder, config, states, random_kills, random.Random(seed))
+        else:
+            faults = {k: v for k, v in FAULTS.items() if only in (None, k)}
+            findings = every_call(folder, config, states, calls, faults, verbs.split(",") if verbs else [verb[0] for verb in CHAIN])
+        about = {"seed": seed, "verbs": [" ".join(verb) for verb in CHAIN], "calls": calls, **findings, "seconds": round(time.perf_counter() - start)}
+        print({k: v for k, v in about.items() if k != "wrong"})
+        for line in about["wrong"][:20]:
+            print(line)
+        if not only and not verbs:
+            save("crashes-random" if random_kills else "crashes", about)
+
+
+def load_everything() -> None:
+    """What the verbs import, so that a forked process begins at once."""
+    import matplotlib.backends.backend_svg
+    import onnx
+    import onnxruntime
+    import onnxscript
+    import torch
+    import torch.utils.tensorboard  # noqa: F401
+
+    import selfinformed.cli
+    import selfinformed.pipeline.run  # noqa: F401
+
+    torch.set_num_threads(1)
+
+
+def prepare(folder: Path, size: dict[str, int], labels: int = 12) -> Path:
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((labels, 24)).astype(np.float32)
+    options: dict[str, Any] = {}
+    for split, n in (("train", size["examples"]), ("holdout", 240), ("test", 240)):
+        targets = rng.integers(0, labels, n)
+        inputs = centres[targets // 2 * 2] + 0.3 * centres[targets] + rng.standard_normal((n, 24), np.float32)
+        np.savez(folder / f"{split}.npz", inputs=inputs.astype(np.float32), targets=targets)
+        options[split] = str(folder / f"{split}.npz")
+    (folder / "model.py").write_text(MODEL.format(labels=labels))
+    options |= {
+        "model": f"{folder / 'model.py'}:make", "output": str(folder / "run"), "n_groups": 3, "budget": 0.5, "epochs": size["epochs"], "seeds": 2,
+        "probe_width": 16, "arms": ["base", "classifier", "confusions", "random", "dense"], "candidates": 3, "rounds": 1, "device": "cpu",
+        "forward_batch_size": 64, "batch_size": 64, "bootstraps": 3,
+    }  # fmt: skip
+    (folder / "config.yaml").write_text(yaml.safe_dump(options))
+    return folder / "config.yaml"
+
+
+def undisturbed(folder: Path, config: Path) -> tuple[list[dict[str, bytes]], dict[str, int]]:
+    """What the folder holds before the first verb and after each, and how many calls each makes that change it; all of it twice, to the byte."""
+    twice = []
+    for _ in range(2):
+        shutil.rmtree(folder / "run", ignore_errors=True)
+        states: list[dict[str, bytes]] = [{}]
+        calls = {}
+        for verb in CHAIN:
+            code, said, n = forked(folder, verb, config)
+            if code:
+                raise SystemExit(f"{verb}: {code}\n{said}")
+            states.append(held(folder / "run"))
+            calls[verb[0]] = n
+        twice.append(states)
+    for verb, (a, b) in zip(CHAIN, zip(*(states[1:] for states in twice), strict=True), strict=True):
+        if different := differences(a, b):
+            raise SystemExit(f"two undisturbed runs differ after {verb[0]}: {different}")
+    return twice[0], calls
+
+
+def every_call(folder: Path, config: Path, states: list[dict[str, bytes]], calls: dict[str, int], faults: dict[str, Any], verbs: list[str]) -> dict[str, Any]:
+    """Each fault at each call; a verb begins from what the verbs before it left."""
+    tally: Counter[str] = Counter()
+    wrong: list[str] = []
+    points = [(place, verb, fault, number) for place, verb in enumerate(CHAIN) if verb[0] in verbs for fault in faults for number in range(1, calls[verb[0]] + 1)]
+    for place, verb, fault, number in progress(points, len(points), "faults"):
+        put(states[place], folder / "run")
+        code, said, _ = forked(folder, verb, config, number, *faults[fault])
+        where = f"{verb[0]}, {fault} at call {number} of {calls[verb[0]]}"
+        tally[f"{fault}: {outcome(code)}"] += 1
+        if fault == "kill":
+            if code != -signal.SIGKILL:
+                wrong.append(f"{where}: ended with {code}: {said[-300:]}")
+        elif code not in (0, 2) or "Traceback" in said or (code == 2 and said.count("selfinformed: ") != 1):
+            wrong.append(f"{where}: ended with {code}: {said[-2000:]}")
+        code, said, _ = forked(folder, verb, config)
+        if code:
+            wrong.append(f"{where}: called again it ended with {code}: {said[-500:]}")
+        elif different := differences(states[place + 1], held(folder / "run")):
+            wrong.append(f"{where}: called again it left other content in {different}")
+    return {"points": len(points), "outcomes": dict(sorted(tally.items())), "wrong": wrong}
+
+
+def random_deaths(folder: Path, config: Path, states: list[dict[str, bytes]], kills: int, rng: random.Random) -> dict[str, Any]:
+    """SIGKILL at random times of the chain, run after run, until there were so many; each run is brought to its end."""
+    wrong: list[str] = []
+    done, runs, by_verb, longest = 0, 0, Counter[str](), {verb[0]: 0.5 for verb in CHAIN}
+    bar = iter(progress(range(kills), kills, "kills"))
+    while done < kills:
+        shutil.rmtree(folder / "run", ignore_errors=True)
+        for verb in CHAIN:
+            for attempt in range(12):  # then it may finish
+                begun = time.perf_counter()
+                code, said, _ = forked(folder, verb, config, dies_after=rng.uniform(0, longest[verb[0]]) if attempt < 11 and done < kills else None)
+                if code == 0:
+                    longest[verb[0]] = max(longest[verb[0]], time.perf_counter() - begun) if attempt == 0 else longest[verb[0]]
+                    break
+                if code != -signal.SIGKILL:
+                    wrong.append(f"{verb[0]} after {done} kills: ended with {code}: {said[-500:]}")
+                    break
+                done, by_verb[verb[0]] = done + 1, by_verb[verb[0]] + 1
+                next(bar, None)
+        runs += 1
+        if different := differences(states[-1], held(folder / "run")):
+            wrong.append(f"run {runs}: other content in {different}")
+    return {"kills": done, "finished_runs": runs, "by_verb": dict(by_verb), "wrong": wrong}
+
+
+def forked(
+    folder: Path, verb: tuple[str, ...], config: Path, number: int = 0, mode: int = 0, error: int = 0, sticky: int = 0, dies_after: float | None = None
+) -> tuple[int, str, int]:
+    """Exit code, what was printed to stderr, and how many calls changed the folder, of one verb in a process of its own."""
+    log, count = folder / "said", folder / "count"
+    process = os.fork()
+    if process == 0:
+        with log.open("w") as said:
+            os.dup2(said.fileno(), 2)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os._exit(child(folder, [*verb[:1], str(config), *verb[1:]], (number, mode, error, sticky), count))
+    if dies_after is not None:
+        time.sleep(dies_after)
+        os.kill(process, signal.SIGKILL)
+    _, status = os.waitpid(process, 0)
+    return os.waitstatus_to_exitcode(status), log.read_text(errors="replace"), int(count.read_text() or 0) if count.exists() else 0
+
+
+def child(folder: Path, arguments: list[str], fault: tuple[int, int, int, int], count: Path) -> int:
+    import traceback
+
+    from selfinformed.cli import main
+
+    time.perf_counter = lambda: 0.0
+    time.time = lambda: 1.8e9  # type: ignore[assignment]
+    sys.argv = ["selfinformed", *arguments]
+    faults = ctypes.CDLL(None)
+    number, *how = fault
+    faults.faults_arm(str(folder / "run").encode(), ctypes.c_long(number), *how)
+    try:
+        main()
+    except SystemExit as exit:
+        code = int(exit.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    faults.faults_seen.restype = ctypes.c_long
+    count.write_text(str(faults.faults_seen()))
+    sys.stderr.flush()
+    return code
+
+
+def held(run: Path) -> dict[str, bytes]:
+    """What the folder holds for whoever comes next."""
+    names = (str(path.relative_to(run)) for path in sorted(run.rglob("*")) if path.is_file())
+    return {name: (run / name).read_bytes() for name in names if not LEFT_OUT.search(name)}
+
+
+def put(state: dict[str, bytes], run: Path) -> None:
+    shutil.rmtree(run, ignore_errors=True)
+    for name, content in state.items():
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_bytes(content)
+
+
+def differences(a: dict[str, bytes], b: dict[str, bytes]) -> list[str]:
+    return sorted(name for name in {*a, *b} if a.get(name) != b.get(name))
+
+
+def outcome(code: int) -> str:
+    return {0: "went on to its end", 2: "one line", -signal.SIGKILL: "killed", -signal.SIGBUS: "SIGBUS"}.get(code, f"exit code {code}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--random", type=int, default=0, metavar="KILLS")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=FAULTS)
+    parser.add_argument("--verbs")
+    options = parser.parse_args()
+    if "faults.so" not in os.environ.get("LD_PRELOAD", ""):
+        library = Path(tempfile.mkdtemp()) / "faults.so"
+        subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", library, Path(__file__).with_name("faults.c"), "-ldl"], check=True)
+        environment = os.environ | {"LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+        os.execve(sys.executable, [sys.executable, __file__, *sys.argv[1:]], environment)
+    main(options.random, options.seed, options.only, options.verbs)
