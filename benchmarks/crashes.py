@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -71,17 +72,9 @@ def main(random_kills: int, seed: int, only: str | None, verbs: str | None) -> N
 
 def load_everything() -> None:
     """What the verbs import, so that a forked process begins at once."""
-    import matplotlib.backends.backend_svg
-    import onnx
-    import onnxruntime
-    import onnxscript
-    import torch
-    import torch.utils.tensorboard  # noqa: F401
-
-    import selfinformed.cli
-    import selfinformed.pipeline.run  # noqa: F401
-
-    torch.set_num_threads(1)
+    for name in ("matplotlib.backends.backend_svg", "onnx", "onnxruntime", "onnxscript", "torch.utils.tensorboard", "selfinformed.pipeline.run"):
+        import_module(name)
+    import_module("torch").set_num_threads(1)
 
 
 def prepare(folder: Path, size: dict[str, int], labels: int = 12) -> Path:
@@ -127,8 +120,11 @@ def every_call(folder: Path, config: Path, states: list[dict[str, bytes]], calls
     """Each fault at each call; a verb begins from what the verbs before it left."""
     tally: Counter[str] = Counter()
     wrong: list[str] = []
-    points = [(place, verb, fault, number) for place, verb in enumerate(CHAIN) if verb[0] in verbs for fault in faults for number in range(1, calls[verb[0]] + 1)]
-    for place, verb, fault, number in progress(points, len(points), "faults"):
+    chosen = [(place, verb) for place, verb in enumerate(CHAIN) if verb[0] in verbs]
+    points = [(place, verb, fault, number) for place, verb in chosen for fault in faults for number in range(1, calls[verb[0]] + 1)]
+    for done, (place, verb, fault, number) in enumerate(progress(points, len(points), "faults")):
+        if done % 100 == 0:
+            print(f"{done} of {len(points)}, {verb[0]}, {fault}, wrong: {wrong}", flush=True)
         put(states[place], folder / "run")
         code, said, _ = forked(folder, verb, config, number, *faults[fault])
         where = f"{verb[0]}, {fault} at call {number} of {calls[verb[0]]}"
