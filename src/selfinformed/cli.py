@@ -68,6 +68,8 @@ def _exit_code() -> int:
         return 1
     except typer.Exit as exit:
         return exit.exit_code
+    except OSError as error:  # a disk that fails where nothing closer to it knows what to say
+        return _fail(f"{error.filename or 'a file'}: {error.strerror or error}; what was finished is kept, run again when the cause is mended")
     except MemoryError as error:
         return _fail(f"memory is short ({error or 'it ran out'}); {_SMALLER}")
     except Exception as error:

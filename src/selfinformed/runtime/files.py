@@ -8,7 +8,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,8 @@ def written_atomically(path: str | Path, keep: bool = False) -> Iterator[Path]:
     except OSError as error:
         raise _cannot_write(path, error) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # of a broken disk: what was the matter is said already
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str, keep: bool = False) -> None:

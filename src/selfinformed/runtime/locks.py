@@ -54,7 +54,8 @@ class FolderLock:
             yield
         finally:
             if self._lock.lock_counter == 1:
-                self._owner.unlink(missing_ok=True)
+                with suppress(OSError):
+                    self._owner.unlink(missing_ok=True)
             self._lock.release()
 
     def _other(self) -> str:
