@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import shlex
 import sys
@@ -46,6 +47,9 @@ _FIT = [
 
 def main() -> None:
     """Runs a verb; an error is one line and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names may hold what the terminal's encoding has not
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = app(standalone_mode=False)
     except SelfInformedError as error:
@@ -54,6 +58,12 @@ def main() -> None:
         code = 130
     except BrokenPipeError:
         sys.exit(1)
+    except MemoryError as error:
+        sys.exit(_fail(f"out of memory ({' '.join(str(error).split()) or 'no more can be taken'}); take fewer examples, labels or wider types at a time"))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.exit(_fail(f"{error.filename}: {error.strerror}"))
     except typer.Exit as exit:
         sys.exit(exit.exit_code)
     except Exception as error:
@@ -235,11 +245,11 @@ def probe(run: Run, json: bool) -> None:
 @_verb(_INPUTS + _COUNTS + _CLUSTER + _PLAN + _FIT, "selfinformed fit config.yaml --epochs 4", trains=True)
 def fit(run: Run, json: bool) -> None:
     """Trains the heads and the classifier on cached features."""
-    from selfinformed.runtime.files import read_lines
+    from selfinformed.pipeline.artefacts import read_history
 
     run.augmented()
-    rows = read_lines(run.folder / "history.jsonl")
-    shown = [{**row, "loss": f"{row['loss']:.4f}"} for row in rows]
+    rows = read_history(run.folder / "history.jsonl")
+    shown = [{**{key: row.get(key) for key in rows[0]}, "loss": f"{row['loss']:.4f}"} for row in rows if row.get("loss") is not None]
     _show(json, rows, shown, f"heads.safetensors and config.json are in {run.folder}")
 
 

@@ -25,11 +25,12 @@ from selfinformed.evidence.papers import write_tables
 from selfinformed.evidence.reporting import Findings, reading, report
 from selfinformed.network.stages import with_earlier_points
 from selfinformed.network.wrap import WrappedClassifier
+from selfinformed.pipeline.artefacts import read_artefact, read_history
 from selfinformed.pipeline.config import MAKES_AGAIN, RunConfig, read_config
 from selfinformed.pipeline.inputs import Inputs
 from selfinformed.runtime.device import rank
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.files import read_json, read_lines, read_object, write_json, write_text
+from selfinformed.runtime.files import write_json, write_text
 from selfinformed.structure.clustering import cluster, sweep
 from selfinformed.structure.counts import ConfusionCounts, Kind
 from selfinformed.structure.groups import LabelGroups
@@ -41,7 +42,6 @@ from selfinformed.training.fitting import fit
 from selfinformed.training.headroom import probe
 from selfinformed.training.processes import Processes
 from selfinformed.training.recipe import Recipe
-from selfinformed.training.searching import FORMAT as SEARCH_FORMAT
 from selfinformed.training.searching import search
 from selfinformed.training.stored import are_whole
 from selfinformed.training.structures import Structure
@@ -134,7 +134,7 @@ class Run:
             found = stability(self.predictions, self.groups(), kind, bootstraps=c.bootstraps, seed=c.seed, method=c.grouping)
             return {**vars(found), "text": str(found)}
 
-        return self._stage("stability", "stability.json", lambda path: read_object(path, "stability"), make, lambda s, path: write_json(path, s))
+        return self._stage("stability", "stability.json", read_artefact, make, lambda s, path: write_json(path, s))
 
     def sweep(self) -> list[dict[str, Any]]:
         """sweep.json and figures/sweep.png: what other numbers of groups would give."""
@@ -146,7 +146,7 @@ class Run:
         def make() -> list[dict[str, Any]]:
             return sweep(self.counts(), self.config.sweep or (), self.config.seed)
 
-        return self._stage("sweep", "sweep.json", lambda path: read_json(path, "sweep"), make, save, also="figures/sweep.png")
+        return self._stage("sweep", "sweep.json", read_artefact, make, save, also="figures/sweep.png")
 
     def plan(self, kind: Kind = "confusions") -> HeadPlan:
         """plan.json, or plan-codetections.json."""
@@ -169,7 +169,7 @@ class Run:
             return self._done[name]  # type: ignore[no-any-return]
         examples, folder, skipped = self.inputs.examples(split), self.folder / name, self.folder / f"skipped-{split}.json"
         if (one_file := folder.with_suffix(".safetensors")).exists():
-            left_out = [row["example"] for row in read_json(skipped, "features")] if skipped.exists() else []
+            left_out = [row["example"] for row in read_artefact(skipped)] if skipped.exists() else []
             kept = examples.take(np.delete(np.arange(len(examples)), left_out)) if left_out else examples
             store = FeatureStore.load(one_file, self.net, kept)
         elif are_whole(folder):
@@ -189,7 +189,7 @@ class Run:
     def headroom(self) -> dict[str, Any]:
         """probe.json: what heads could gain, also at `attach_points` earlier points of the network."""
         c, path = self.config, self.folder / "probe.json"
-        if path.exists() and read_object(path, "probe").get("earlier_points", -1) < c.attach_points:
+        if path.exists() and read_artefact(path).get("earlier_points", -1) < c.attach_points:
             path.unlink()  # of fewer attach points
 
         def make() -> dict[str, Any]:
@@ -207,7 +207,7 @@ class Run:
             )  # fmt: skip
             return {**found.to_dict(), "earlier_points": c.attach_points}
 
-        return self._stage("probe", "probe.json", lambda path: read_object(path, "probe"), make, lambda h, path: write_json(path, h))
+        return self._stage("probe", "probe.json", read_artefact, make, lambda h, path: write_json(path, h))
 
     def augmented(self) -> AugmentedClassifier:
         """heads.safetensors, config.json and history.jsonl; a training that was stopped goes on from training.safetensors.
@@ -253,7 +253,7 @@ class Run:
                 mapping=self.inputs.mapping(), training_positives=self.features("train").targets.positives().tolist(),
             )  # fmt: skip
 
-        return self._stage("evaluate", "evaluation.json", lambda path: read_object(path, "evaluation"), make, lambda e, path: write_json(path, e))
+        return self._stage("evaluate", "evaluation.json", read_artefact, make, lambda e, path: write_json(path, e))
 
     def conditional(self) -> list[dict[str, Any]]:
         """conditional.json and figures/conditional.png: mAP against executed multiply-adds."""
@@ -261,7 +261,7 @@ class Run:
 
         numbers = sorted({min(n, len(self.plan().groups)) for n in (0, *(c.top_groups or ()), len(self.plan().groups))})
         path = self.folder / "conditional.json"
-        if path.exists() and [row["top_groups"] for row in read_json(path, "conditional")] != numbers:
+        if path.exists() and [row["top_groups"] for row in read_artefact(path)] != numbers:
             path.unlink()  # of other numbers of heads
 
         def make() -> list[dict[str, Any]]:
@@ -274,9 +274,7 @@ class Run:
             save_figure(conditional_figure(rows, base), self.folder / "figures" / "conditional.png")
             write_json(path, rows)
 
-        return self._stage(
-            "evaluate", "conditional.json", lambda path: read_json(path, "conditional"), make, save, also="figures/conditional.png"
-        )
+        return self._stage("evaluate", "conditional.json", read_artefact, make, save, also="figures/conditional.png")
 
     def comparison(self) -> Comparison:
         """comparison.json; comparison.jsonl holds the rows done so far. What a search has found since is compared too."""
@@ -324,13 +322,7 @@ class Run:
                 journal=self.folder / "search.jsonl", **self._training(),
             ).to_dict()  # fmt: skip
 
-        def read(path: Path) -> dict[str, Any]:
-            content: dict[str, Any] = read_json(path, "search")
-            if content.get("format") != SEARCH_FORMAT:
-                raise SelfInformedError(f"{path}: expected {SEARCH_FORMAT}, found {content.get('format')!r}; delete it to have it made again")
-            return content
-
-        return self._stage("search", "search.json", read, make, lambda s, path: write_json(path, s))
+        return self._stage("search", "search.json", read_artefact, make, lambda s, path: write_json(path, s))
 
     def report(self) -> Path:
         """report.html, figures/*.png and *.svg, and tables/*.csv, *.md and *.tex, written anew from the other artefacts."""
@@ -353,15 +345,15 @@ class Run:
         def make() -> dict[str, Any]:
             return latency(self.augmented(), self.inputs.examples("test"))
 
-        return self._stage("bench", "latency.json", lambda path: read_object(path, "latency"), make, lambda found, path: write_json(path, found))
+        return self._stage("bench", "latency.json", read_artefact, make, lambda found, path: write_json(path, found))
 
     def _there(self, name: str) -> Any:
         path = self.folder / name
-        return read_json(path, path.stem) if path.exists() else None
+        return read_artefact(path) if path.exists() else None
 
     def _history(self) -> list[dict[str, Any]]:
         """The rows of log/training.jsonl, or those of history.jsonl; lines that are damaged are left out."""
-        rows = (read_lines(self.folder / name) for name in ("log/training.jsonl", "history.jsonl"))
+        rows = (read_history(self.folder / name) for name in ("log/training.jsonl", "history.jsonl"))
         return next((found for found in rows if found), [])
 
     def estimate(self) -> dict[str, float]:

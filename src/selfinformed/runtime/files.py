@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.reading import MOST_JSON, check_tensors, opened, parsed, read_text, reason_of
 
 
 @contextmanager
@@ -62,12 +63,11 @@ def write_json(path: str | Path, content: Any, keep: bool = False) -> None:
 
 def read_json(path: str | Path, what: str) -> Any:
     """Reads JSON; `what` says in the error what the file should have been."""
+    text = read_text(path, what)
     try:
-        return json.loads(Path(path).read_text("utf-8"))
-    except FileNotFoundError:
-        raise SelfInformedError(f"{what}: {path} does not exist") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise SelfInformedError(f"{what}: {path} cannot be read as JSON ({error}); delete it to have it made again") from None
+        return parsed(text)
+    except (ValueError, RecursionError) as error:
+        raise SelfInformedError(f"{what}: {path} cannot be read as JSON ({reason_of(error)}); delete it to have it made again") from None
 
 
 def read_object(path: str | Path, what: str) -> dict[str, Any]:
@@ -80,14 +80,14 @@ def read_object(path: str | Path, what: str) -> dict[str, Any]:
 
 def read_lines(path: str | Path) -> list[dict[str, Any]]:
     """Reads the objects of a file of JSON lines; without the file, none. Lines that are half written or no objects are left out."""
-    try:
-        lines = Path(path).read_text("utf-8", errors="replace").splitlines()
-    except OSError:
+    if not Path(path).exists():
         return []
+    with opened(path, "log", MOST_JSON) as file:
+        lines = file.read().decode("utf-8", errors="replace").splitlines()
     rows = []
     for line in lines:
         try:
-            row = json.loads(line)
+            row = parsed(line)
         except (ValueError, RecursionError):
             continue
         if isinstance(row, dict):
@@ -133,17 +133,18 @@ def read_tensors(path: str | Path, format: str) -> tuple[dict[str, np.ndarray], 
     """Reads safetensors written by `write_tensors` with that format, e.g. "selfinformed.counts/1"."""
     from safetensors import SafetensorError, safe_open
 
+    if not Path(path).exists():
+        raise SelfInformedError(f"{path} does not exist (expected a file of format {format})")
     try:
+        check_tensors(path, format)
         with safe_open(str(path), framework="np") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != format:
                 found = metadata.get("format", "none of selfinformed's")
-                raise SelfInformedError(f"{path}: expected a file of format {format}, this one is {found}")
+                raise SelfInformedError(f"{path}: expected a file of format {format}, this one is {found[:80]}")
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
-    except FileNotFoundError:
-        raise SelfInformedError(f"{path} does not exist (expected a file of format {format})") from None
-    except (OSError, SafetensorError, ValueError) as error:
-        raise SelfInformedError(f"{path} is not a whole safetensors file ({error}); delete it to have it made again") from None
+    except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as error:  # numpy does not know every type of tensor
+        raise SelfInformedError(f"{path} is not a whole safetensors file ({reason_of(error)}); delete it to have it made again") from None
 
 
 def plain(value: Any) -> Any:
