@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_json, read_lines
-from selfinformed.runtime.reading import MOST_LABELS
+from selfinformed.runtime.reading import MOST_LABELS, reason_of
 from selfinformed.training.searching import FORMAT as SEARCH_FORMAT
 
 _OPEN = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)  # a later version may add fields; a figure that is not finite is null
@@ -267,7 +267,7 @@ def read_artefact(path: Path) -> Any:
     try:
         return _adapter(kind).validate_python(content)
     except ValidationError as error:
-        raise SelfInformedError(f"{path}: damaged or of another version ({problem(error)}); delete it to have it made again") from None
+        raise SelfInformedError(f"{path}: damaged or of another version ({reason_of(error)}); delete it to have it made again") from None
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
@@ -279,13 +279,6 @@ def read_history(path: Path) -> list[dict[str, Any]]:
         except ValidationError:
             continue
     return rows
-
-
-def problem(error: ValidationError) -> str:
-    """The first thing that is wrong, and where."""
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    place = ".".join(str(part)[:40] for part in first["loc"])
-    return f"{place}: {first['msg'].lower()[:200]}" if place else first["msg"].lower()[:200]
 
 
 @cache

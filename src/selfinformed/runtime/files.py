@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.reading import MOST_JSON, check_tensors, opened, parsed, read_text, reason_of
+from selfinformed.runtime.reading import MOST_JSON, check_tensors, opened, parsed, reason_of
 
 
 @contextmanager
@@ -63,9 +63,10 @@ def write_json(path: str | Path, content: Any, keep: bool = False) -> None:
 
 def read_json(path: str | Path, what: str) -> Any:
     """Reads JSON; `what` says in the error what the file should have been."""
-    text = read_text(path, what)
+    with opened(path, what, MOST_JSON) as file:
+        content = file.read()
     try:
-        return parsed(text)
+        return parsed(content.decode())
     except (ValueError, RecursionError) as error:
         raise SelfInformedError(f"{what}: {path} cannot be read as JSON ({reason_of(error)}); delete it to have it made again") from None
 

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from pydantic_core import ValidationError
+
 from selfinformed.runtime.errors import SelfInformedError
 
 MOST_TEXT = 2**20  # bytes of a configuration
@@ -86,6 +88,17 @@ def check_tensors(path: str | Path, what: str) -> None:
             )
 
 
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Errors from within name this file too."""
+    try:
+        yield
+    except SelfInformedError as error:
+        if str(path) in str(error):
+            raise
+        raise SelfInformedError(f"{path}: {error}") from None
+
+
 def shown(value: Any, most: int = 80) -> str:
     """A value in an error: on one line, and not longer than that."""
     text = repr(value) if not isinstance(value, list | tuple | dict) or len(value) < 20 else f"{type(value).__name__} of {len(value)}"
@@ -93,7 +106,13 @@ def shown(value: Any, most: int = 80) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """What an exception says, on one short line."""
+    """What an exception says, on one short line; of a pydantic `ValidationError` the first problem and its place."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        place = ".".join(str(part)[:40] for part in first["loc"])
+        return f"{place}: {first['msg'].lower()[:200]}" if place else first["msg"].lower()[:200]
+    if isinstance(error, KeyError):
+        return f"it has no {str(error)[:80]}"
     text = " ".join((error.strerror or str(error)).split()) if isinstance(error, OSError) else " ".join(str(error).split())
     text = text or type(error).__name__
     return text if len(text) <= 300 else f"{text[:300]}…"
