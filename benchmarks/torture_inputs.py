@@ -23,13 +23,12 @@ from common import save
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from malformed import Reader, call, damaged, readers, verdict, write_sound  # noqa: E402
 
-SAMPLED = 100  # of the inputs are also given to a process of their own
-
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--inputs", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--alone", type=int, default=100, help="how many of them are given to a process of their own too")
     parser.add_argument("--only", help="one kind of input")
     parser.add_argument("--folder", help="keep the sound files here, and take them from here")
     parser.add_argument("--dry", action="store_true", help="write no result")
@@ -44,12 +43,12 @@ def main() -> None:
         others = [(sound / reader.file).read_bytes() for reader in readers()]
         for reader in chosen:  # undamaged, each is read: else the verb would not reach the file at all
             answer = given(reader, sound, copy, (sound / reader.file).read_bytes())
-            assert answer == "sound", (reader.name, answer)
+            assert answer == "sound", (reader.name, answer, call(*reader.verb(copy))[2][-600:])
         before, start = peak(), time.perf_counter()
         answers: dict[str, Counter[str]] = {reader.name: Counter() for reader in chosen}
         wrong: list[dict[str, object]] = []
         slowest = (0.0, "")
-        sample = max(1, options.inputs // SAMPLED)
+        sample = max(1, options.inputs // options.alone) if options.alone else options.inputs + 1
         processes = 0
         for number in range(options.inputs):
             reader = chosen[number % len(chosen)]
@@ -58,7 +57,7 @@ def main() -> None:
             began = time.perf_counter()
             answer = given(reader, sound, copy, content)
             slowest = max(slowest, (time.perf_counter() - began, f"{reader.name} {number}"))
-            if number % sample == 0:
+            if number % sample == sample - 1:
                 processes += 1
                 answer = alone(reader, copy) if answer in ("sound", "refused") else answer
             answers[reader.name][answer if answer in ("sound", "refused") else "wrong"] += 1

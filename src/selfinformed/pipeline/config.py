@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.reading import MOST_LABELS, MOST_TEXT, read_text, reason_of, shown
+from selfinformed.runtime.reading import MOST_LABELS, MOST_TEXT, opened, reason_of, shown
 
 
 def _option(default: Any, help: str) -> Any:
@@ -159,8 +160,10 @@ def read_config(path: str | Path) -> RunConfig:
         path = path / "config.yaml"
     if not path.exists():
         raise SelfInformedError(f"{path} does not exist; expected a config.yaml or a run folder")
-    text = read_text(path, "config", MOST_TEXT)
+    with opened(path, "config", MOST_TEXT) as file:
+        read = file.read()
     try:
+        text = read.decode()
         _check_plain(text)
         content = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date or a number that is none is a ValueError
@@ -211,13 +214,20 @@ def _checked(content: dict[str, Any], where: str) -> RunConfig:
     for name in known:
         value = getattr(config, name)
         for part in value if isinstance(value, tuple) else (value,):
-            if isinstance(part, str) and not part.isprintable():
-                raise SelfInformedError(f"{where}: {name} = {shown(value)}: expected text without control characters ({known[name]})")
+            if isinstance(part, str) and not _is_text(part):
+                raise SelfInformedError(f"{where}: {name} = {shown(value)}: expected text that a file could be called by ({known[name]})")
             if isinstance(part, int | float) and not part >= _LEAST.get(name, part if part == part else 0):
                 raise SelfInformedError(f"{where}: {name} = {shown(value)}: expected at least {_LEAST.get(name)} ({known[name]})")
             if isinstance(part, int | float) and part > (most := _MOST.get(name, _MOST_NUMBER)):
                 raise SelfInformedError(f"{where}: {name} = {shown(value)}: expected at most {most:,} ({known[name]})")
     return config
+
+
+def _is_text(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:  # half a character
+        return False
 
 
 _MOST_DEPTH = 8

@@ -239,9 +239,9 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     check_file(path, "checkpoint")
-    if path.suffix == ".safetensors":
-        check_tensors(path, "checkpoint")
     try:
+        if path.suffix == ".safetensors":
+            check_tensors(path, "checkpoint")
         state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged, or refused because it is more than tensors
         if "weights_only" in str(error).lower() or "unsupported global" in str(error).lower():

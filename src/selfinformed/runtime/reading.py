@@ -79,13 +79,16 @@ def parsed(text: str) -> Any:
 
 
 def check_tensors(path: str | Path, what: str) -> None:
-    """Stops before a safetensors file is opened that is no regular file, or whose header is longer than the file or than `MOST_HEADER`."""
+    """Stops before a safetensors file is opened that is none.
+
+    Raises:
+        SelfInformedError: as `opened`.
+        ValueError: its header is longer than the file, or than `MOST_HEADER`.
+    """
     with opened(path, what) as file:
         length, size = int.from_bytes(file.read(8), "little"), os.fstat(file.fileno()).st_size
         if length > min(MOST_HEADER, size - 8):
-            raise SelfInformedError(
-                f"{what}: {path} is not a whole safetensors file (a header of {length:,} bytes in {size:,}; at most {MOST_HEADER:,} are read)"
-            )
+            raise ValueError(f"a header of {length:,} bytes in a file of {size:,}; at most {MOST_HEADER:,} are read")
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -280,7 +281,7 @@ class Training:
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise ValueError("rows: expected a list of objects")
         self.history.rows[:] = rows
-        self.state = TypeAdapter(_State).validate_python(state, strict=True)
+        self.state = TypeAdapter(_State).validate_json(json.dumps(state), strict=True)
         self.drawn_from = tensors["drawn_from"]
         self.order.generator.set_state(self.drawn_from)
         _copy([tensors[f"weights.{i}"] for i in range(len(self.parameters))], self.parameters)
