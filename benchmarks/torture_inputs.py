@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import random
 import resource
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,7 @@ import numpy as np
 from common import save
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from malformed import Reader, call, damaged, readers, verdict, write_sound  # noqa: E402
+from malformed import Reader, call, damaged, given, readers, verdict, write_sound  # noqa: E402
 
 
 def main() -> None:
@@ -75,24 +74,6 @@ def main() -> None:
             print({k: v for k, v in row.items() if k not in ("by_kind", "wrong")})
         else:
             save("torture_inputs", row)
-
-
-def given(reader: Reader, sound: Path, copy: Path, content: bytes) -> str:
-    """The answer of the command line to this content of the reader's file."""
-    shutil.rmtree(copy, ignore_errors=True)
-    copy.mkdir()
-    for path in sound.iterdir():  # a run's folder is copied, data are linked
-        if path.name in ("run", "counted"):
-            if Path(reader.file).parts[0] == path.name or str(reader.verb(copy)[1]).endswith(path.name):
-                shutil.copytree(path, copy / path.name, ignore=shutil.ignore_patterns("figures", "tables", "report.html"))
-        else:
-            (copy / path.name).hardlink_to(path) if path.is_file() else shutil.copytree(path, copy / path.name)
-    target = copy / reader.file
-    target.unlink()
-    target.write_bytes(content)
-    for name in reader.absent:
-        (copy / name).unlink()
-    return verdict(reader, call(*reader.verb(copy)))
 
 
 def alone(reader: Reader, copy: Path) -> str:

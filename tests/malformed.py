@@ -92,6 +92,24 @@ def verdict(reader: Reader, result: tuple[int | BaseException, str, str]) -> str
     return "refused" if last.startswith("selfinformed: ") and len(last) < 2_000 and any(part in last for part in known) else f"not told: {last}"[:300]
 
 
+def given(reader: Reader, sound: Path, copy: Path, content: bytes) -> str:
+    """The answer of the command line to this content of the reader's file."""
+    shutil.rmtree(copy, ignore_errors=True)
+    copy.mkdir()
+    for path in sound.iterdir():  # a run's folder is copied, data are linked
+        if path.name in ("run", "counted"):
+            if Path(reader.file).parts[0] == path.name or str(reader.verb(copy)[1]).endswith(path.name):
+                shutil.copytree(path, copy / path.name, ignore=shutil.ignore_patterns("figures", "tables", "report.html"))
+        else:
+            (copy / path.name).hardlink_to(path) if path.is_file() else shutil.copytree(path, copy / path.name)
+    target = copy / reader.file
+    target.unlink()
+    target.write_bytes(content)
+    for name in reader.absent:
+        (copy / name).unlink()
+    return verdict(reader, call(*reader.verb(copy)))
+
+
 def readers() -> list[Reader]:
     """Every kind of input, with the verb that reads it."""
 
@@ -144,8 +162,22 @@ def readers() -> list[Reader]:
     ]  # fmt: skip
 
 
-def write_sound(folder: Path) -> None:
-    """All of the files, sound: data, predictions, a complete run in `run` and one of counts alone in `counted`."""
+def write_sound(folder: Path, report: bool = True) -> None:
+    """All of the files, sound: data, predictions, a run in `run` (complete with `report`) and one of counts alone in `counted`."""
+    write_data(folder)
+    run = folder / "run"
+    begin: list[list[object]] = [["run", folder / "config.yaml"]] if report else [[verb, folder / "config.yaml"] for verb in ("probe", "evaluate", "compare")]
+    for arguments in (*begin, ["search", run], ["evaluate", run, "--top-groups", "1"], *([["report", run]] if report else [])):
+        code, _, err = call(*arguments)
+        assert code == 0, (arguments, err, code)
+    _write_checkpoint(folder)
+    saved = ["--predictions", folder / "p.npz", "--n-labels", 60, "--n-groups", 4, "--output", folder / "counted", "--sweep", "2,4", "--bootstraps", 1]
+    code, _, err = call("cluster", *saved)
+    assert code == 0, err
+
+
+def write_data(folder: Path) -> None:
+    """Data, predictions, networks and a configuration."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     for name, channels in (("model.py", 1), ("colour.py", 3)):
@@ -173,13 +205,6 @@ def write_sound(folder: Path) -> None:
         "probe_width": 8, "arms": ["base", "confusions"], "top_groups": [1], "candidates": 2, "rounds": 1, "bootstraps": 0, "log": False,
     }  # fmt: skip
     (folder / "config.yaml").write_text(yaml.safe_dump(options), "utf-8")
-    for arguments in (["run", folder / "config.yaml"], ["search", folder / "run"], ["evaluate", folder / "run", "--top-groups", "1"], ["report", folder / "run"]):
-        code, _, err = call(*arguments)
-        assert code == 0, (arguments, err, code)
-    _write_checkpoint(folder)
-    saved = ["--predictions", folder / "p.npz", "--n-labels", 60, "--n-groups", 4, "--output", folder / "counted", "--sweep", "2,4", "--bootstraps", 1]
-    code, _, err = call("cluster", *saved)
-    assert code == 0, err
 
 
 def _write_checkpoint(folder: Path) -> None:

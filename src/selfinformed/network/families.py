@@ -94,7 +94,7 @@ def _open_transformers(transformers: Any, name: str, n_labels: int | None, optio
         raise SelfInformedError(f"model: transformers:{name} has no config.json that transformers can read ({_first_line(error)})") from None
     _check_closed(config, name, options)
     made = [a for a in config.architectures or () if isinstance(a, str)]
-    known = [a for a in made if a.endswith(_TASKS) and hasattr(transformers, a)]
+    known = [a for a in made if a.endswith(_TASKS) and not a.startswith("Auto") and hasattr(transformers, a)]
     if not known:
         raise SelfInformedError(
             f"model: transformers:{name} is a {', '.join(made) or 'model without `architectures` in its config.json'}; expected a class of transformers "
@@ -108,7 +108,10 @@ def _open_transformers(transformers: Any, name: str, n_labels: int | None, optio
             raise SelfInformedError(
                 f"model: {folder} holds its weights as a pickle (.bin), which may run code; save them as safetensors: model.save_pretrained(FOLDER)"
             )
-        return cls(config)  # type: ignore[no-any-return]
+        try:
+            return cls(config)  # type: ignore[no-any-return]
+        except Exception as error:  # sizes that cannot be
+            raise SelfInformedError(f"model: transformers:{name} cannot be made ({_first_line(error)})") from None
     try:
         return cls.from_pretrained(name, trust_remote_code=False, use_safetensors=True, **options)  # type: ignore[no-any-return]
     except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -64,6 +65,7 @@ class Run:
     def __init__(self, config: RunConfig, say: Say = lambda line: None) -> None:
         self.config, self.say = config, say
         self.folder = Path(config.output)
+        _check_own(self.folder)
         self.inputs = Inputs(config)
         self._done: dict[str, Any] = {}
         self._outdated: set[str] = set()  # artefacts that are there, of options that have changed since
@@ -410,6 +412,18 @@ _ARTEFACTS = frozenset(
         "evaluation.json", "conditional.json", "comparison.json", "comparison.jsonl", "search.json", "search.jsonl",
     }
 )  # fmt: skip
+
+
+def _check_own(folder: Path) -> None:
+    """Stops where one of the folders that a run writes into is a link that leads out of the run."""
+    for name in _FOLDERS:
+        for parent, inner, _ in [("", [str(folder / name)], []), *os.walk(folder / name)]:
+            for path in (Path(parent, part) for part in inner):
+                if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+                    raise SelfInformedError(f"{path} is a link that leads out of the run folder; put the folder itself there, or link the whole run folder")
+
+
+_FOLDERS = ("detections", "features", "figures", "tables", "log")
 
 
 def _named(name: str, kind: Kind) -> str:
