@@ -20,7 +20,7 @@ import numpy as np
 from common import save
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from malformed import Reader, call, damaged, given, readers, verdict, write_sound  # noqa: E402
+from malformed import Reader, call, damaged, given, readers, verdict, write_sound
 
 
 def main() -> None:

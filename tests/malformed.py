@@ -29,17 +29,22 @@ from selfinformed import cli
 
 C = 12
 DEEP = 100_000
-NUMBERS = ["-1", "0", "1.5", "1e999", "NaN", "-Infinity", "4294967296", "9223372036854775808", "9" * 5000, "null", "true", '"x"', "[]", "{}", "[" * DEEP, "٣", "0x10"]
+NUMBERS = ["-1", "0", "1.5", "1e999", "NaN", "-Infinity", "4294967296", "9223372036854775808", "9" * 5000, "null", "true", '"x"', "[]", "{}",
+"[" * DEEP, "٣", "0x10"]
 VALUES: list[Any] = [
     None, True, -1, 0, 1.5, 2**31, 2**63, 10**30, 1e308, float("nan"), float("inf"), "", "x", "\x00", "\ud800", "9" * 400, "<script>", "=1+1", [], [None], [[]],
     ["x", 1], {}, {"a": None}, {"": []}, [[1, 2], [3]], list(range(50)),
 ]  # fmt: skip
 YAML = [
     "a: &a [x, x]\nb: &b [*a, *a]\nmodel_options: *b\n", "seed: !!python/object/apply:os.getcwd []\n", "seed: !!int ''\n", "seed: !!timestamp x\n",
-    "seed: 2020-13-45\n", f"seed: {'9' * 5000}\n", "? [a]\n: 1\n", "seed: !!binary x\n", f"seed: {'[' * DEEP}\n", "output: \"a\\0b\"\n", "output: " + "x" * 5000 + "\n",
-    "seed: 99999999999999999999\n", "n_labels: 1000000000000\n", "<<: {seed: 1}\n", "seed: 1\nseed: 2\n", "%YAML 9.9\n---\nseed: 1\n", "seed: 1\n---\nseed: 2\n",
-    "train: \"\\uD800\"\n", "n_groups: .inf\n", "model_options: {a: 2020-13-45}\n", "top_k: 0b\n", "seed: 1:99:99\n", "seed: 0o9\n", "\t\n", "{", "hidden: [1e400]\n",
-    "arms: [base, base]\n", "image_size: 1000000000\n", "batch_size: 99999999999\n", "budget: .inf\n", "labels: /\n", "checkpoint: .\n", "attach: \",,\"\n", "*a", "!x y",
+    "seed: 2020-13-45\n", f"seed: {'9' * 5000}\n", "? [a]\n: 1\n", "seed: !!binary x\n", f"seed: {'[' * DEEP}\n", "output: \"a\\0b\"\n",
+    "output: " + "x" * 5000 + "\n",
+    "seed: 99999999999999999999\n", "n_labels: 1000000000000\n", "<<: {seed: 1}\n", "seed: 1\nseed: 2\n", "%YAML 9.9\n---\nseed: 1\n",
+    "seed: 1\n---\nseed: 2\n",
+    "train: \"\\uD800\"\n", "n_groups: .inf\n", "model_options: {a: 2020-13-45}\n", "top_k: 0b\n", "seed: 1:99:99\n", "seed: 0o9\n", "\t\n", "{",
+    "hidden: [1e400]\n",
+    "arms: [base, base]\n", "image_size: 1000000000\n", "batch_size: 99999999999\n", "budget: .inf\n", "labels: /\n", "checkpoint: .\n",
+    "attach: \",,\"\n", "*a", "!x y",
 ]  # fmt: skip
 
 
@@ -356,7 +361,8 @@ def _cells(content: bytes, rng: random.Random) -> bytes:
     lines = content.decode().splitlines()
     at = rng.randrange(len(lines))
     cells = lines[at].split(",")
-    odd = ["", '"', "\0", "x" * 200_000, "1;2;3", ";;", "-1", "1e5", "nan", "99999999999999999999", "/etc/passwd", "../../x", "=1+1", "\ud800", "a\nb", "😀", " "]
+    odd = ["", '"', "\0", "x" * 200_000, "1;2;3", ";;", "-1", "1e5", "nan", "99999999999999999999", "/etc/passwd", "../../x", "=1+1", "\ud800",
+    "a\nb", "😀", " "]
     place = rng.randrange(len(cells))
     ways: list[Callable[[], list[str]]] = [
         lambda: [*cells[:place], rng.choice(odd), *cells[place + 1 :]], lambda: [*cells, "more"], lambda: cells[:place], lambda: [c + ";" for c in cells],
@@ -373,8 +379,10 @@ def _npz(content: bytes, rng: random.Random) -> bytes:
     odd: list[Callable[[], Any]] = [
         lambda: a.astype(object), lambda: a.astype("U8"), lambda: a.astype(np.complex64), lambda: a.astype(">f8"), lambda: a.astype(np.uint64), lambda: a[:-1],
         lambda: np.array(3), lambda: a[..., None], lambda: np.zeros((0, *a.shape[1:]), a.dtype), lambda: np.full_like(a, 127), lambda: a.astype(bool),
-        lambda: np.zeros(a.shape, "M8[s]"), lambda: np.zeros(a.shape, [("x", "i4")]), lambda: np.asfortranarray(a), lambda: -a, lambda: a.astype(np.float16) * np.nan,
-        lambda: a.astype(np.float64) * np.inf, lambda: np.zeros((len(a), 0), a.dtype), lambda: a.astype(np.int8), lambda: np.full(a.shape, 2**62), lambda: a * 10**9,
+        lambda: np.zeros(a.shape, "M8[s]"), lambda: np.zeros(a.shape, [("x", "i4")]), lambda: np.asfortranarray(a), lambda: -a,
+        lambda: a.astype(np.float16) * np.nan,
+        lambda: a.astype(np.float64) * np.inf, lambda: np.zeros((len(a), 0), a.dtype), lambda: a.astype(np.int8), lambda: np.full(a.shape, 2**62),
+        lambda: a * 10**9,
         lambda: np.full(a.shape, 2**63, np.uint64), lambda: a.astype("S3"), lambda: a.astype(np.longdouble), lambda: np.concatenate([a, a]),
     ]  # fmt: skip
     way = rng.random()

@@ -51,7 +51,8 @@ class Place:
 
     def counted(self) -> Path:
         """A run folder with counts and groups."""
-        code, _, err = call("cluster", "--predictions", self.data / "p.npz", "--n-labels", 60, "--n-groups", 4, "--bootstraps", 0, "--output", self.here / "run")
+        code, _, err = call("cluster", "--predictions", self.data / "p.npz", "--n-labels", 60, "--n-groups", 4, "--bootstraps", 0, "--output",
+        self.here / "run")
         assert code == 0, err
         return self.here / "run"
 
@@ -132,7 +133,8 @@ def test_objects_in_examples(place: Place, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["ids", "labels", "scores"])
 def test_objects_in_predictions(place: Place, name: str) -> None:
-    arrays: dict[str, Any] = {"ids": np.zeros((4, 1), int), "labels": np.arange(4), "scores": np.ones((4, 1))} | {name: np.array([Evil(place.canary)] * 4, object)}
+    arrays: dict[str, Any] = {"ids": np.zeros((4, 1), int), "labels": np.arange(4), "scores": np.ones((4,
+    1))} | {name: np.array([Evil(place.canary)] * 4, object)}
     np.savez(place.here / "evil.npz", **arrays)
     assert_refused(place, place.count(place.here / "evil.npz"), "evil.npz")
 
@@ -145,7 +147,8 @@ def test_a_whole_network_as_a_checkpoint(place: Place) -> None:
 # Configurations
 
 
-@pytest.mark.parametrize("tag", ["object/apply:os.system [touch {}]", "object/new:os.system [touch {}]", "name:os.system ''", "module:os ''", "object:os.system {{}}"])
+@pytest.mark.parametrize("tag", ["object/apply:os.system [touch {}]", "object/new:os.system [touch {}]", "name:os.system ''", "module:os ''",
+"object:os.system {{}}"])
 def test_tags_of_yaml(place: Place, tag: str) -> None:
     (place.here / "evil.yaml").write_text(f"seed: !!python/{tag.format(place.canary)}\n")
     assert_refused(place, call("measure", place.here / "evil.yaml"), "evil.yaml")
@@ -165,7 +168,8 @@ def test_yaml_that_is_deep_or_long(place: Place, text: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["os:abort", "builtins:breakpoint", "pdb:set_trace", "antigravity:geohash", "subprocess:Popen", "os.path:abspath", "pty:spawn", "numpy:zeros", "torch:Tensor",
+    ["os:abort", "builtins:breakpoint", "pdb:set_trace", "antigravity:geohash", "subprocess:Popen", "os.path:abspath", "pty:spawn", "numpy:zeros",
+    "torch:Tensor",
      "collections:OrderedDict", "importlib:import_module", "pickle:loads"],
 )  # fmt: skip
 def test_dotted_names_that_are_no_networks(place: Place, name: str) -> None:
@@ -359,7 +363,8 @@ def test_transformers_folders_that_bring_code(place: Place, config: dict[str, An
 def test_options_that_would_let_code_in(place: Place, option: str) -> None:
     transformers = pytest.importorskip("transformers")
     folder = place.here / "network"
-    transformers.ResNetConfig(num_channels=1, embedding_size=4, hidden_sizes=[4], depths=[1], architectures=["ResNetForImageClassification"]).save_pretrained(folder)
+    transformers.ResNetConfig(num_channels=1, embedding_size=4, hidden_sizes=[4], depths=[1],
+    architectures=["ResNetForImageClassification"]).save_pretrained(folder)
     (folder / "model.safetensors").write_bytes(b"")
     assert_refused(place, place.config(model=f"transformers:{folder}", labels=None, model_options={option: True}), "model_options", option)
 
@@ -367,7 +372,8 @@ def test_options_that_would_let_code_in(place: Place, option: str) -> None:
 def test_transformers_weights_that_are_a_pickle(place: Place) -> None:
     transformers = pytest.importorskip("transformers")
     folder = place.here / "network"
-    transformers.ResNetConfig(num_channels=1, embedding_size=4, hidden_sizes=[4], depths=[1], architectures=["ResNetForImageClassification"]).save_pretrained(folder)
+    transformers.ResNetConfig(num_channels=1, embedding_size=4, hidden_sizes=[4], depths=[1],
+    architectures=["ResNetForImageClassification"]).save_pretrained(folder)
     torch.save({"x": Evil(place.canary)}, folder / "pytorch_model.bin")
     assert_refused(place, place.config(model=f"transformers:{folder}", labels=None), "pickle")
 
@@ -375,8 +381,10 @@ def test_transformers_weights_that_are_a_pickle(place: Place) -> None:
 # Names
 
 MARKUP = [
-    *HOSTILE, "</script><script>alert(1)</script>", "<svg/onload=alert(1)>", "javascript:alert(1)", "]]><script>x</script>", "<!--<script>", "</style><script>x</script>",
-    "\u2028alert(1)", "&lt;script&gt;", "<iframe srcdoc='<script>x</script>'>", "\x1b]0;title\x07", "{% include '/etc/passwd' %}", "data:text/html,<script>x</script>",
+    *HOSTILE, "</script><script>alert(1)</script>", "<svg/onload=alert(1)>", "javascript:alert(1)", "]]><script>x</script>", "<!--<script>",
+    "</style><script>x</script>",
+    "\u2028alert(1)", "&lt;script&gt;", "<iframe srcdoc='<script>x</script>'>", "\x1b]0;title\x07", "{% include '/etc/passwd' %}",
+    "data:text/html,<script>x</script>",
 ]  # fmt: skip
 
 
@@ -415,7 +423,8 @@ def test_names_put_no_script_into_a_report(findings: Findings, tmp_path: Path) -
     evaluation["confident_mistakes"]["name"] = [MARKUP[7]]
     evaluation["mistakes"] = [{"taken": MARKUP[0], "annotated": MARKUP[8], "base": 12, "augmented": 3}]
     changed = replace(
-        findings, title=MARKUP[7], labels=names, groups=findings.groups.renamed(names), evaluation=evaluation, config={"model": MARKUP[8], MARKUP[9]: MARKUP[7]},
+        findings, title=MARKUP[7], labels=names, groups=findings.groups.renamed(names), evaluation=evaluation, config={"model": MARKUP[8],
+        MARKUP[9]: MARKUP[7]},
         headroom={**findings.headroom, "verdict": MARKUP[7], "attach": MARKUP[8]}, search={**findings.search, "verdict": MARKUP[7]},
     )  # fmt: skip
     page = report(changed, tmp_path / "hostile")

@@ -118,7 +118,8 @@ def _decoding(path: Path) -> Iterator[None]:
     except SelfInformedError:
         raise
     except Exception as error:  # decoders raise many kinds on damaged bytes
-        raise SelfInformedError(f"predictions: {path} cannot be read ({type(error).__name__}: {reason_of(error)}); it may be cut off or damaged: save it again") from None
+        reason = f"{type(error).__name__}: {reason_of(error)}"
+        raise SelfInformedError(f"predictions: {path} cannot be read ({reason}); it may be cut off or damaged: save it again") from None
 
 
 def _best(path: Path, first: int, rows: Rows, top_k: int) -> Array:
