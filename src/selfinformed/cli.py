@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import os
 import shlex
@@ -49,6 +50,9 @@ _SMALLER = "what was finished is kept; give a smaller --forward-batch-size, --ba
 
 def main() -> None:
     """Runs a verb; an error is one line and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names may hold what the terminal's encoding has not
+            stream.reconfigure(errors="backslashreplace")
     code = _exit_code()
     if code == 0 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         sys.stdout.flush()
@@ -253,11 +257,11 @@ def probe(run: Run, json: bool) -> None:
 @_verb(_INPUTS + _COUNTS + _CLUSTER + _PLAN + _FIT, "selfinformed fit config.yaml --epochs 4", trains=True)
 def fit(run: Run, json: bool) -> None:
     """Trains the heads and the classifier on cached features."""
-    from selfinformed.runtime.files import read_lines
+    from selfinformed.pipeline.artefacts import read_history
 
     run.augmented()
-    rows = read_lines(run.folder / "history.jsonl")
-    shown = [{**row, "loss": f"{row['loss']:.4f}"} for row in rows]
+    rows = read_history(run.folder / "history.jsonl")
+    shown = [{**{key: row.get(key) for key in rows[0]}, "loss": f"{row['loss']:.4f}"} for row in rows if row.get("loss") is not None]
     _show(json, rows, shown, f"heads.safetensors and config.json are in {run.folder}")
 
 

@@ -119,7 +119,7 @@ def test_manifests_that_are_refused(tmp_path, content, message):
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_an_absent_manifest_is_named(tmp_path, suffix):
-    with pytest.raises(SelfInformedError, match=rf"m\.{suffix} cannot be read"):
+    with pytest.raises(SelfInformedError, match=rf"m\.{suffix} does not exist"):
         ImageFiles.from_manifest(tmp_path / f"m.{suffix}", None)
 
 

@@ -197,7 +197,7 @@ def test_a_file_of_labels(config, tmp_path, encoding):
     (tmp_path / "labels.txt").write_text("a\nb\n")
     with pytest.raises(SelfInformedError, match="example 2 has label 2"):
         Inputs(replace(config, labels=str(tmp_path / "labels.txt"))).network()
-    with pytest.raises(SelfInformedError, match=r"labels: .*absent\.txt cannot be read .*one name per line"):
+    with pytest.raises(SelfInformedError, match=r"labels: .*absent\.txt does not exist.*one name per line"):
         Inputs(replace(config, labels=str(tmp_path / "absent.txt")))
 
 

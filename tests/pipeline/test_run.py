@@ -19,6 +19,7 @@ from selfinformed.evidence import arms as arms_module
 from selfinformed.evidence.comparison import Comparison
 from selfinformed.network.wrap import AttachPoint, wrap
 from selfinformed.pipeline import run as module
+from selfinformed.pipeline.artefacts import read_artefact
 from selfinformed.pipeline.config import read_config
 from selfinformed.pipeline.run import Run
 from selfinformed.runtime.errors import SelfInformedError
@@ -152,7 +153,7 @@ def test_a_wrong_option_loses_nothing(done: Run, workspace: Path) -> None:
     before = files(done.folder)
     with pytest.raises(SelfInformedError, match="confuzions"):
         opened(workspace, arms=["base", "confuzions"]).comparison()
-    with pytest.raises(SelfInformedError, match="cannot be read"):
+    with pytest.raises(SelfInformedError, match="nope.csv does not exist"):
         opened(workspace, mapping="nope.csv").evaluation()
     assert files(done.folder) == before
 
@@ -398,7 +399,7 @@ def test_unreadable_images_are_set_aside_listed_and_stay_so_on_resuming(workspac
     first = opened(workspace, **options)
     store = first.features("train")
     assert len(store) == len(store.targets) == 47
-    (listed,) = json.loads((first.folder / "skipped-train.json").read_text())
+    (listed,) = read_artefact(first.folder / "skipped-train.json")
     assert listed["example"] == [str(p) for p in first.inputs.examples("train").names].index(str(workspace / "images" / "class 3" / "2.png"))
     assert "class 3/2.png cannot be read" in listed["reason"]
     again = opened(workspace, **options)

@@ -21,6 +21,7 @@ from selfinformed.network.averaged import AveragedClassifier
 from selfinformed.network.calls import call, evaluating, logits_of
 from selfinformed.network.wrap import AttachPoint, Output, WrappedClassifier, fingerprint_of
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.memory import free_memory
 from selfinformed.structure.plans import HeadPlan
 
 
@@ -226,6 +227,9 @@ def augment(
                 f"{', '.join(map(str, first))}"
             )
         plan = replace(onto.plan, feature_size=net.feature_size) + plan
+    needed, free = 4 * (plan.parameters - plan.base_parameters), free_memory()
+    if needed > free:
+        raise SelfInformedError(f"plan: its heads take {needed:,} bytes and {free:,} are free; lower the budget or hidden")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         aug = AugmentedClassifier(net, plan, classifier)

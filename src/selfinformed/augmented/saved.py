@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import nn
@@ -12,9 +13,10 @@ from selfinformed.augmented.heads import Heads
 from selfinformed.augmented.network import AugmentedClassifier, augment
 from selfinformed.data.examples import Inputs
 from selfinformed.data.labels import LabelSpace
-from selfinformed.network.wrap import AttachPoint, WrappedClassifier, wrap
+from selfinformed.network.wrap import AttachPoint, Output, WrappedClassifier, wrap
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.files import read_json, read_tensors, write_json, write_tensors
+from selfinformed.runtime.files import read_object, read_tensors, write_json, write_tensors
+from selfinformed.runtime.reading import naming, reason_of, shown
 from selfinformed.runtime.versions import versions
 from selfinformed.structure.plans import HeadPlan
 
@@ -57,11 +59,12 @@ def load(folder: str | Path, model: nn.Module | WrappedClassifier, example_input
         SelfInformedError: the files are missing or damaged, or the model is another one (its fingerprint differs).
     """
     folder = Path(folder)
-    config = read_json(folder / "config.json", "heads")
+    config = read_object(folder / "config.json", "heads")
     try:
         if config["format"] != CONFIG_FORMAT:
-            raise SelfInformedError(f"{folder / 'config.json'}: expected {CONFIG_FORMAT}, found {config['format']!r}")
-        labels = LabelSpace(config["labels"])
+            raise SelfInformedError(f"{folder / 'config.json'}: expected {CONFIG_FORMAT}, found {shown(config['format'])}")
+        with naming(folder / "config.json"):
+            labels = LabelSpace(config["labels"])
         given = config["attach"]  # one, where written before there could be several
         attach = tuple(AttachPoint(**point) for point in ([given] if isinstance(given, dict) else given))
         classifier = (config["classifier"],) if isinstance(config["classifier"], str) else tuple(config["classifier"])
@@ -69,20 +72,23 @@ def load(folder: str | Path, model: nn.Module | WrappedClassifier, example_input
         net = _wrapped(model, example_inputs, labels, classifier, attach)
         output, tuned, expected = config["output"], bool(config["base_was_tuned"]), config["base_fingerprint"]
         above = None if config.get("above") is None else float(config["above"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise SelfInformedError(f"{folder / 'config.json'}: not a valid heads config ({error!r})") from None
+        if output not in (None, *get_args(Output)):
+            raise ValueError(f"output: expected {' or '.join(get_args(Output))}, found {shown(output)}")
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise SelfInformedError(f"{folder / 'config.json'}: not a valid heads config ({reason_of(error)})") from None
     if net.fingerprint != expected:
         raise SelfInformedError(
             f"{folder}: these heads were trained on another base: its fingerprint is {str(expected)[:12]}…, this model's "
             f"{net.fingerprint[:12]}…; load the weights the heads were trained on"
         )
-    aug = augment(net, plan)
-    aug.output, aug.base_was_tuned, aug.above = output, tuned, above
-    if aug.heads is not None:
-        aug.heads.trained = len(plan.groups)  # so that training them on, in another input transform, starts from what was saved
     arrays, metadata = read_tensors(folder / "heads.safetensors", WEIGHTS_FORMAT)
     if metadata.get("base") != expected:
         raise SelfInformedError(f"{folder}: heads.safetensors and config.json are of different runs; copy both from one run folder")
+    with naming(folder / "config.json"):
+        aug = augment(net, plan)
+    aug.output, aug.base_was_tuned, aug.above = output, tuned, above
+    if aug.heads is not None:
+        aug.heads.trained = len(plan.groups)  # so that training them on, in another input transform, starts from what was saved
     parts: Sequence[tuple[str, nn.Module | None]] = (
         ("base.", aug.base if tuned else None), ("classifier.", aug.classifier), ("heads.", aug.heads),
     )  # fmt: skip

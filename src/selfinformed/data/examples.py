@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,7 +18,9 @@ from selfinformed.data.images import ImageFiles, image_transform
 from selfinformed.data.labels import LabelSpace
 from selfinformed.data.targets import Targets, as_targets
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.memory import free_memory
 from selfinformed.runtime.progress import progress
+from selfinformed.runtime.reading import naming, opened, reason_of
 
 Inputs = torch.Tensor | dict[str, torch.Tensor]
 """What a network is called with: one tensor, or keyword arguments; the first dimension counts examples."""
@@ -141,7 +143,8 @@ def open_dataset(
         if path.suffix in {".csv", ".parquet"}:
             return _from_files(ImageFiles.from_manifest(path, space), to_tensor, skip_bad)
         if path.suffix == ".npz":
-            return _from_arrays(*_read_npz(path), space)
+            with naming(path):
+                return _from_arrays(*_read_npz(path), space)
         problem = "does not exist" if not path.exists() else "is no folder, .csv, .parquet or .npz file"
         raise SelfInformedError(f"data: {path} {problem}; expected a folder of images, a manifest or an .npz file")
     if isinstance(source, tuple) and len(source) == 2:
@@ -174,10 +177,12 @@ def _from_files(files: ImageFiles, transform: Callable[[Any], torch.Tensor], ski
 
 def _from_arrays(inputs: Any, targets: Any, labels: LabelSpace | None) -> Examples:
     tensors: Inputs
-    if isinstance(inputs, dict):
-        tensors = {name: torch.as_tensor(value) for name, value in inputs.items()}
-    else:
-        tensors = torch.as_tensor(inputs)
+    try:
+        tensors = {name: torch.as_tensor(value) for name, value in inputs.items()} if isinstance(inputs, dict) else torch.as_tensor(inputs)
+    except (TypeError, ValueError) as error:
+        raise SelfInformedError(f"data: the inputs are no numbers that torch knows ({reason_of(error)})") from None
+    if any(tensor.ndim == 0 for tensor in (tensors.values() if isinstance(tensors, dict) else [tensors])):
+        raise SelfInformedError("data: the inputs are a single number; their first dimension should count examples")
     checked = as_targets(targets, None if labels is None else len(labels))
     for n in [len(t) for t in tensors.values()] if isinstance(tensors, dict) else [len(tensors)]:
         if n != len(checked):
@@ -228,11 +233,31 @@ def _as_target(target: Any) -> Any:
 
 
 def _read_npz(path: Path) -> tuple[Any, Any]:
-    try:
-        with path.open("rb") as opened, np.lib.npyio.NpzFile(opened, allow_pickle=False) as file:
-            missing = {"inputs", "targets"} - set(file.files)
-            if missing:
-                raise SelfInformedError(f"data: {path} has no array {sorted(missing)[0]!r}; expected `inputs` and `targets`")
-            return file["inputs"], file["targets"]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise SelfInformedError(f"data: {path} cannot be read as .npz ({error})") from None
+    with opened(path, "data") as content:
+        try:
+            with np.lib.npyio.NpzFile(content, allow_pickle=False) as file:
+                missing = {"inputs", "targets"} - set(file.files)
+                if missing:
+                    raise SelfInformedError(f"data: {path} has no array {sorted(missing)[0]!r}; expected `inputs` and `targets`")
+                assert file.zip is not None  # it is open
+                _check_room(file.zip)
+                return file["inputs"], file["targets"]
+        except SelfInformedError:
+            raise
+        except Exception as error:  # decoders raise many kinds on damaged bytes
+            raise SelfInformedError(f"data: {path} cannot be read as .npz ({reason_of(error)})") from None
+
+
+def _check_room(archive: zipfile.ZipFile) -> None:
+    """Stops before arrays are unpacked that the memory has no room for, or that are not as long as their headers say."""
+    needed = 0
+    for name in ("inputs.npy", "targets.npy"):
+        member = archive.getinfo(name)
+        with archive.open(member) as stream:
+            version = np.lib.format.read_magic(stream)
+            shape, _, dtype = (np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0)(stream)
+            if not dtype.hasobject and (min(shape, default=0) < 0 or stream.tell() + math.prod(shape) * dtype.itemsize != member.file_size):
+                raise ValueError(f"{name} has {member.file_size:,} bytes, which is not {list(shape)} of {dtype}")
+        needed += member.file_size
+    if needed > (free := free_memory()):
+        raise ValueError(f"its arrays take {needed:,} bytes, {free:,} are free")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,14 @@ import torch
 
 from selfinformed.data.labels import LabelSpace
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.reading import MOST_JSON, check_file, naming, opened, reason_of, shown
 
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # what Pillow may take a file for, whatever it is called
+_MOST_PIXELS = 2**27  # of an image, before it is decoded and after it is resized
+_MOST_BYTES = 2**28  # of an image file
+_MOST_VALUES = 2**26  # of a column of a row group in a parquet manifest
+_MOST_CHARACTERS = 2**14  # of a path or a label in a parquet manifest
 _MEAN = torch.tensor([0.485, 0.456, 0.406]).reshape(3, 1, 1)  # ImageNet's, as torchvision and timm use them
 _DEVIATION = torch.tensor([0.229, 0.224, 0.225]).reshape(3, 1, 1)
 
@@ -47,7 +54,8 @@ class ImageFiles:
         names = [_names(row) for _, row in rows]
         if not rows:
             raise SelfInformedError(f"data: the manifest {path} has no rows")
-        labels = labels or LabelSpace(sorted({name for row in names for name in row}))
+        with naming(path):
+            labels = labels or LabelSpace(sorted({name for row in names for name in row}))
         targets = []
         for i, row in enumerate(names):
             try:
@@ -60,11 +68,19 @@ class ImageFiles:
         """One image as a tensor."""
         from PIL import Image
 
+        path = self.paths[row]
+        with opened(path, "data", _MOST_BYTES) as file:
+            try:
+                image = Image.open(file, formats=_FORMATS)
+                if image.width * image.height > _MOST_PIXELS:
+                    raise ValueError(f"{image.width:,} x {image.height:,} pixels; at most {_MOST_PIXELS:,} are read")
+                image.load()
+            except Exception as error:  # decoders raise many kinds on damaged bytes
+                raise SelfInformedError(f"data: the image {path} cannot be read ({reason_of(error)})") from None
         try:
-            with Image.open(self.paths[row]) as image:
-                return transform(image)
-        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-            raise SelfInformedError(f"data: the image {self.paths[row]} cannot be read ({error})") from None
+            return transform(image)
+        except (OSError, ValueError) as error:
+            raise SelfInformedError(f"data: the image {path} cannot be used ({reason_of(error)})") from None
 
 
 def image_transform(size: int | None) -> Callable[[Any], torch.Tensor]:
@@ -75,6 +91,8 @@ def image_transform(size: int | None) -> Callable[[Any], torch.Tensor]:
         if size is not None:
             scale = size / min(image.size)
             width, height = (max(size, round(side * scale)) for side in image.size)
+            if width * height > _MOST_PIXELS:
+                raise ValueError(f"{image.width:,} x {image.height:,} pixels would be {width:,} x {height:,} before it is cropped")
             left, top = (width - size) // 2, (height - size) // 2
             image = image.resize((width, height)).crop((left, top, left + size, top + size))
         pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
@@ -97,14 +115,17 @@ def _read_manifest(path: Path) -> list[tuple[str, Any]]:
         if path.suffix == ".parquet":
             table = _parquet(path)
         else:
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                table = list(csv.DictReader(file, strict=True))
+            with opened(path, "data", MOST_JSON) as file, io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
+                table = list(csv.DictReader(text, strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SelfInformedError(f"data: the manifest {path} cannot be read ({error})") from None
+        raise SelfInformedError(f"data: the manifest {path} cannot be read ({reason_of(error)})") from None
     for column in ("path", "labels"):
         wrong = next((i for i, row in enumerate(table) if row.get(column) is None), None)
         if wrong is not None:
             raise SelfInformedError(f"data: the manifest {path} has no {column!r} in row {wrong + 1}; its columns must be path, labels")
+    wrong = next((i for i, row in enumerate(table) if not isinstance(row["path"], str) or not row["path"] or "\0" in row["path"]), None)
+    if wrong is not None:
+        raise SelfInformedError(f"data: the manifest {path} has {shown(table[wrong]['path'])} for a path in row {wrong + 1}; expected the name of an image")
     return [(row["path"], row["labels"]) for row in table]
 
 
@@ -113,8 +134,35 @@ def _parquet(path: Path) -> list[dict[str, Any]]:
         import pyarrow.parquet as pq
     except ImportError:
         raise SelfInformedError("data: reading parquet needs pyarrow; run: pip install 'selfinformed[parquet]'") from None
+    rows: list[dict[str, Any]] = []
+    check_file(path, "data")
     try:
-        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-    except (OSError, ValueError) as error:
-        raise SelfInformedError(f"data: the manifest {path} cannot be read as parquet ({error})") from None
+        with pq.ParquetFile(path) as file:
+            groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+            columns = [group.column(i) for group in groups for i in range(group.num_columns)]
+            if any(column.num_values > _MOST_VALUES for column in columns):
+                raise ValueError(f"a row group has more than {_MOST_VALUES:,} values in a column; write smaller ones")
+            if not {"path", "labels"} <= set(file.schema_arrow.names):
+                raise ValueError(f"its columns are {shown(file.schema_arrow.names)}; expected path, labels")
+            texts = {column.path_in_schema for column in columns if column.physical_type == "BYTE_ARRAY"}
+        with pq.ParquetFile(path, read_dictionary=list(texts)) as file:  # a text that stands in every row is held once
+            for batch in file.iter_batches(columns=["path", "labels"]):
+                for column in batch.columns:
+                    _check_texts(column)
+                rows += batch.to_pylist()
+    except Exception as error:  # decoders raise many kinds on damaged bytes
+        raise SelfInformedError(f"data: the manifest {path} cannot be read as parquet ({reason_of(error)})") from None
     return rows
+
+
+def _check_texts(column: Any) -> None:
+    """Stops at a text that is too long to be a path or a label."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    while pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        column = column.flatten()
+    if pa.types.is_dictionary(column.type):
+        longest = pc.max(pc.binary_length(column.dictionary)).as_py() or 0
+        if longest > _MOST_CHARACTERS:
+            raise ValueError(f"a text of {longest:,} bytes; expected at most {_MOST_CHARACTERS:,}")

@@ -17,12 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.reading import check_tensors
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, "_Array"]
 Lists = dict[str, tuple[Array, Array]]  # of each column all its entries in one array, and how many of them each row has
 _COLUMNS = frozenset({"ids", "labels", "scores"})
 _ARRAYS = _COLUMNS | {"offsets"}
+_MOST_VALUES = 2**28  # of a column of a row group: a few bytes of parquet can stand for so many, and one row can have them all
 
 
 class Rows(NamedTuple):
@@ -74,6 +76,9 @@ def open_parquet(path: Path) -> File:
                 first += len(batch)
 
     with pq.ParquetFile(path, memory_map=True) as file:
+        groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+        if any(group.column(i).num_values > _MOST_VALUES for group in groups for i in range(group.num_columns)):
+            raise ValueError(f"a row group has more than {_MOST_VALUES:,} values in a column; write smaller ones, e.g. with row_group_size=100_000")
         return _table(path, file.schema_arrow.names, file.metadata.num_rows, lists)
 
 
@@ -123,9 +128,9 @@ def _binary(path: Path, opened: Callable[[Path], AbstractContextManager[tuple[Ar
         n, width = arrays["ids"].shape
         n_labels = next(iter(arrays["labels"].shape[1:]), None)
     if stated is not None:
-        if not stated.isdecimal() or n_labels not in (None, int(stated)):
+        if not (stated.isascii() and stated.isdecimal() and len(stated) < 20) or n_labels not in (None, int(stated)):
             expected = "a number of labels" if n_labels is None else f"{n_labels}, the columns of labels"
-            raise SelfInformedError(f"n_labels: {path} has {stated!r} in its metadata; expected {expected}")
+            raise SelfInformedError(f"n_labels: {path} has {stated[:80]!r} in its metadata; expected {expected}")
         n_labels = int(stated)
 
     def read(size: int) -> Iterator[Rows]:
@@ -210,6 +215,7 @@ def _in_safetensors(path: Path) -> Iterator[tuple[Arrays, str | None]]:
         # a slice [N:N] is refused
         return _Array(tuple(part.get_shape()), kind, of_type, lambda start, stop: part[start:stop] if stop > start else np.empty(0, np.int64))
 
+    check_tensors(path, "predictions")
     with safe_open(str(path), framework="np") as file:
         yield {name: array(file.get_slice(name)) for name in _ARRAYS & set(file.keys())}, (file.metadata() or {}).get("n_labels")
 

@@ -12,6 +12,7 @@ import numpy as np
 from selfinformed.data.prediction_files import Array, File, Rows, open_csv, open_npz, open_parquet, open_safetensors, row_name
 from selfinformed.data.targets import Targets
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.reading import MOST_LABELS, check_file, reason_of
 
 
 def open_predictions(path: str | Path, n_labels: int | None = None, top_k: int | None = None) -> Predictions:
@@ -49,8 +50,8 @@ def open_predictions(path: str | Path, n_labels: int | None = None, top_k: int |
     if n_labels is None:
         missing = f"{path} does not say how many labels there are"
         raise SelfInformedError(f"n_labels: {missing}; give n_labels (--n-labels N), or the label names (--labels FILE)")
-    if n_labels < 1:
-        raise SelfInformedError(f"n_labels: expected 1 or more, got {n_labels}")
+    if not 1 <= n_labels <= MOST_LABELS:
+        raise SelfInformedError(f"n_labels: expected 1 to {MOST_LABELS:,} for {path}, got {n_labels}")
     if top_k is not None and not 1 <= top_k <= width:
         raise SelfInformedError(f"top_k: expected 1 to {width}, the ids {path} has per example; got {top_k}")
     return Predictions(path, sum(file.n_rows for file in files), top_k or width, n_labels, files)
@@ -102,6 +103,7 @@ class Predictions:
 
 
 def _opened(path: Path) -> File:
+    check_file(path, "predictions")
     with _decoding(path):
         file = _FORMATS[path.suffix.lower()](path)
         if file.n_rows < 1 or file.width < 1:
@@ -116,7 +118,7 @@ def _decoding(path: Path) -> Iterator[None]:
     except SelfInformedError:
         raise
     except Exception as error:  # decoders raise many kinds on damaged bytes
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = f"{type(error).__name__}: {reason_of(error)}"
         raise SelfInformedError(f"predictions: {path} cannot be read ({reason}); it may be cut off or damaged: save it again") from None
 
 

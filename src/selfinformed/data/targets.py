@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.reading import MOST_LABELS
 
 IntArray = npt.NDArray[np.int64]
 
@@ -126,10 +127,10 @@ def _from_lists(rows: Sequence[Any], n_labels: int | None, first_example: int) -
 
 def _checked(offsets: IntArray, labels: IntArray, n_labels: int | None, first_example: int) -> Targets:
     n_labels = int(labels.max(initial=0)) + 1 if n_labels is None else n_labels
-    bad = np.flatnonzero((labels < 0) | (labels >= n_labels))
+    bad = np.flatnonzero((labels < 0) | (labels >= min(n_labels, MOST_LABELS)))
     if len(bad):
         example = first_example + int(np.searchsorted(offsets, bad[0], side="right")) - 1
         raise SelfInformedError(
-            f"targets: example {example} has label {labels[bad[0]]}; labels go from 0 to {n_labels - 1} ({n_labels} labels)"
+            f"targets: example {example} has label {labels[bad[0]]}; labels go from 0 to {min(n_labels, MOST_LABELS) - 1} ({n_labels} labels)"
         )
     return Targets(offsets, labels, n_labels)

@@ -17,10 +17,12 @@ from selfinformed.evidence.arms import ARMS, DESCRIPTIONS, Bench
 from selfinformed.evidence.evaluation import evaluate
 from selfinformed.evidence.journal import Journal
 from selfinformed.evidence.papers import comparison_table
+from selfinformed.evidence.rows import read_row
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_json, write_json
 from selfinformed.runtime.progress import progress
+from selfinformed.runtime.reading import reason_of
 from selfinformed.runtime.tabular import frame, percent
 from selfinformed.runtime.versions import machine, versions
 from selfinformed.structure.average_precision import nan_mean
@@ -160,15 +162,19 @@ class Comparison:
         content = read_json(path, "comparison")
         try:
             per_label = {arm: np.array(values, dtype=float) for arm, values in content["per_label"].items()}
-            found = cls(content["rows"], per_label, int(content["top_k"]), content["about"])
+            found = cls([read_row(row) for row in content["rows"]], per_label, int(content["top_k"]), content["about"])
             missing = [name for name in ("seeds", "n_train", "n_test", "versions") if name not in found.about]
             seeds = {arm: sorted(row["seed"] for row in found.rows if row["arm"] == arm) for arm in found.arms}
-            if missing or not seeds or len({tuple(of) for of in seeds.values()}) > 1 or len({len(values) for values in per_label.values()}) > 1:
+            if missing or not seeds or len({tuple(of) for of in seeds.values()}) > 1 or len({values.shape for values in per_label.values()}) > 1:
                 raise ValueError("arms of other seeds or labels than the rest, or a field is missing")
+            if not set(found.arms) <= set(DESCRIPTIONS) or not set(per_label) <= set(found.arms) or any(values.ndim != 1 for values in per_label.values()):
+                raise ValueError("an arm that is none, or whose average precision by label is no list")
+            if not 1 <= found.top_k < 2**31 or not isinstance(found.about["seeds"], int) or not isinstance(found.about["versions"], dict):
+                raise ValueError("top_k, seeds or versions are not what they should be")
             found.summary()
             return found
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise SelfInformedError(f"{path}: not a valid comparison ({error!r}); delete it to have it made again") from None
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise SelfInformedError(f"{path}: not a valid comparison ({reason_of(error)}); delete it to have it made again") from None
 
     def __str__(self) -> str:
         head = f"{'arm':<13}{'mAP@' + str(self.top_k):>8}  {'95% interval':<16}{'over base':>10}{'top-1':>8}{'top-5':>8}{'multiply-adds':>16}{'extra':>9}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from selfinformed.data.labels import LabelSpace
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import write_json
+from selfinformed.runtime.reading import read_text, reason_of
 from selfinformed.runtime.tabular import Table, frame
 from selfinformed.structure.average_precision import Ranking, nan_mean
 from selfinformed.structure.groups import LabelGroups
@@ -168,10 +170,9 @@ def _read_mapping(mapping: Mapping[str, str] | str | Path) -> dict[str, str]:
             raise SelfInformedError("mapping: expected at least one source label and its target, got none")
         return dict(mapping)
     try:
-        with Path(mapping).open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SelfInformedError(f"mapping: {mapping} cannot be read ({error})") from None
+        rows = list(csv.DictReader(io.StringIO(read_text(mapping, "mapping"), newline=""), strict=True))
+    except csv.Error as error:
+        raise SelfInformedError(f"mapping: {mapping} cannot be read ({reason_of(error)})") from None
     if not rows or any(row.get(column) is None for row in rows for column in ("source", "target")):
         raise SelfInformedError(f"mapping: {mapping} must be a CSV with the columns source,target, at least one row, and both in every row")
     return {row["source"]: row["target"] for row in rows}

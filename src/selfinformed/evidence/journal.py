@@ -12,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from selfinformed.evidence.evaluation import Evaluation
+from selfinformed.evidence.rows import read_row
 from selfinformed.runtime.files import from_line, plain, to_line, write_text
+from selfinformed.runtime.reading import MOST_JSON, opened
 
 
 class Journal:
@@ -34,8 +36,9 @@ class Journal:
         self.tries: dict[tuple[str, float], float] = {}
         self._lines: list[str] = []
         if self.path and self.path.exists():
-            for line in self.path.read_text("utf-8").splitlines():
-                self._take(line)
+            with opened(self.path, "comparison", MOST_JSON) as file:
+                for line in file.read().decode("utf-8", "replace").splitlines():
+                    self._take(line)
 
     def add(self, arm: str, seed: int, evaluation: Evaluation, seconds: float, head_seconds: float = 0.0) -> None:
         """Keeps one row."""
@@ -53,16 +56,22 @@ class Journal:
 
     def _take(self, line: str) -> None:
         content = from_line(line)
-        if content is None:  # that row is made again
+        if content is None:  # half written or damaged: that row is made again
+            return
+        try:
+            if content.get("key") == self.key:
+                self._keep(content)
+        except (ValueError, KeyError, TypeError, OverflowError):  # likewise
             return
         self._lines.append(line)
-        if content.get("key") != self.key:
-            return
+
+    def _keep(self, content: dict[str, Any]) -> None:
         if "try" in content:
             tried = content["try"]
             score = tried["mean_average_precision"]
-            self.tries[tried["arm"], tried["factor"]] = float("nan") if score is None else score
+            self.tries[str(tried["arm"]), float(tried["factor"])] = float("nan") if score is None else float(score)
             return
-        arm, seed = content["row"]["arm"], content["row"]["seed"]
-        self.rows[arm, seed] = content["row"]
-        self.per_label[arm, seed] = np.array(content["per_label"], dtype=float)
+        row, per_label = read_row(content["row"]), np.array(content["per_label"], dtype=float)
+        if per_label.ndim != 1 or "head_seconds" not in row:
+            raise ValueError("not a whole row")
+        self.rows[row["arm"], row["seed"]], self.per_label[row["arm"], row["seed"]] = row, per_label

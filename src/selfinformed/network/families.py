@@ -14,6 +14,8 @@ from selfinformed.runtime.extras import extra
 
 FAMILIES = ("timm", "torchvision", "transformers")
 _TASKS = ("ForImageClassification", "ForSequenceClassification", "ForAudioClassification")
+_ATTENTIONS = ("eager", "sdpa", "batched_mm", "grouped_mm")  # of transformers itself; a name with a slash is a kernel on the hub
+_OPTIONS = ("dtype", "ignore_mismatched_sizes", "revision", "subfolder", "local_files_only")
 _NAMES = ("classifier", "cls_classifier", "distillation_classifier", "score", "fc", "head", "heads", "logits_proj", "sequence_summary")
 
 
@@ -90,8 +92,9 @@ def _open_transformers(transformers: Any, name: str, n_labels: int | None, optio
         config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
     except Exception as error:
         raise SelfInformedError(f"model: transformers:{name} has no config.json that transformers can read ({_first_line(error)})") from None
+    _check_closed(config, name, options)
     made = [a for a in config.architectures or () if isinstance(a, str)]
-    known = [a for a in made if a.endswith(_TASKS) and hasattr(transformers, a)]
+    known = [a for a in made if a.endswith(_TASKS) and not a.startswith("Auto") and hasattr(transformers, a)]
     if not known:
         raise SelfInformedError(
             f"model: transformers:{name} is a {', '.join(made) or 'model without `architectures` in its config.json'}; expected a class of transformers "
@@ -105,11 +108,28 @@ def _open_transformers(transformers: Any, name: str, n_labels: int | None, optio
             raise SelfInformedError(
                 f"model: {folder} holds its weights as a pickle (.bin), which may run code; save them as safetensors: model.save_pretrained(FOLDER)"
             )
-        return cls(config)  # type: ignore[no-any-return]
+        try:
+            return cls(config)  # type: ignore[no-any-return]
+        except Exception as error:  # sizes that cannot be
+            raise SelfInformedError(f"model: transformers:{name} cannot be made ({_first_line(error)})") from None
     try:
         return cls.from_pretrained(name, trust_remote_code=False, use_safetensors=True, **options)  # type: ignore[no-any-return]
     except Exception as error:
         raise SelfInformedError(f"model: transformers:{name} cannot be loaded ({_first_line(error)})") from None
+
+
+def _check_closed(config: Any, name: str, options: Mapping[str, Any]) -> None:
+    """Stops at what would fetch or run more than the package itself: attention by a kernel from the hub, options that are none of the model's."""
+    for part in (config, *(getattr(config, sub) for sub in getattr(config, "sub_configs", ()) if getattr(config, sub, None) is not None)):
+        for attention in {getattr(part, "_attn_implementation", None), getattr(part, "_experts_implementation", None)} - {None}:
+            if attention not in _ATTENTIONS:
+                raise SelfInformedError(f"model: transformers:{name} asks for the implementation {attention!r}; expected one of {', '.join(_ATTENTIONS)}")
+    if getattr(config, "quantization_config", None) is not None:
+        raise SelfInformedError(f"model: transformers:{name} is quantised; its weights cannot be read as they are: save them in full precision")
+    own = config.to_dict()
+    for option in options:
+        if option not in _OPTIONS and option not in own:
+            raise SelfInformedError(f"model_options: {option!r} is none of transformers:{name}'s; expected {', '.join(_OPTIONS)} or one of its config.json")
 
 
 def _last_linear(module: nn.Module) -> nn.Linear | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.reading import MOST_LABELS, MOST_TEXT, opened, reason_of, shown
 
 
 def _option(default: Any, help: str) -> Any:
@@ -156,17 +158,41 @@ def read_config(path: str | Path) -> RunConfig:
         if not (path / "config.yaml").exists():
             raise SelfInformedError(f"{path} is no run folder: it has no config.yaml; start one with: selfinformed run CONFIG.yaml")
         path = path / "config.yaml"
+    if not path.exists():
+        raise SelfInformedError(f"{path} does not exist; expected a config.yaml or a run folder")
+    with opened(path, "config", MOST_TEXT) as file:
+        read = file.read()
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise SelfInformedError(f"{path} does not exist; expected a config.yaml or a run folder") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise SelfInformedError(f"{path} cannot be read as YAML ({' '.join(str(error).split())})") from None
+        text = read.decode()
+        _check_plain(text)
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date or a number that is none is a ValueError
+        raise SelfInformedError(f"{path} cannot be read as YAML ({reason_of(error)})") from None
     if not isinstance(content, dict):
         raise SelfInformedError(f"{path}: expected options as `name: value` lines, got {type(content).__name__}")
     if folder.is_dir():
         content["output"] = str(folder)  # a run folder may have been moved, or be named from elsewhere
     return _checked(content, str(path))
+
+
+def _check_plain(text: str) -> None:
+    """Stops at what no configuration needs: aliases, which can stand for more than any memory holds, tags, deep nesting, an option named twice."""
+    import yaml
+
+    depth, names, at_name = 0, set(), True
+    for event in yaml.parse(text, yaml.SafeLoader):
+        line = event.start_mark.line + 1 if event.start_mark else 0
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) or getattr(event, "tag", None):
+            raise ValueError(f"line {line} has an anchor, an alias or a tag; write the value itself")
+        if depth == 1 and not isinstance(event, yaml.CollectionEndEvent):
+            if at_name and isinstance(event, yaml.ScalarEvent):
+                if event.value in names:
+                    raise ValueError(f"line {line} names {shown(event.value)} a second time")
+                names.add(event.value)
+            at_name = not at_name
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MOST_DEPTH:
+            raise ValueError(f"line {line} is nested more than {_MOST_DEPTH} deep")
 
 
 def _checked(content: dict[str, Any], where: str) -> RunConfig:
@@ -179,25 +205,36 @@ def _checked(content: dict[str, Any], where: str) -> RunConfig:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, 1)
             hint = f"did you mean {near[0]!r}?" if near else "see selfinformed run --help"
-            raise SelfInformedError(f"{where}: unknown option {name!r}; {hint}")
+            raise SelfInformedError(f"{where}: unknown option {shown(name)}; {hint}")
     try:
         config = TypeAdapter(RunConfig).validate_python(content)
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "?"
-        raise SelfInformedError(f"{where}: {name} = {content.get(name)!r}: {first['msg'].lower()} ({known.get(name, '')})") from None
-    for name, low in _LEAST.items():
+        raise SelfInformedError(f"{where}: {name} = {shown(content.get(name))}: {first['msg'].lower()} ({known.get(name, '')})") from None
+    for name in known:
         value = getattr(config, name)
-        least = min(value, default=low) if isinstance(value, tuple) else value
-        if isinstance(least, int | float) and not least >= low:
-            raise SelfInformedError(f"{where}: {name} = {value}: expected at least {low} ({known[name]})")
-    for name in _SHARES:
-        if getattr(config, name) > 1:
-            raise SelfInformedError(f"{where}: {name} = {getattr(config, name)}: expected at most 1 ({known[name]})")
+        for part in value if isinstance(value, tuple) else (value,):
+            if isinstance(part, str) and not _is_text(part):
+                raise SelfInformedError(f"{where}: {name} = {shown(value)}: expected text that a file could be called by ({known[name]})")
+            if isinstance(part, int | float) and not part >= _LEAST.get(name, part if part == part else 0):
+                raise SelfInformedError(f"{where}: {name} = {shown(value)}: expected at least {_LEAST.get(name)} ({known[name]})")
+            if isinstance(part, int | float) and part > (most := _MOST.get(name, _MOST_NUMBER)):
+                raise SelfInformedError(f"{where}: {name} = {shown(value)}: expected at most {most:,} ({known[name]})")
     return config
 
 
+def _is_text(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:  # half a character
+        return False
+
+
+_MOST_DEPTH = 8
 _SHARES = ("label_smoothing", "class_weights", "balanced_sampling", "soft_targets", "ema", "tail_average")
+_MOST = dict.fromkeys(_SHARES, 1) | {"n_labels": MOST_LABELS, "top_k": MOST_LABELS, "image_size": 2**14, "hidden": 2**20, "depth": 64, "attach_points": 64}
+_MOST_NUMBER = 2**31 - 1  # of every other option
 _LEAST = {
     "n_groups": 1, "top_groups": 0, "bootstraps": 0, "cover_share": 0.0, "sweep": 1,
     "n_labels": 1, "hidden": 1, "top_k": 1, "map_k": 1, "views": 1, "skip_bad": 0, "depth": 1, "epochs": 0, "batch_size": 1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ from selfinformed.network.wrap import AttachPoint, Reduce, WrappedClassifier, wr
 from selfinformed.pipeline.config import RunConfig
 from selfinformed.runtime.device import choose_device
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.reading import check_file, check_tensors, naming, read_text, reason_of
 from selfinformed.structure.groups import LabelGroups
 
 if TYPE_CHECKING:
@@ -44,10 +46,15 @@ class Inputs:
         volumes = any(p.ndim == 5 for p in model.parameters())  # the weights of a Conv3d have no such layout
         layout = torch.preserve_format if volumes else torch.channels_last
         model = model.to(choose_device(config.device)).to(memory_format=layout)  # type: ignore[call-overload]
-        return wrap(
-            model.eval(), examples.example_inputs(), labels=examples.labels,
-            classifier=config.classifier, attach=_attach_points(config), reduce=config.reduce, output=None if config.outputs == "auto" else config.outputs,
-        )  # fmt: skip
+        try:
+            return wrap(
+                model.eval(), examples.example_inputs(), labels=examples.labels,
+                classifier=config.classifier, attach=_attach_points(config), reduce=config.reduce, output=None if config.outputs == "auto" else config.outputs,
+            )  # fmt: skip
+        except SelfInformedError as error:
+            if "example inputs" in str(error):
+                raise SelfInformedError(f"{error}; they are the first of {config.holdout}") from None
+            raise
 
     @cached_property
     def _model(self) -> nn.Module:
@@ -62,7 +69,7 @@ class Inputs:
         elif config.model_options:
             raise SelfInformedError(f"model_options: these are for models named by their family ({', '.join(FAMILIES)}); got the model {config.model!r}")
         else:
-            model = _open_model(config.model)
+            model = _open_model(config.model, Path(config.output))
         if config.checkpoint:
             _load_checkpoint(model, Path(config.checkpoint))
         return model
@@ -140,9 +147,10 @@ class Inputs:
         if not self.config.labels:
             return None
         try:
-            return LabelSpace(Path(self.config.labels).read_text("utf-8-sig").splitlines())
-        except (OSError, UnicodeDecodeError) as error:
-            raise SelfInformedError(f"labels: {self.config.labels} cannot be read ({error}); expected a text file with one name per line") from None
+            with naming(self.config.labels):
+                return LabelSpace(read_text(self.config.labels, "labels", encoding="utf-8-sig").splitlines())
+        except SelfInformedError as error:
+            raise SelfInformedError(f"{error}; expected a text file with one name per line") from None
 
 
 def _attach_points(config: RunConfig) -> list[AttachPoint] | None:
@@ -152,7 +160,9 @@ def _attach_points(config: RunConfig) -> list[AttachPoint] | None:
     return [AttachPoint(name, "output", cast("Reduce", reduce or config.reduce)) for name, _, reduce in parts]
 
 
-def _open_model(name: str) -> nn.Module:
+def _open_model(name: str, output: Path) -> nn.Module:
+    """The network that a function or a class of the user's gives. What the name may call: a function of a Python file outside the run folder (which
+    holds results, and may come from somebody else), or a function or `nn.Module` of an installed package, defined there."""
     from torch import nn
 
     place, _, function = name.rpartition(":")
@@ -165,8 +175,10 @@ def _open_model(name: str) -> nn.Module:
         if function not in get_args(BaseName):
             raise SelfInformedError(f"model: the shipped bases are {' and '.join(get_args(BaseName))}, got {function!r}")
         return GlyphNet.shipped(cast("Literal['budget', 'converged']", function))
+    if place.endswith(".py") and Path(place).resolve().is_relative_to(output.resolve()):
+        raise SelfInformedError(f"model: {place} is in the run folder {output}, which holds results and never code; keep it elsewhere")
     try:
-        model = getattr(_import(place), function)()
+        model = _made_by(place, function)()
     except SelfInformedError:
         raise
     except Exception as error:  # the file is the user's and may raise anything
@@ -176,9 +188,22 @@ def _open_model(name: str) -> nn.Module:
     return model
 
 
+def _made_by(place: str, function: str) -> Any:
+    from torch import nn
+
+    if place.endswith(".py"):
+        return getattr(_import(place), function)
+    package = place.partition(".")[0]
+    if package in sys.stdlib_module_names:
+        raise SelfInformedError(f"model: {place} is of Python's standard library, which has no networks; expected PACKAGE.MODULE:FUNCTION of a package")
+    found = getattr(importlib.import_module(place), function)
+    is_network = inspect.isclass(found) and issubclass(found, nn.Module)
+    if not is_network and not (inspect.isfunction(found) and found.__module__.partition(".")[0] == package):
+        raise SelfInformedError(f"model: {function} is no function of {package}, nor an nn.Module; expected PACKAGE.MODULE:FUNCTION that returns a network")
+    return found
+
+
 def _import(place: str) -> Any:
-    if not place.endswith(".py"):
-        return importlib.import_module(place)
     if not Path(place).is_file():
         raise SelfInformedError(f"model: the file {place} does not exist")
     spec = importlib.util.spec_from_file_location(f"_model_{Path(place).stem}", place)
@@ -213,9 +238,10 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     import torch
     from safetensors.torch import load_file
 
-    if not path.is_file():
-        raise SelfInformedError(f"checkpoint: the file {path} does not exist")
+    check_file(path, "checkpoint")
     try:
+        if path.suffix == ".safetensors":
+            check_tensors(path, "checkpoint")
         state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged, or refused because it is more than tensors
         if "weights_only" in str(error).lower() or "unsupported global" in str(error).lower():
@@ -223,8 +249,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
                 f"checkpoint: {path} is a pickle that holds more than tensors, and opening it could run code; where you trust it, convert it once: "
                 "torch.save(model.state_dict(), 'weights.pt'), or safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
             ) from None
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SelfInformedError(f"checkpoint: {path} cannot be read ({reason}); expected .safetensors, or a .pt of tensors only") from None
+        raise SelfInformedError(f"checkpoint: {path} cannot be read ({reason_of(error)}); expected .safetensors, or a .pt of tensors only") from None
     for name in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(name), dict):
             state = state[name]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import fields, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -26,11 +27,12 @@ from selfinformed.evidence.papers import write_tables
 from selfinformed.evidence.reporting import Findings, reading, report
 from selfinformed.network.stages import with_earlier_points
 from selfinformed.network.wrap import WrappedClassifier
+from selfinformed.pipeline.artefacts import read_artefact, read_history
 from selfinformed.pipeline.config import MAKES_AGAIN, RunConfig, read_config
 from selfinformed.pipeline.inputs import Inputs
 from selfinformed.runtime.device import rank
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.files import plain, read_json, read_lines, read_object, to_line, write_json, write_text
+from selfinformed.runtime.files import plain, read_json, to_line, write_json, write_text
 from selfinformed.runtime.locks import FolderLock
 from selfinformed.structure.clustering import cluster, sweep
 from selfinformed.structure.counts import ConfusionCounts, Kind
@@ -43,7 +45,6 @@ from selfinformed.training.fitting import fit
 from selfinformed.training.headroom import probe
 from selfinformed.training.processes import Processes
 from selfinformed.training.recipe import Recipe
-from selfinformed.training.searching import FORMAT as SEARCH_FORMAT
 from selfinformed.training.searching import search
 from selfinformed.training.stored import are_whole
 from selfinformed.training.structures import Structure
@@ -66,6 +67,7 @@ class Run:
     def __init__(self, config: RunConfig, say: Say = lambda line: None) -> None:
         self.config, self.say = config, say
         self.folder = Path(config.output)
+        _check_own(self.folder)
         self.inputs = Inputs(config)
         self._done: dict[str, Any] = {}
         self._lock = FolderLock(self.folder)
@@ -138,7 +140,7 @@ class Run:
             found = stability(self.predictions, self.groups(), kind, bootstraps=c.bootstraps, seed=c.seed, method=c.grouping)
             return {**vars(found), "text": str(found)}
 
-        return self._stage("stability", "stability.json", _object, make, lambda s, path: self._write(path.name, s))
+        return self._stage("stability", "stability.json", read_artefact, make, lambda s, path: self._write(path.name, s))
 
     def sweep(self) -> list[dict[str, Any]]:
         """sweep.json and figures/sweep.png: what other numbers of groups would give."""
@@ -150,7 +152,7 @@ class Run:
         def make() -> list[dict[str, Any]]:
             return sweep(self.counts(), self.config.sweep or (), self.config.seed)
 
-        return self._stage("sweep", "sweep.json", _rows, make, save, also="figures/sweep.png")
+        return self._stage("sweep", "sweep.json", read_artefact, make, save, also="figures/sweep.png")
 
     def plan(self, kind: Kind = "confusions") -> HeadPlan:
         """plan.json, or plan-codetections.json."""
@@ -173,7 +175,7 @@ class Run:
             return self._done[name]  # type: ignore[no-any-return]
         examples, folder, skipped = self.inputs.examples(split), self.folder / name, self.folder / f"skipped-{split}.json"
         if (one_file := folder.with_suffix(".safetensors")).exists():
-            left_out = [row["example"] for row in read_json(skipped, "features")] if skipped.exists() else []
+            left_out = [row["example"] for row in read_artefact(skipped)] if skipped.exists() else []
             kept = examples.take(np.delete(np.arange(len(examples)), left_out)) if left_out else examples
             store = FeatureStore.load(one_file, self.net, kept)
         elif are_whole(folder):
@@ -185,7 +187,7 @@ class Run:
             store = FeatureStore.build(self.net, examples, c.forward_batch_size, f"caching {split} features", folder, c.feature_dtype)
             self.say(f"{'features':<10} {name} in {time.perf_counter() - start:.1f} s")
         if examples.skipped and not skipped.exists() and rank() == 0:
-            write_json(skipped, [{"example": row, "reason": reason} for row, reason in examples.skipped.items()])
+            write_json(skipped, {"format": "selfinformed.skipped/1", "rows": [{"example": k, "reason": why} for k, why in examples.skipped.items()]})
             self.say(f"           {len(examples.skipped)} unreadable {split} examples set aside, see {skipped.name}")
         self._done[name] = store
         return store
@@ -193,7 +195,7 @@ class Run:
     def headroom(self) -> dict[str, Any]:
         """probe.json: what heads could gain, also at `attach_points` earlier points of the network."""
         c, path = self.config, self.folder / "probe.json"
-        if path.exists() and _object(path).get("earlier_points", -1) < c.attach_points:
+        if path.exists() and read_artefact(path).get("earlier_points", -1) < c.attach_points:
             self._make_again("probe.json")
 
         def make() -> dict[str, Any]:
@@ -211,7 +213,7 @@ class Run:
             )  # fmt: skip
             return {**found.to_dict(), "earlier_points": c.attach_points}
 
-        return self._stage("probe", "probe.json", _object, make, lambda h, path: self._write(path.name, h))
+        return self._stage("probe", "probe.json", read_artefact, make, lambda h, path: self._write(path.name, h))
 
     def augmented(self) -> AugmentedClassifier:
         """heads.safetensors, config.json and history.jsonl; a training that was stopped goes on from training.safetensors.
@@ -255,7 +257,7 @@ class Run:
                 mapping=self.inputs.mapping(), training_positives=self.features("train").targets.positives().tolist(),
             )  # fmt: skip
 
-        return self._stage("evaluate", "evaluation.json", _object, make, lambda e, path: self._write(path.name, e))
+        return self._stage("evaluate", "evaluation.json", read_artefact, make, lambda e, path: self._write(path.name, e))
 
     def conditional(self) -> list[dict[str, Any]]:
         """conditional.json and figures/conditional.png: mAP against executed multiply-adds."""
@@ -263,7 +265,7 @@ class Run:
 
         numbers = sorted({min(n, len(self.plan().groups)) for n in (0, *(c.top_groups or ()), len(self.plan().groups))})
         path = self.folder / "conditional.json"
-        if path.exists() and [row["top_groups"] for row in _rows(path)] != numbers:
+        if path.exists() and [row["top_groups"] for row in read_artefact(path)] != numbers:
             self._make_again("conditional.json")
 
         def make() -> list[dict[str, Any]]:
@@ -276,7 +278,7 @@ class Run:
             save_figure(conditional_figure(rows, base), self.folder / "figures" / "conditional.png")
             self._write(path.name, {"rows": rows})
 
-        return self._stage("evaluate", "conditional.json", _rows, make, save, also="figures/conditional.png")
+        return self._stage("evaluate", "conditional.json", read_artefact, make, save, also="figures/conditional.png")
 
     def comparison(self) -> Comparison:
         """comparison.json; comparison.jsonl holds the rows done so far. What a search has found since is compared too."""
@@ -323,7 +325,7 @@ class Run:
                 journal=self.folder / "search.jsonl", **self._training(),
             ).to_dict()  # fmt: skip
 
-        return self._stage("search", "search.json", partial(read_object, what="search", format=SEARCH_FORMAT), make, lambda s, path: self._write(path.name, s))
+        return self._stage("search", "search.json", read_artefact, make, lambda s, path: self._write(path.name, s))
 
     def report(self) -> Path:
         """report.html, figures/*.png and *.svg, and tables/*.csv, *.md and *.tex, written anew from the other artefacts."""
@@ -333,7 +335,7 @@ class Run:
             findings = Findings(
                 title, self.net.labels, *made,
                 stability=self._there("stability.json") or {}, search=self._there("search.json") or {}, latency=self._there("latency.json") or {},
-                conditional=_rows_of(self._there("conditional.json") or ()), history=self._history(), images=self.inputs.pictures(self.groups()),
+                conditional=self._there("conditional.json") or (), history=self._history(), images=self.inputs.pictures(self.groups()),
                 config=self.config.to_dict(),
             )  # fmt: skip
             path = report(findings, self.folder)
@@ -348,7 +350,7 @@ class Run:
         def make() -> dict[str, Any]:
             return latency(self.augmented(), self.inputs.examples("test"))
 
-        return self._stage("bench", "latency.json", _object, make, lambda found, path: self._write(path.name, found))
+        return self._stage("bench", "latency.json", read_artefact, make, lambda found, path: self._write(path.name, found))
 
     def _make_again(self, name: str) -> None:
         """The artefact stays until what takes its place is whole."""
@@ -357,11 +359,11 @@ class Run:
 
     def _there(self, name: str) -> Any:
         path = self.folder / name
-        return read_json(path, path.stem) if path.exists() else None
+        return read_artefact(path) if path.exists() else None
 
     def _history(self) -> list[dict[str, Any]]:
         """The rows of log/training.jsonl, or those of history.jsonl; lines that are damaged are left out."""
-        rows = (read_lines(self.folder / name) for name in ("log/training.jsonl", "history.jsonl"))
+        rows = (read_history(self.folder / name) for name in ("log/training.jsonl", "history.jsonl"))
         return next((found for found in rows if found), [])
 
     def estimate(self) -> dict[str, float]:
@@ -441,17 +443,16 @@ _ARTEFACTS = frozenset(
 )  # fmt: skip
 
 
-def _object(path: Path) -> dict[str, Any]:
-    return read_object(path, path.stem, f"selfinformed.{path.stem}/1")
+def _check_own(folder: Path) -> None:
+    """Stops where one of the folders that a run writes into is a link that leads out of the run."""
+    for name in _FOLDERS:
+        for parent, inner, _ in [("", [str(folder / name)], []), *os.walk(folder / name)]:
+            for path in (Path(parent, part) for part in inner):
+                if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+                    raise SelfInformedError(f"{path} is a link that leads out of the run folder; put the folder itself there, or link the whole run folder")
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return _rows_of(read_json(path, path.stem))
-
-
-def _rows_of(content: Any) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = content["rows"] if isinstance(content, dict) else content  # older versions wrote the rows alone
-    return rows
+_FOLDERS = ("detections", "features", "figures", "tables", "log")
 
 
 def _named(name: str, kind: Kind) -> str:

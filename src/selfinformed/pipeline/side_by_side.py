@@ -9,9 +9,9 @@ from typing import Any
 from selfinformed.evidence.comparison import Comparison
 from selfinformed.evidence.reporting import reading
 from selfinformed.evidence.runs import RunFindings, report_runs
+from selfinformed.pipeline.artefacts import read_artefact
 from selfinformed.pipeline.config import read_config
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.files import read_json
 from selfinformed.structure.groups import LabelGroups
 
 
@@ -33,7 +33,7 @@ def _findings(folder: Path) -> RunFindings:
     comparison = Comparison.load(path)
 
     def there(name: str) -> Any:
-        return read_json(folder / name, name) if (folder / name).exists() else {}
+        return read_artefact(folder / name) if (folder / name).exists() else {}
 
     groups = LabelGroups.load(folder / "groups.json") if (folder / "groups.json").exists() else None
     with reading(folder):

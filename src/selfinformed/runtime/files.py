@@ -17,6 +17,7 @@ import numpy as np
 
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.memory import require_memory
+from selfinformed.runtime.reading import MOST_JSON, check_tensors, opened, parsed, reason_of
 
 
 @contextmanager
@@ -66,15 +67,15 @@ def write_json(path: str | Path, content: Any, keep: bool = False) -> None:
 
 def read_json(path: str | Path, what: str) -> Any:
     """Reads JSON, without the checksum it may carry; `what` says in the error what the file should have been."""
+    with opened(path, what, MOST_JSON) as file:
+        content = file.read()
     try:
-        return _unsealed(json.loads(Path(path).read_text("utf-8")))
-    except FileNotFoundError:
-        raise SelfInformedError(f"{what}: {path} does not exist") from None
+        return _unsealed(parsed(content.decode()))
     except _Damaged:
         remedy = 'delete it to have it made again, or, if the change is yours, its line "checksum"'
         raise SelfInformedError(f"{what}: {path} is not as it was written: its checksum is of another content; {remedy}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise SelfInformedError(f"{what}: {path} cannot be read as JSON ({error}); delete it to have it made again") from None
+    except (ValueError, RecursionError) as error:
+        raise SelfInformedError(f"{what}: {path} cannot be read as JSON ({reason_of(error)}); delete it to have it made again") from None
 
 
 def read_object(path: str | Path, what: str, format: str = "") -> dict[str, Any]:
@@ -95,7 +96,7 @@ def to_line(row: Mapping[str, Any]) -> str:
 def from_line(line: str) -> dict[str, Any] | None:
     """What `to_line` wrote, or another wrote without a checksum; None for a line that is half written, changed or no object."""
     try:
-        row = _unsealed(json.loads(line))
+        row = _unsealed(parsed(line))
     except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None
@@ -103,10 +104,10 @@ def from_line(line: str) -> dict[str, Any] | None:
 
 def read_lines(path: str | Path) -> list[dict[str, Any]]:
     """Reads the objects of a file of JSON lines; without the file, none. Damaged lines are left out."""
-    try:
-        lines = Path(path).read_text("utf-8", errors="replace").splitlines()
-    except OSError:
+    if not Path(path).exists():
         return []
+    with opened(path, "log", MOST_JSON) as file:
+        lines = file.read().decode("utf-8", errors="replace").splitlines()
     return [row for line in lines if (row := from_line(line)) is not None]
 
 
@@ -176,20 +177,21 @@ def read_tensors(path: str | Path, format: str) -> tuple[dict[str, np.ndarray], 
     """Reads safetensors written by `write_tensors` with that format, e.g. "selfinformed.counts/1"."""
     from safetensors import SafetensorError, safe_open
 
+    if not Path(path).exists():
+        raise SelfInformedError(f"{path} does not exist (expected a file of format {format})")
     try:
+        check_tensors(path, format)
         require_memory(Path(path).stat().st_size, f"{path}", "free some, or measure with a smaller --top-k or --budget")
         with safe_open(str(path), framework="np") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != format:
                 found = metadata.get("format", "none of selfinformed's")
-                raise SelfInformedError(f"{path}: expected a file of format {format}, this one is {found}")
+                raise SelfInformedError(f"{path}: expected a file of format {format}, this one is {found[:80]}")
             check_sum(path)
             metadata.pop("checksum", None)
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
-    except FileNotFoundError:
-        raise SelfInformedError(f"{path} does not exist (expected a file of format {format})") from None
-    except (OSError, SafetensorError, ValueError) as error:
-        raise SelfInformedError(f"{path} is not a whole safetensors file ({error}); delete it to have it made again") from None
+    except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as error:  # numpy does not know every type of tensor
+        raise SelfInformedError(f"{path} is not a whole safetensors file ({reason_of(error)}); delete it to have it made again") from None
 
 
 def plain(value: Any) -> Any:

@@ -25,6 +25,7 @@ from selfinformed.runtime.device import rank
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import Chunks, read_json, write_json, write_tensors
 from selfinformed.runtime.progress import progress
+from selfinformed.runtime.reading import shown
 
 Result = tuple[Mapping[str, np.ndarray | Chunks], Mapping[str, str]]
 
@@ -111,7 +112,7 @@ def _agree(path: Path, manifest: Mapping[str, Any]) -> None:
     wanted = json.loads(json.dumps(manifest))
     if found != wanted:
         keys = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k)) if isinstance(found, dict) else ["content"]
-        changes = ", ".join(f"{k} {found.get(k)!r}, now {wanted.get(k)!r}" if isinstance(found, dict) else k for k in keys)
+        changes = ", ".join(f"{k} {shown(found.get(k))}, now {shown(wanted.get(k))}" if isinstance(found, dict) else k for k in keys)
         raise SelfInformedError(f"{path.parent} holds work of another run ({changes}); choose another --output, or delete {path.parent}")
 
 

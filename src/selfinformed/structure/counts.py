@@ -15,6 +15,7 @@ from selfinformed.data.labels import LabelSpace
 from selfinformed.data.targets import Targets, as_targets
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_tensors, write_tensors
+from selfinformed.runtime.reading import MOST_LABELS, naming, reason_of
 from selfinformed.runtime.tabular import Table, frame
 from selfinformed.structure import accelerated, kernels
 from selfinformed.structure.detections import detections
@@ -144,11 +145,15 @@ class ConfusionCounts:
         """Reads what `save` wrote and checks it."""
         arrays, metadata = read_tensors(path, FORMAT)
         try:
-            counts = cls(int(metadata["n_labels"]), int(metadata["top_k"]), metadata["kind"])  # type: ignore[arg-type]
-            counts.n_examples = int(metadata["n_examples"])
-            counts._table = CountTable.from_arrays(counts.n_labels, arrays, counts.n_examples)
-        except (KeyError, ValueError) as error:
-            raise SelfInformedError(f"{path} holds no valid counts ({error}); delete it to have it made again") from None
+            n_labels, top_k, n_examples = (int(metadata[name]) for name in ("n_labels", "top_k", "n_examples"))
+            if not 1 <= n_labels <= MOST_LABELS or not 0 <= n_examples < 2**62:
+                raise ValueError(f"{n_labels} labels and {n_examples} examples; expected 1 to {MOST_LABELS} and 0 or more")
+            with naming(path):
+                counts = cls(n_labels, top_k, metadata["kind"])  # type: ignore[arg-type]
+            counts.n_examples = n_examples
+            counts._table = CountTable.from_arrays(n_labels, arrays, n_examples)
+        except (KeyError, ValueError, IndexError, TypeError) as error:
+            raise SelfInformedError(f"{path} holds no valid counts ({reason_of(error)}); delete it to have it made again") from None
         return counts
 
     def _settle(self) -> None:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from selfinformed.data.labels import LabelSpace
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_json, write_json
+from selfinformed.runtime.reading import MOST_LABELS, naming, reason_of, shown
 from selfinformed.runtime.tabular import Table, frame
 
 if TYPE_CHECKING:
@@ -119,13 +120,16 @@ class LabelGroups:
     def from_dict(cls, content: Any, where: str = "groups") -> LabelGroups:
         try:
             if content["format"] != FORMAT:
-                raise SelfInformedError(f"{where}: expected {FORMAT}, found {content['format']!r}")
-            return cls(
-                int(content["n_labels"]), tuple(content["members"]), tuple(map(str, content["names"])),
-                str(content["method"]), tuple(map(float, content["eigenvalues"])),
-            )  # fmt: skip
+                raise SelfInformedError(f"{where}: expected {FORMAT}, found {shown(content['format'])}")
+            if not 1 <= int(content["n_labels"]) <= MOST_LABELS:
+                raise ValueError(f"n_labels: expected 1 to {MOST_LABELS}, found {shown(content['n_labels'])}")
+            with naming(where):
+                return cls(
+                    int(content["n_labels"]), tuple(content["members"]), tuple(map(str, content["names"])),
+                    str(content["method"]), tuple(map(float, content["eigenvalues"])),
+                )  # fmt: skip
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise SelfInformedError(f"{where}: not a valid groups file ({error!r}); delete it to have it made again") from None
+            raise SelfInformedError(f"{where}: not a valid groups file ({reason_of(error)}); delete it to have it made again") from None
 
     def save(self, path: str | Path) -> None:
         """Writes JSON, atomically."""

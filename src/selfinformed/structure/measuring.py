@@ -17,6 +17,7 @@ from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_tensors
 from selfinformed.runtime.memory import require_memory
 from selfinformed.runtime.progress import progress
+from selfinformed.runtime.reading import parsed, reason_of, shown
 from selfinformed.runtime.work import do_units
 from selfinformed.structure.counts import ConfusionCounts, Kind
 from selfinformed.structure.detections import default_top_k, detections
@@ -136,15 +137,15 @@ def _check_units(folder: Path, results: list[Path], origin: dict[str, str], hold
         found = {key: metadata.get(key) for key in (*origin, "unit")}
         if found != {**origin, "unit": str(unit)}:
             wrong = next(key for key in found if found[key] != {**origin, "unit": str(unit)}[key])
-            raise SelfInformedError(f"{path} is of another {wrong} ({found[wrong]}); delete it to have it made again")
+            raise SelfInformedError(f"{path} is of another {wrong} ({shown(found[wrong])}); delete it to have it made again")
         try:
-            skipped = {int(row): str(reason) for row, reason in json.loads(metadata["skipped"]).items()}
+            skipped = {int(row): str(reason) for row, reason in parsed(metadata["skipped"]).items()}
             rows, first = arrays["rows"], unit * size
             expected = np.setdiff1d(np.arange(first, min(first + size, len(holdout))), list(skipped))
             if not np.array_equal(rows, expected) or len(arrays["ids"]) != len(rows):
                 raise ValueError(f"its examples are not {first} to {first + size - 1}")
-        except (KeyError, ValueError, AttributeError) as error:
-            raise SelfInformedError(f"{path} is not a whole unit ({error}); delete it to have it made again") from None
+        except (KeyError, ValueError, AttributeError, TypeError, OverflowError, RecursionError) as error:
+            raise SelfInformedError(f"{path} is not a whole unit ({reason_of(error)}); delete it to have it made again") from None
         holdout.skipped.update(skipped)
     if len(holdout.skipped) > holdout.skip_bad:
         _, reason = min(holdout.skipped.items())

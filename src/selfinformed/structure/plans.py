@@ -16,6 +16,7 @@ from selfinformed.network.trunk import TrunkEnd, trunk_end
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_json, write_json
+from selfinformed.runtime.reading import naming, reason_of, shown
 from selfinformed.runtime.tabular import Table
 from selfinformed.structure.counts import ConfusionCounts
 from selfinformed.structure.groups import LabelGroups
@@ -186,15 +187,14 @@ class HeadPlan:
     def from_dict(cls, content: Any, where: str = "plan") -> HeadPlan:
         try:
             if content["format"] != FORMAT:
-                raise SelfInformedError(f"{where}: expected {FORMAT}, found {content['format']!r}")
-            return cls(
-                LabelGroups.from_dict(content["groups"], where),
-                tuple(tuple(map(int, widths)) for widths in content["hidden"]),
-                int(content["feature_size"]), int(content["base_multiply_adds"]), int(content["base_parameters"]),
-                tuple(_read_source(source) for source in content.get("sources", ())),
-            )
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise SelfInformedError(f"{where}: not a valid plan file ({error!r}); delete it to have it made again") from None
+                raise SelfInformedError(f"{where}: expected {FORMAT}, found {shown(content['format'])}")
+            with naming(where):
+                size, multiply_adds, parameters = (_number(content[name]) for name in ("feature_size", "base_multiply_adds", "base_parameters"))
+                hidden = tuple(tuple(_number(width) for width in widths) for widths in content["hidden"])
+                sources = tuple(_read_source(source) for source in content.get("sources", ()))
+                return cls(LabelGroups.from_dict(content["groups"], where), hidden, size, multiply_adds, parameters, sources)
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+            raise SelfInformedError(f"{where}: not a valid plan file ({reason_of(error)}); delete it to have it made again") from None
 
     def save(self, path: str | Path) -> None:
         """Writes JSON, atomically."""
@@ -309,7 +309,17 @@ def _read_source(content: dict[str, Any]) -> Source:
         return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
     copied = content.get("copy")
-    return Source(**read({**content, "copy": copied and TrunkEnd(**read(copied))}))
+    source = Source(**read({**content, "copy": copied and TrunkEnd(**read(copied))}))
+    for number in (source.start, source.stop, source.kernel, source.shared, *(source.map or ())):
+        _number(number)
+    return source
+
+
+def _number(value: Any) -> int:
+    """A whole number from 0 to 2^53 of a file; `ValueError` for what is none."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 2**53:
+        raise ValueError(f"expected a whole number from 0 to 2^53, found {shown(value)}")
+    return value
 
 
 def _source(net: WrappedClassifier, attach: str | None, kernel: int, copy: bool, shared: int, linear: bool) -> Source:

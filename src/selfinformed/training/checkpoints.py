@@ -13,6 +13,7 @@ import torch
 
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import plain, read_tensors, write_tensors
+from selfinformed.runtime.reading import parsed, reason_of, shown
 
 FORMAT = "selfinformed.training/1"
 
@@ -50,11 +51,13 @@ class Checkpoint:
             return None
         arrays, metadata = read_tensors(self.path, FORMAT)
         try:
-            found, state = json.loads(metadata["about"]), json.loads(metadata["state"])
-        except (KeyError, ValueError) as error:
-            raise SelfInformedError(f"{self.path} holds no valid state of training ({error!r}); delete it to train from the start") from None
+            found, state = parsed(metadata["about"]), parsed(metadata["state"])
+            if not isinstance(found, dict) or not isinstance(state, dict):
+                raise ValueError("expected two objects")
+        except (KeyError, ValueError, RecursionError) as error:
+            raise SelfInformedError(f"{self.path} holds no valid state of training ({reason_of(error)}); delete it to train from the start") from None
         wanted = json.loads(json.dumps(plain(self.about)))
-        changes = [f"{key} {found.get(key)!r}, now {wanted.get(key)!r}" for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key)]
+        changes = [f"{key} {shown(found.get(key))}, now {shown(wanted.get(key))}" for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key)]
         if changes:
             raise SelfInformedError(f"{self.path} is of another training ({', '.join(changes)}); delete it, or name another checkpoint")
         return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}, state

@@ -8,6 +8,7 @@ from typing import Any
 
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import from_line, plain, write_text
+from selfinformed.runtime.reading import read_text
 
 
 class TrainingLog:
@@ -24,7 +25,7 @@ class TrainingLog:
 
     def __init__(self, folder: str | Path, tensorboard: bool | None = None, step: int = 0) -> None:
         self.path = Path(folder) / "training.jsonl"
-        kept = [line for line in self.path.read_text("utf-8").splitlines() if _step_of(line) <= step] if step and self.path.exists() else []
+        kept = [line for line in read_text(self.path, "log").splitlines() if _step_of(line) <= step] if step and self.path.exists() else []
         self.writer = _writer(folder, tensorboard, step)
         write_text(self.path, "".join(f"{line}\n" for line in kept))
         self.file = self.path.open("a", encoding="utf-8")

@@ -23,6 +23,7 @@ from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import from_line, plain, to_line, write_text
 from selfinformed.runtime.progress import progress
+from selfinformed.runtime.reading import MOST_JSON, opened
 from selfinformed.runtime.tabular import Table, frame
 from selfinformed.structure.counts import ConfusionCounts, Kind
 from selfinformed.structure.plans import HeadPlan
@@ -324,10 +325,16 @@ class _Trials:
         self._lines: list[str] = []
         self._rows: dict[tuple[str, float], dict[str, Any]] = {}
         if self.path and self.path.exists():
-            for line in self.path.read_text("utf-8").splitlines():
-                content = from_line(line)  # one that is damaged is made again, rows of other inputs are forgotten
-                if content is not None and content.get("key") == self.key:
-                    self._keep(content["heads"], content["row"], line)
+            with opened(self.path, "search", MOST_JSON) as file:
+                lines = file.read().decode("utf-8", "replace").splitlines()
+            for line in lines:
+                content = from_line(line)
+                try:
+                    if content is not None and content["key"] == self.key:  # rows of other inputs are forgotten
+                        _check_trial(content["row"])
+                        self._keep(str(content["heads"]), content["row"], line)
+                except (ValueError, KeyError, TypeError):  # damaged: that row is made again
+                    continue
 
     def find(self, structure: Structure, epochs: float) -> dict[str, Any] | None:
         return self._rows.get((_digest(structure), epochs))
@@ -341,6 +348,15 @@ class _Trials:
     def _keep(self, heads: str, row: dict[str, Any], line: str) -> None:
         self._rows[heads, row["epochs"]] = row
         self._lines.append(line)
+
+
+def _check_trial(row: Any) -> None:
+    """`TypeError` or `KeyError` where a row is no trial."""
+    if not isinstance(row["structure"], str) or not isinstance(row["choice"], dict | None):
+        raise TypeError("no structure")
+    for name in ("epochs", "mean_average_precision", "extra_computation", "seconds"):
+        if not isinstance(row[name], int | float) or isinstance(row[name], bool) or not abs(row[name]) < 1e30:
+            raise TypeError(f"{name} is no figure")
 
 
 def _digest(structure: Structure) -> str:

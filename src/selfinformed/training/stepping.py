@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from pydantic import ConfigDict, TypeAdapter
 
 from selfinformed.data.targets import Targets
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.progress import progress
+from selfinformed.runtime.reading import reason_of
 from selfinformed.runtime.tabular import frame
 from selfinformed.training.checkpoints import Checkpoint
 from selfinformed.training.logs import TrainingLog
@@ -61,6 +64,8 @@ class Order:
 @dataclass
 class _State:
     """Where training stands, as JSON holds it."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     step: int = 0
     epoch: int = 0  # passes begun
@@ -260,14 +265,23 @@ class Training:
     @torch.no_grad()
     def _restore(self) -> None:
         found = self.checkpoint.read() if self.checkpoint is not None else None
-        done = found[1]["step"] if found is not None else 0
+        done = found[1].get("step", 0) if found is not None else 0
         if self.processes.first(done, self.parameters[0]) != done:
             raise SelfInformedError("fit: not all processes see the same checkpoint; put it in a folder that they share")
         if found is None:
             return
-        tensors, state = found
-        self.history.rows[:] = state.pop("rows")
-        self.state = _State(**state)
+        try:
+            self._take(*found)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            assert self.checkpoint is not None
+            raise SelfInformedError(f"{self.checkpoint.path} does not fit this training ({reason_of(error)}); delete it to train from the start") from None
+
+    def _take(self, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
+        rows = state.pop("rows")
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise ValueError("rows: expected a list of objects")
+        self.history.rows[:] = rows
+        self.state = TypeAdapter(_State).validate_json(json.dumps(state), strict=True)
         self.drawn_from = tensors["drawn_from"]
         self.order.generator.set_state(self.drawn_from)
         _copy([tensors[f"weights.{i}"] for i in range(len(self.parameters))], self.parameters)

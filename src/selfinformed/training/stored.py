@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +20,8 @@ from selfinformed.data.targets import Targets
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import check_sum, read_json
-from selfinformed.training.shards import FORMAT, part_widths, places_read, seconds_file
+from selfinformed.runtime.reading import MOST_LABELS, check_tensors, parsed, reason_of, shown
+from selfinformed.training.shards import FORMAT, FeatureType, part_widths, places_read, seconds_file
 
 _MOST_OPEN = 256  # shards mapped at a time, each of which takes a file handle
 
@@ -61,7 +61,7 @@ def open_shards(folder: Path, net: WrappedClassifier, examples: Examples | None,
             raise SelfInformedError(f"{min(skipped.items())[1]}; {len(skipped)} examples cannot be read, raise skip_bad (--skip-bad N)")
     sizes = np.concatenate([np.diff(shard.targets.offsets) for shard in opened])
     targets = Targets(np.cumsum([0, *sizes]), np.concatenate([shard.targets.labels for shard in opened]), opened[0].targets.n_labels)
-    seconds = sum(float(read_json(path, "features")) for unit in range(len(paths)) if (path := seconds_file(folder, unit)).exists())
+    seconds = sum(_seconds(path) for unit in range(len(paths)) if (path := seconds_file(folder, unit)).exists())
     row_bytes = sum(manifest["widths"].values()) * np.dtype(manifest["dtype"]).itemsize
     return Shards(
         tuple(paths), torch.from_numpy(np.cumsum([0, *(len(shard.rows) for shard in opened)])), tuple(shard.places for shard in opened),
@@ -220,20 +220,22 @@ def _open_shard(path: Path, unit: int, manifest: Mapping[str, Any]) -> _Shard:
     expected = {"format": FORMAT, "model": manifest["model"], "data": manifest["data"], "unit": str(unit)}
     first, last = unit * manifest["unit_size"], min((unit + 1) * manifest["unit_size"], manifest["n_examples"])
     try:
-        header, begin = _header(path)
+        header, begin, size = _header(path)
         check_sum(path)
         found = header["__metadata__"]
         for key, value in expected.items():
             if found.get(key) != value:
-                raise SelfInformedError(f"{path} is of another {key} ({found.get(key)}); delete it to have it made again")
+                raise SelfInformedError(f"{path} is of another {key} ({shown(found.get(key))}); delete it to have it made again")
 
         def array(name: str) -> npt.NDArray[np.int64]:
             if header[name]["dtype"] != "I64":
                 raise ValueError(f"its {name} are no integers")
             start, stop = header[name]["data_offsets"]
+            if not 0 <= start <= stop <= size - begin or (stop - start) % 8:
+                raise ValueError(f"its {name} are not within it")
             return np.fromfile(path, np.int64, (stop - start) // 8, offset=begin + start)
 
-        skipped = {int(row): str(reason) for row, reason in json.loads(found["skipped"]).items()}
+        skipped = {int(row): str(reason) for row, reason in parsed(found["skipped"]).items()}
         rows = array("rows")
         if not np.array_equal(rows, np.setdiff1d(np.arange(first, last), list(skipped))):
             raise ValueError(f"its examples are not {first} to {last - 1}")
@@ -242,31 +244,47 @@ def _open_shard(path: Path, unit: int, manifest: Mapping[str, Any]) -> _Shard:
             if (header[part]["dtype"], header[part]["shape"]) != (kind, [len(rows), width]):
                 raise ValueError(f"its {part} are {header[part]['dtype']} {header[part]['shape']}, not {kind} {[len(rows), width]}")
         places = {part: begin + header[part]["data_offsets"][0] for part in manifest["widths"]}
+        for part, width in manifest["widths"].items():
+            if not 0 <= places[part] - begin <= size - begin - len(rows) * width * np.dtype(manifest["dtype"]).itemsize:
+                raise ValueError(f"its {part} are not within it")
         targets = Targets(array("offsets"), array("labels"), int(found["n_labels"]))
         if len(targets) != len(rows) or targets.offsets[-1] != len(targets.labels):
             raise ValueError("its targets are not those of its examples")
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
-        raise SelfInformedError(f"{path} is not a whole shard ({error}); delete it to have it made again") from None
+        if targets.offsets[0] != 0 or (np.diff(targets.offsets) < 0).any() or not 1 <= targets.n_labels <= MOST_LABELS:
+            raise ValueError("its targets are no lists of labels")
+        if len(targets.labels) and not 0 <= targets.labels.min() <= targets.labels.max() < targets.n_labels:
+            raise ValueError(f"its labels are not from 0 to {targets.n_labels - 1}")
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
+        raise SelfInformedError(f"{path} is not a whole shard ({reason_of(error)}); delete it to have it made again") from None
     return _Shard(rows, targets, skipped, places)
 
 
-def _header(path: Path) -> tuple[dict[str, Any], int]:
-    """The header of a safetensors file, and where its arrays begin; `ValueError` where the file is not as long as it says."""
+def _header(path: Path) -> tuple[dict[str, Any], int, int]:
+    """The header of a safetensors file, where its arrays begin, and its size; `ValueError` where the file is not as long as it says."""
+    check_tensors(path, "features")
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if 8 + length > size:
-            raise ValueError("it is cut short")
-        header: dict[str, Any] = json.loads(file.read(length))
+        header: dict[str, Any] = parsed(file.read(length).decode())
     end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
     if size != 8 + length + end:
         raise ValueError(f"it has {size} bytes of {8 + length + end}")
-    return header, 8 + length
+    return header, 8 + length, size
+
+
+def _seconds(path: Path) -> float:
+    found = read_json(path, "features")
+    if not isinstance(found, int | float) or not 0 <= found < 1e12:
+        raise SelfInformedError(f"features: {path} holds {shown(found)}; expected seconds; delete it")
+    return float(found)
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    manifest = read_json(folder / "manifest.json", "features")
+    manifest: dict[str, Any] = read_json(folder / "manifest.json", "features")
     kinds = {"n_units": int, "unit_size": int, "n_examples": int, "n_views": int, "model": str, "data": str, "dtype": str, "widths": dict, "attach": list}
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or any(not isinstance(manifest.get(k), t) for k, t in kinds.items()):
-        raise SelfInformedError(f"{folder} holds no features of format {FORMAT}; choose another folder, or delete it")
+    whole = isinstance(manifest, dict) and manifest.get("format") == FORMAT and all(isinstance(manifest.get(k), t) for k, t in kinds.items())
+    if not whole or manifest["dtype"] not in get_args(FeatureType) or not all(0 < manifest[k] < 2**53 for k in ("n_units", "unit_size", "n_examples")):
+        raise SelfInformedError(f"{folder / 'manifest.json'} is not of features of format {FORMAT}; choose another folder, or delete it")
+    if manifest["n_units"] != -(-manifest["n_examples"] // manifest["unit_size"]) or manifest["n_views"] < 1:
+        raise SelfInformedError(f"{folder / 'manifest.json'}: {manifest['n_units']} units are not those of its examples; delete the folder")
     return manifest
