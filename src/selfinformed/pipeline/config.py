@@ -181,17 +181,18 @@ def _check_plain(text: str) -> None:
 
     depth, names, at_name = 0, set(), True
     for event in yaml.parse(text, yaml.SafeLoader):
+        line = event.start_mark.line + 1 if event.start_mark else 0
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) or getattr(event, "tag", None):
-            raise ValueError(f"line {event.start_mark.line + 1} has an anchor, an alias or a tag; write the value itself")
+            raise ValueError(f"line {line} has an anchor, an alias or a tag; write the value itself")
         if depth == 1 and not isinstance(event, yaml.CollectionEndEvent):
             if at_name and isinstance(event, yaml.ScalarEvent):
                 if event.value in names:
-                    raise ValueError(f"line {event.start_mark.line + 1} names {shown(event.value)} a second time")
+                    raise ValueError(f"line {line} names {shown(event.value)} a second time")
                 names.add(event.value)
             at_name = not at_name
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _MOST_DEPTH:
-            raise ValueError(f"line {event.start_mark.line + 1} is nested more than {_MOST_DEPTH} deep")
+            raise ValueError(f"line {line} is nested more than {_MOST_DEPTH} deep")
 
 
 def _checked(content: dict[str, Any], where: str) -> RunConfig:

@@ -192,7 +192,7 @@ class HeadPlan:
                 return cls(
                     LabelGroups.from_dict(content["groups"], where),
                     tuple(tuple(_number(width) for width in widths) for widths in content["hidden"]),
-                    *(_number(content[name]) for name in ("feature_size", "base_multiply_adds", "base_parameters")),
+                    _number(content["feature_size"]), _number(content["base_multiply_adds"]), _number(content["base_parameters"]),
                     tuple(_read_source(source) for source in content.get("sources", ())),
                 )
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:

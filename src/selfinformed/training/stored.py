@@ -279,7 +279,7 @@ def _seconds(path: Path) -> float:
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    manifest = read_json(folder / "manifest.json", "features")
+    manifest: Any = read_json(folder / "manifest.json", "features")
     kinds = {"n_units": int, "unit_size": int, "n_examples": int, "n_views": int, "model": str, "data": str, "dtype": str, "widths": dict, "attach": list}
     whole = isinstance(manifest, dict) and manifest.get("format") == FORMAT and all(isinstance(manifest.get(k), t) for k, t in kinds.items())
     if not whole or manifest["dtype"] not in get_args(FeatureType) or not all(0 < manifest[k] < 2**53 for k in ("n_units", "unit_size", "n_examples")):
