@@ -25,7 +25,8 @@ def test_a_file_is_read_and_so_is_a_link_to_it(tmp_path):
 def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     before = len(os.listdir("/proc/self/fd"))
-    for path, said in ((tmp_path / "pipe", "a pipe or a device"), ("/dev/zero", "a pipe or a device"), (tmp_path, "is a folder"), (tmp_path / "no", "does not exist")):
+    for path, said in ((tmp_path / "pipe", "a pipe or a device"), ("/dev/zero", "a pipe or a device"), (tmp_path, "is a folder"), (tmp_path / "no",
+    "does not exist")):
         with refused(f"x: {path}", said):
             read_text(path, "x")
     with refused("cannot be read", "null"):
@@ -46,7 +47,8 @@ def test_text_of_another_encoding_is_named(tmp_path):
         read_text(tmp_path / "a", "x")
 
 
-nested = st.recursive(st.none() | st.integers() | st.text(), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3), max_leaves=9)
+nested = st.recursive(st.none() | st.integers() | st.text(), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner,
+max_size=3), max_leaves=9)
 
 
 @settings(max_examples=60, deadline=None)
