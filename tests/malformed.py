@@ -93,7 +93,7 @@ def verdict(reader: Reader, result: tuple[int | BaseException, str, str]) -> str
     if code == 0:
         return "sound"
     name = Path(reader.file).name
-    known = (name, Path(reader.file).stem, Path(reader.file).parts[0])
+    known = (name, Path(reader.file).stem, Path(reader.file).parts[0], "/copy/")
     return "refused" if last.startswith("selfinformed: ") and len(last) < 2_000 and any(part in last for part in known) else f"not told: {last}"[:300]
 
 

@@ -222,10 +222,10 @@ def test_a_text_in_parquet_that_stands_in_every_row(place: Place) -> None:
 
 def test_a_row_of_parquet_without_end(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    monkeypatch.setattr("selfinformed.data.prediction_files._MOST_VALUES", 1_000_000)
+    monkeypatch.setattr("selfinformed.data.parquet._MOST_VALUES", 1_000_000)
     pq.write_table(pa.table({"ids": [[1] * 1_000_001], "labels": [1]}), place.here / "bomb.parquet")
     assert (place.here / "bomb.parquet").stat().st_size < 2_000
-    assert_refused(place, place.count(place.here / "bomb.parquet"), "bomb.parquet", "1,000,000 values")
+    assert_refused(place, place.count(place.here / "bomb.parquet"), "bomb.parquet", "1,000,001 values")
 
 
 @pytest.mark.parametrize("size", [(65_535, 65_535), (2**31 - 1, 2**31 - 1), (1, 2**31 - 1), (20_000, 20_000)])

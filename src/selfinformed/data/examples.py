@@ -248,9 +248,10 @@ def _read_npz(path: Path) -> tuple[Any, Any]:
             raise SelfInformedError(f"data: {path} cannot be read as .npz ({reason_of(error)})") from None
 
 
-def _check_room(archive: zipfile.ZipFile) -> None:
+def _check_room(archive: zipfile.ZipFile | None) -> None:
     """Stops before arrays are unpacked that the memory has no room for, or that are not as long as their headers say."""
     needed = 0
+    assert archive is not None
     for name in ("inputs.npy", "targets.npy"):
         member = archive.getinfo(name)
         with archive.open(member) as stream:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from selfinformed.data.labels import LabelSpace
+from selfinformed.data.parquet import parquet_file
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.reading import MOST_JSON, check_file, naming, opened, reason_of, shown
 
@@ -19,7 +20,6 @@ _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif",
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # what Pillow may take a file for, whatever it is called
 _MOST_PIXELS = 2**27  # of an image, before it is decoded and after it is resized
 _MOST_BYTES = 2**28  # of an image file
-_MOST_VALUES = 2**26  # of a column of a row group in a parquet manifest
 _MOST_CHARACTERS = 2**14  # of a path or a label in a parquet manifest
 _MEAN = torch.tensor([0.485, 0.456, 0.406]).reshape(3, 1, 1)  # ImageNet's, as torchvision and timm use them
 _DEVIATION = torch.tensor([0.229, 0.224, 0.225]).reshape(3, 1, 1)
@@ -130,26 +130,19 @@ def _read_manifest(path: Path) -> list[tuple[str, Any]]:
 
 
 def _parquet(path: Path) -> list[dict[str, Any]]:
-    try:
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise SelfInformedError("data: reading parquet needs pyarrow; run: pip install 'selfinformed[parquet]'") from None
     rows: list[dict[str, Any]] = []
     check_file(path, "data")
     try:
-        with pq.ParquetFile(path) as file:
-            groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
-            columns = [group.column(i) for group in groups for i in range(group.num_columns)]
-            if any(column.num_values > _MOST_VALUES for column in columns):
-                raise ValueError(f"a row group has more than {_MOST_VALUES:,} values in a column; write smaller ones")
-            if not {"path", "labels"} <= set(file.schema_arrow.names):
-                raise ValueError(f"its columns are {shown(file.schema_arrow.names)}; expected path, labels")
-            texts = {column.path_in_schema for column in columns if column.physical_type == "BYTE_ARRAY"}
-        with pq.ParquetFile(path, read_dictionary=list(texts)) as file:  # a text that stands in every row is held once
+        with parquet_file(path, "data") as file:
+            for name in ("path", "labels"):
+                if name not in file.schema_arrow.names:
+                    raise SelfInformedError(f"data: the manifest {path} has no {name!r} in row 1; its columns must be path, labels")
             for batch in file.iter_batches(columns=["path", "labels"]):
                 for column in batch.columns:
                     _check_texts(column)
                 rows += batch.to_pylist()
+    except SelfInformedError:
+        raise
     except Exception as error:  # decoders raise many kinds on damaged bytes
         raise SelfInformedError(f"data: the manifest {path} cannot be read as parquet ({reason_of(error)})") from None
     return rows

@@ -16,6 +16,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from selfinformed.data.parquet import parquet_file
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.reading import check_tensors
 
@@ -24,7 +25,6 @@ Arrays = dict[str, "_Array"]
 Lists = dict[str, tuple[Array, Array]]  # of each column all its entries in one array, and how many of them each row has
 _COLUMNS = frozenset({"ids", "labels", "scores"})
 _ARRAYS = _COLUMNS | {"offsets"}
-_MOST_VALUES = 2**28  # of a column of a row group: a few bytes of parquet can stand for so many, and one row can have them all
 
 
 class Rows(NamedTuple):
@@ -62,23 +62,16 @@ def open_npz(path: Path) -> File:
 
 def open_parquet(path: Path) -> File:
     """Columns `ids`, `labels`, perhaps `scores`."""
-    try:
-        import pyarrow.parquet as pq
-    except (ImportError, RuntimeError):
-        raise SelfInformedError("predictions: reading parquet needs pyarrow; run: pip install 'selfinformed[parquet]'") from None
 
     def lists(size: int) -> Iterator[Lists]:
         first = 0
-        with pq.ParquetFile(path, memory_map=True) as file:
+        with parquet_file(path, "predictions", scan=False) as file:
             names = sorted(_COLUMNS & set(file.schema_arrow.names))
             for batch in file.iter_batches(size, columns=names):
                 yield {name: _entries(path, first, name, batch.column(name)) for name in names}
                 first += len(batch)
 
-    with pq.ParquetFile(path, memory_map=True) as file:
-        groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
-        if any(group.column(i).num_values > _MOST_VALUES for group in groups for i in range(group.num_columns)):
-            raise ValueError(f"a row group has more than {_MOST_VALUES:,} values in a column; write smaller ones, e.g. with row_group_size=100_000")
+    with parquet_file(path, "predictions") as file:
         return _table(path, file.schema_arrow.names, file.metadata.num_rows, lists)
 
 

@@ -233,7 +233,8 @@ def _is_text(text: str) -> bool:
 
 _MOST_DEPTH = 8
 _SHARES = ("label_smoothing", "class_weights", "balanced_sampling", "soft_targets", "ema", "tail_average")
-_MOST = dict.fromkeys(_SHARES, 1) | {"n_labels": MOST_LABELS, "top_k": MOST_LABELS, "image_size": 2**14, "hidden": 2**20, "depth": 64, "attach_points": 64}
+_MOST = dict.fromkeys(_SHARES, 1) | {"n_labels": MOST_LABELS, "top_k": MOST_LABELS, "image_size": 2**14, "hidden": 2**20, "depth": 64,
+"attach_points": 64, "seed": 2**63 - 1}
 _MOST_NUMBER = 2**31 - 1  # of every other option
 _LEAST = {
     "n_groups": 1, "top_groups": 0, "bootstraps": 0, "cover_share": 0.0, "sweep": 1,

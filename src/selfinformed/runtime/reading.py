@@ -35,11 +35,12 @@ def opened(path: str | Path, what: str, most: int | None = None) -> Iterator[IO[
         raise SelfInformedError(f"{what}: {path} does not exist") from None
     except (OSError, ValueError) as error:  # a name with a null character is a ValueError
         raise SelfInformedError(f"{what}: {path} cannot be read ({reason_of(error)})") from None
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(handle)
+        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or a device"
+        raise SelfInformedError(f"{what}: {path} is {kind}; expected a file")
     with os.fdopen(handle, "rb") as file:
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode):
-            kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or a device"
-            raise SelfInformedError(f"{what}: {path} is {kind}; expected a file")
         if most is not None and found.st_size > most:
             raise SelfInformedError(f"{what}: {path} has {found.st_size:,} bytes; expected at most {most:,}")
         yield file

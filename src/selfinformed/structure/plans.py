@@ -189,10 +189,12 @@ class HeadPlan:
             if content["format"] != FORMAT:
                 raise SelfInformedError(f"{where}: expected {FORMAT}, found {shown(content['format'])}")
             with naming(where):
-                size, multiply_adds, parameters = (_number(content[name]) for name in ("feature_size", "base_multiply_adds", "base_parameters"))
-                hidden = tuple(tuple(_number(width) for width in widths) for widths in content["hidden"])
-                sources = tuple(_read_source(source) for source in content.get("sources", ()))
-                return cls(LabelGroups.from_dict(content["groups"], where), hidden, size, multiply_adds, parameters, sources)
+                return cls(
+                    LabelGroups.from_dict(content["groups"], where),
+                    tuple(tuple(_number(width) for width in widths) for widths in content["hidden"]),
+                    _number(content["feature_size"]), _number(content["base_multiply_adds"]), _number(content["base_parameters"]),
+                    tuple(_read_source(source) for source in content.get("sources", ())),
+                )
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise SelfInformedError(f"{where}: not a valid plan file ({reason_of(error)}); delete it to have it made again") from None
 

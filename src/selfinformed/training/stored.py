@@ -19,7 +19,7 @@ from selfinformed.data.examples import Examples
 from selfinformed.data.targets import Targets
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.files import check_sum, read_json
+from selfinformed.runtime.files import check_sum, read_json, read_object
 from selfinformed.runtime.reading import MOST_LABELS, check_tensors, parsed, reason_of, shown
 from selfinformed.training.shards import FORMAT, FeatureType, part_widths, places_read, seconds_file
 
@@ -280,9 +280,9 @@ def _seconds(path: Path) -> float:
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    manifest: dict[str, Any] = read_json(folder / "manifest.json", "features")
+    manifest = read_object(folder / "manifest.json", "features")
     kinds = {"n_units": int, "unit_size": int, "n_examples": int, "n_views": int, "model": str, "data": str, "dtype": str, "widths": dict, "attach": list}
-    whole = isinstance(manifest, dict) and manifest.get("format") == FORMAT and all(isinstance(manifest.get(k), t) for k, t in kinds.items())
+    whole = manifest.get("format") == FORMAT and all(isinstance(manifest.get(k), t) for k, t in kinds.items())
     if not whole or manifest["dtype"] not in get_args(FeatureType) or not all(0 < manifest[k] < 2**53 for k in ("n_units", "unit_size", "n_examples")):
         raise SelfInformedError(f"{folder / 'manifest.json'} is not of features of format {FORMAT}; choose another folder, or delete it")
     if manifest["n_units"] != -(-manifest["n_examples"] // manifest["unit_size"]) or manifest["n_views"] < 1:
