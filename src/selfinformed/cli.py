@@ -19,6 +19,7 @@ from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.tabular import Table, percent
 
 if TYPE_CHECKING:
+    from selfinformed.augmented.exported import ExportCheck
     from selfinformed.pipeline.run import Run
 
 app = typer.Typer(
@@ -301,15 +302,45 @@ def report(
 @_verb(["output"], "selfinformed export runs/demo")
 def export(run: Run, json: bool) -> None:
     """Exports the augmented network as model.onnx and verifies it with onnxruntime."""
-    from selfinformed.augmented.exported import export_onnx
-
-    _, inputs = next(run.inputs.examples("test").batches(64))
-    check = export_onnx(run.augmented(), run.folder / "model.onnx", inputs)
+    check = _exported(run)
     row = {
         "file": str(check.path), "inputs": check.n_inputs, "max difference": f"{check.max_difference:.2g}",
         "top-1 agreement": percent(check.top1_agreement),
     }  # fmt: skip
     _show(json, {**vars(check), "path": str(check.path)}, [row], "verified by onnxruntime")
+
+
+@app.command()
+def serve(
+    source: Annotated[str, typer.Argument(metavar="RUN", help="a run folder", show_default=False)],
+    host: Annotated[str, typer.Option(help="address to listen at; any but this machine's own needs a token", metavar="ADDRESS")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="port to listen at; 0 for any that is free")] = 8000,
+    token_file: Annotated[str | None, typer.Option(help="file with the token [default: SELFINFORMED_TOKEN, if it is set]", metavar="FILE")] = None,
+    top_k: Annotated[int, typer.Option(help="labels of an answer", min=1)] = 5,
+    deadline: Annotated[float, typer.Option(help="seconds from a whole request to its answer")] = 1.0,
+    queue: Annotated[int, typer.Option(help="requests in work at once; those beyond are answered 503")] = 64,
+    batch: Annotated[int, typer.Option(help="requests computed at once, at most")] = 8,
+    megabytes: Annotated[float, typer.Option(help="largest body")] = 10.0,
+    megapixels: Annotated[float, typer.Option(help="largest image")] = 25.0,
+    threads: Annotated[int, typer.Option(help="threads that compute", min=1)] = 1,
+) -> None:
+    """Answers HTTP requests with the exported network: POST /predict, GET /health, GET /metrics. Exports first what is not exported yet.
+
+    Example: selfinformed serve runs/demo
+    """
+    from selfinformed.serving.bodies import image_reader
+    from selfinformed.serving.limits import Limits
+    from selfinformed.serving.server import serve
+
+    limits = Limits(deadline, queue, batch, megabytes, megapixels)
+    run = _open(read_config(source))
+    exported, heads = run.folder / "model.onnx", run.folder / "heads.safetensors"
+    if not (exported.exists() and heads.exists() and exported.stat().st_mtime >= heads.stat().st_mtime):
+        run.say(f"export     {run.folder} has no model.onnx of its heads yet")
+        _exported(run)
+    image_files = run.config.test is not None and run.config.test != "glyphs" and not run.config.test.endswith(".npz")
+    images = image_reader(run.config.image_size, limits.pixels) if image_files else None
+    serve(run.folder, images, host, port, token_file, top_k, threads, limits, run.say)
 
 
 @_verb(["output", "device"], "selfinformed bench runs/demo")
@@ -319,6 +350,13 @@ def bench(run: Run, json: bool) -> None:
     result = run.latency()
     rows = [{k: f"{v:.3f}" if isinstance(v, float) else v for k, v in row.items()} for row in result["rows"]]
     _show(json, result, rows, f"milliseconds; multiply-adds ratio {result['extra_computation']:.3f}")
+
+
+def _exported(run: Run) -> ExportCheck:
+    from selfinformed.augmented.exported import export_onnx
+
+    _, inputs = next(run.inputs.examples("test").batches(64))
+    return export_onnx(run.augmented(), run.folder / "model.onnx", inputs)
 
 
 def _joined(device: str) -> AbstractContextManager[None]:
