@@ -316,7 +316,7 @@ def serve(
     host: Annotated[str, typer.Option(help="address to listen at; any but this machine's own needs a token", metavar="ADDRESS")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="port to listen at; 0 for any that is free")] = 8000,
     token_file: Annotated[str | None, typer.Option(help="file with the token [default: SELFINFORMED_TOKEN, if it is set]", metavar="FILE")] = None,
-    top_k: Annotated[int, typer.Option(help="labels of an answer", min=1)] = 5,
+    top: Annotated[int, typer.Option(help="labels of an answer, best first", min=1)] = 5,
     deadline: Annotated[float, typer.Option(help="seconds from a whole request to its answer")] = 1.0,
     queue: Annotated[int, typer.Option(help="requests in work at once; those beyond are answered 503")] = 64,
     batch: Annotated[int, typer.Option(help="requests computed at once, at most")] = 8,
@@ -340,7 +340,7 @@ def serve(
         _exported(run)
     image_files = run.config.test is not None and run.config.test != "glyphs" and not run.config.test.endswith(".npz")
     images = image_reader(run.config.image_size, limits.pixels) if image_files else None
-    serve(run.folder, images, host, port, token_file, top_k, threads, limits, run.say)
+    serve(run.folder, images, host, port, token_file, top, threads, limits, run.say)
 
 
 @_verb(["output", "device"], "selfinformed bench runs/demo")

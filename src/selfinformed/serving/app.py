@@ -7,7 +7,8 @@ import contextlib
 import hmac
 import math
 import time
-from collections.abc import AsyncIterator, Collection
+import traceback
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -20,15 +21,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.serving.limits import Limits
 from selfinformed.serving.measures import Measures
-from selfinformed.serving.network import ServedNetwork
-from selfinformed.serving.worker import Refused, Worker
+from selfinformed.serving.worker import Answer, Refused, Worker
 
 
-def application(network: ServedNetwork, limits: Limits, token: bytes | None, hosts: Collection[str] | None) -> Starlette:
+def application(
+    network: Callable[[Sequence[bytes]], Sequence[Answer]], limits: Limits, token: bytes | None = None, hosts: Collection[str] | None = None
+) -> Starlette:
     """`POST /predict`, `GET /health` and `GET /metrics` for one network, which is there already: no request loads one.
 
     Args:
-        network: what answers.
+        network: gives an answer for each body, such as a `ServedNetwork`.
         limits: what a client may cost.
         token: asked for as `Authorization: Bearer TOKEN` everywhere but at /health; None where nobody else can reach the server.
         hosts: names in a request's Host header that are answered; None for any.
@@ -94,6 +96,9 @@ class _Predict:
             return _problem(400, str(error))
         except ClientDisconnect:
             return Response(status_code=499)  # nobody reads it; the metrics count it
+        except Exception:
+            traceback.print_exc()
+            return _problem(500, "internal error; the server's own output says more")
         finally:
             self._buffered -= sum(map(len, parts))
 

@@ -8,6 +8,7 @@ import ipaddress
 import os
 import signal
 import socket
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import numpy as np
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.extras import extra
 from selfinformed.serving.limits import Limits
-from selfinformed.serving.network import ServedNetwork
+from selfinformed.serving.served import ServedNetwork
 
 TOKEN = "SELFINFORMED_TOKEN"  # noqa: S105
 _LEAST_TOKEN = 16
@@ -52,6 +53,7 @@ def serve(
     for package in ("starlette", "uvicorn", "httptools", "prometheus_client"):
         extra(package, "serve", "serve")
     import uvicorn
+    from PIL import Image
 
     from selfinformed.serving.app import application
     from selfinformed.serving.protocol import http_options
@@ -71,6 +73,7 @@ def serve(
         where = f"[{host}]" if ":" in host else host
         say(f"serving    {folder} at http://{where}:{listener.getsockname()[1]}{'' if token is None else ', with a token'}; stop with Ctrl-C")
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn raises again what stopped it
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # an image above the limit is refused, not remarked on
         gc.collect()
         gc.freeze()  # what is there now stays: no collection looks through it while a request waits
         with contextlib.suppress(KeyboardInterrupt):

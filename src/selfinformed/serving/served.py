@@ -13,6 +13,7 @@ from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.extras import extra
 from selfinformed.runtime.files import read_object
 from selfinformed.serving.bodies import Arrays, Expected, body_reader
+from selfinformed.serving.worker import Answer
 from selfinformed.structure.groups import LabelGroups
 
 _TYPES = {
@@ -55,9 +56,9 @@ class ServedNetwork:
                 within[label].append(group)
         self.labels = [{"label": name, "index": i, "groups": within[i]} for i, name in enumerate(names)]
 
-    def __call__(self, bodies: Sequence[bytes]) -> list[bytes | SelfInformedError]:
+    def __call__(self, bodies: Sequence[bytes]) -> list[Answer]:
         """For each body the answer as JSON, or what is wrong with it."""
-        answers: list[bytes | SelfInformedError] = []
+        answers: list[Answer] = []
         examples: list[tuple[int, Arrays]] = []
         for place, body in enumerate(bodies):
             try:
@@ -75,7 +76,7 @@ class ServedNetwork:
         for size in (1, batch):
             self._answers([example] * size)
 
-    def _answers(self, examples: list[Arrays]) -> list[bytes | SelfInformedError]:
+    def _answers(self, examples: list[Arrays]) -> list[Answer]:
         if not examples:
             return []
         try:
@@ -86,7 +87,7 @@ class ServedNetwork:
             return [SelfInformedError(f"body: the network cannot take these values ({' '.join(str(error).split())[:200]})")]
         return [self._answer(row) for row in logits]
 
-    def _answer(self, logits: np.ndarray) -> bytes | SelfInformedError:
+    def _answer(self, logits: np.ndarray) -> Answer:
         logits = logits.astype(np.float64)
         if not np.isfinite(logits).all():
             return SelfInformedError("body: the network's scores for it are not finite; send values as it was trained on")
