@@ -68,8 +68,10 @@ def test_many_slow_clients_leave_room_for_others(port):
 def test_beyond_the_number_of_connections_others_are_told_to_come_again(port):
     held = [socket.create_connection(("127.0.0.1", port)) for _ in range(40)]
     time.sleep(0.1)
-    answer = say(port, b"")
-    assert (status(answer), b"retry-after: 1" in answer) == (503, True)
+    answer = say(port, request(b"one more", connection="keep-alive"))
+    assert (status(answer), b"retry-after: 1" in answer, b"40 connections are open" in answer) == (503, True, True)
+    held += [socket.create_connection(("127.0.0.1", port)) for _ in range(60)]
+    assert closes_within(held[-1], 0.1)
     assert all(closes_within(connection, 1) for connection in held)
     for connection in held:
         connection.close()

@@ -19,12 +19,12 @@ class Limits:
         megapixels: of an image, as its header states them and as it is resized.
         head_seconds: from a request's first byte to the end of its header, and for a connection to send that byte.
         body_seconds: for a request's body.
-        connections: open at once.
+        connections: open at once; as many again are told to come back later.
     """
 
     deadline: float = 1.0
-    queue: int = 64
-    batch: int = 8
+    queue: int = 256
+    batch: int = 4
     megabytes: float = 10.0
     megapixels: float = 25.0
     head_seconds: float = 10.0

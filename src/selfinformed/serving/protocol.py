@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from starlette.responses import JSONResponse
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from selfinformed.serving.limits import Limits
@@ -15,6 +16,9 @@ _HEAD_BYTES = 65_536
 def guarded(limits: Limits) -> type[HttpToolsProtocol]:
     """uvicorn's protocol with a time and a size for headers, a time for taking in answers, and a number of connections."""
 
+    message = f"{limits.connections} connections are open, as many as may be; try again later"
+    crowded = JSONResponse({"error": message}, 503, {"retry-after": "1", "connection": "close"})
+
     class Guarded(HttpToolsProtocol):
         _head_timer: asyncio.TimerHandle | None = None
         _write_timer: asyncio.TimerHandle | None = None
@@ -22,10 +26,11 @@ def guarded(limits: Limits) -> type[HttpToolsProtocol]:
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            if len(self.connections) > limits.connections:
-                transport.write(b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
-                transport.close()
+            if len(self.connections) > 2 * limits.connections:  # there are only so many files that may be open
+                transport.abort()
                 return
+            if len(self.connections) > limits.connections:
+                self.app = crowded
             self._await_head()
 
         def connection_lost(self, exc: Exception | None) -> None:
