@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import typer
@@ -328,19 +329,21 @@ def serve(
 
     Example: selfinformed serve runs/demo
     """
+    from selfinformed.runtime.progress import say
     from selfinformed.serving.bodies import image_reader
     from selfinformed.serving.limits import Limits
-    from selfinformed.serving.server import serve
+    from selfinformed.serving.server import Address, serve
 
-    limits = Limits(deadline, queue, batch, megabytes, megapixels)
-    run = _open(read_config(source))
-    exported, heads = run.folder / "model.onnx", run.folder / "heads.safetensors"
+    limits, config = Limits(deadline, queue, batch, megabytes, megapixels), read_config(source)
+    address = Address.claim(host, port, token_file)
+    folder = Path(config.output)
+    exported, heads = folder / "model.onnx", folder / "heads.safetensors"
     if not (exported.exists() and heads.exists() and exported.stat().st_mtime >= heads.stat().st_mtime):
-        run.say(f"export     {run.folder} has no model.onnx of its heads yet")
-        _exported(run)
-    image_files = run.config.test is not None and run.config.test != "glyphs" and not run.config.test.endswith(".npz")
-    images = image_reader(run.config.image_size, limits.pixels) if image_files else None
-    serve(run.folder, images, host, port, token_file, top, threads, limits, run.say)
+        say(f"export     {folder} has no model.onnx of its heads yet")
+        _exported(_open(config))
+    image_files = config.test is not None and config.test != "glyphs" and not config.test.endswith(".npz")
+    images = image_reader(config.image_size, limits.pixels) if image_files else None
+    serve(folder, address, images, top, threads, limits, say)
 
 
 @_verb(["output", "device"], "selfinformed bench runs/demo")
@@ -367,11 +370,7 @@ def _joined(device: str) -> AbstractContextManager[None]:
 
 def _open(config: RunConfig) -> Run:
     from selfinformed.pipeline.run import Run
-    from selfinformed.runtime.progress import console
-
-    def say(line: str) -> None:
-        if rank() == 0:
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    from selfinformed.runtime.progress import say
 
     return Run(config, say)
 

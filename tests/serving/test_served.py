@@ -127,9 +127,10 @@ def test_what_is_missing_or_damaged_is_named(exported, tmp_path: Path):
         ServedNetwork(tmp_path)
     shutil.copy(exported[0] / "model.onnx", tmp_path)
     content = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(content | {"labels": content["labels"][:-1]}))
-    with refused("has 36 outputs, config.json names 35 labels; delete model.onnx"):
+    (tmp_path / "config.json").write_text(json.dumps(content | {"labels": [*content["labels"], "one more"]}))
+    with refused("has 36 outputs, config.json names 37 labels; delete model.onnx"):
         ServedNetwork(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({**content, "plan": 3}))
-    with refused("not a valid heads config"):
-        ServedNetwork(tmp_path)
+    for part in ({"plan": 3}, {"labels": content["labels"][:-1]}, {"labels": None}):
+        (tmp_path / "config.json").write_text(json.dumps(content | part))
+        with refused("config.json: not a valid heads config"):
+            ServedNetwork(tmp_path)

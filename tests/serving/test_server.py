@@ -18,23 +18,25 @@ import pytest
 
 from clients import content, request, say, status
 from conftest import refused, write_config, write_images
+from selfinformed.pipeline.config import read_config
+from selfinformed.pipeline.run import Run
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.serving.limits import Limits
-from selfinformed.serving.server import _is_loopback, _listening, _token, serve
+from selfinformed.serving.server import Address, _is_loopback, _token
 
 
-@pytest.mark.parametrize("package", ["starlette", "uvicorn", "httptools", "prometheus_client"])
-def test_without_the_extra_the_error_names_the_command(package, monkeypatch, tmp_path):
+@pytest.mark.parametrize("package", ["starlette", "uvicorn", "httptools", "prometheus_client", "onnxruntime"])
+def test_without_the_extra_the_error_names_the_command(package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(SelfInformedError, match=rf"^serve: {package} is not installed; run: pip install 'selfinformed\[serve\]'$"):
-        serve(tmp_path)
+        Address.claim(port=0)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "my-machine.example"])
-def test_another_address_needs_a_token(host, monkeypatch, tmp_path):
+def test_another_address_needs_a_token(host, monkeypatch):
     monkeypatch.delenv("SELFINFORMED_TOKEN", raising=False)
     with refused(f"serve: {host} can be reached from other machines, so a token is needed"):
-        serve(tmp_path, host=host)
+        Address.claim(host, 0)
 
 
 def test_what_is_loopback():
@@ -61,12 +63,33 @@ def test_the_token_comes_from_a_file_or_the_environment(monkeypatch, tmp_path):
             _token(None)
 
 
-def test_an_address_that_cannot_be_had():
+def test_an_address_that_cannot_be_had(monkeypatch):
+    monkeypatch.setenv("SELFINFORMED_TOKEN", "t" * 16)
     with socket.create_server(("127.0.0.1", 0)) as taken, refused("serve: cannot listen at 127.0.0.1, port .*; choose another --host or --port"):
-        _listening("127.0.0.1", taken.getsockname()[1])
+        Address.claim("127.0.0.1", taken.getsockname()[1])
     for host, port in (("127.0.0.1", 70_000), ("192.0.2.1", 0), ("a..b", 0)):
         with refused("serve: cannot listen at"):
-            _listening(host, port)
+            Address.claim(host, port)
+    first = Address.claim(port=0)
+    second = Address.claim(port=first.port)  # neither listens yet
+    first.listen()
+    with refused("serve: cannot listen at 127.0.0.1, port .*in use"):
+        second.listen()
+    for address in (first, second):
+        address.bound.close()
+
+
+def test_hosts_that_are_answered(monkeypatch):
+    monkeypatch.setenv("SELFINFORMED_TOKEN", "t" * 16)
+    for host, hosts, shown in (
+        ("127.0.0.2", {"127.0.0.1", "127.0.0.2", "localhost", "::1"}, "http://127.0.0.2:"),
+        ("LOCALHOST", {"127.0.0.1", "localhost", "::1"}, "http://LOCALHOST:"),
+        ("0.0.0.0", None, "http://0.0.0.0:"),
+    ):
+        address = Address.claim(host, 0)
+        with address.bound:
+            assert address.hosts == hosts
+            assert str(address) == f"{shown}{address.port}, with a token"
 
 
 @pytest.mark.parametrize("wrong", [{"deadline": 0}, {"queue": -1}, {"megabytes": float("nan")}, {"megapixels": float("inf")}, {"batch": 0}])
@@ -89,6 +112,7 @@ def served(folder: Path, *options: str, **environment: str) -> tuple[subprocess.
 
 def test_a_run_is_exported_served_and_ends_with_what_is_in_work(workspace: Path):
     config = write_config(workspace, **write_images(workspace), labels=None, image_size=6)
+    Run(read_config(config)).augmented()
     process, port, said = served(config, "--top", "2")
     try:
         assert "has no model.onnx of its heads yet" in said

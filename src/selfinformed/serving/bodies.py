@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from selfinformed.data.images import image_transform
 from selfinformed.runtime.errors import SelfInformedError
 
 Arrays = dict[str, np.ndarray]
@@ -62,6 +61,8 @@ def image_reader(size: int | None, most_pixels: int) -> Callable[[bytes], np.nda
         size: see `image_transform`.
         most_pixels: that the header may state, and that resizing may make, which of a thread-like image is far more.
     """
+    from selfinformed.data.images import image_transform  # which needs torch; a server of arrays does not
+
     transform = image_transform(size)
 
     def read(body: bytes) -> np.ndarray:

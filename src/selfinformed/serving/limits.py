@@ -29,7 +29,7 @@ class Limits:
     megapixels: float = 25.0
     head_seconds: float = 10.0
     body_seconds: float = 30.0
-    connections: int = 512
+    connections: int = 400
 
     def __post_init__(self) -> None:
         for field in fields(self):

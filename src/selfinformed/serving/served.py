@@ -14,7 +14,6 @@ from selfinformed.runtime.extras import extra
 from selfinformed.runtime.files import read_object
 from selfinformed.serving.bodies import Arrays, Expected, body_reader
 from selfinformed.serving.worker import Answer
-from selfinformed.structure.groups import LabelGroups
 
 _TYPES = {
     "float": "float32", "double": "float64", "float16": "float16", "uint8": "uint8", "int8": "int8", "uint16": "uint16", "int16": "int16",
@@ -44,17 +43,13 @@ class ServedNetwork:
         self._read = body_reader(self.expected, images)
         n_labels = self._session.get_outputs()[0].shape[1]
         try:
-            names, groups, self._logistic = list(heads["labels"]), LabelGroups.from_dict(heads["plan"]["groups"]), heads["output"] == "logistic"
-        except (KeyError, TypeError) as error:
+            self._logistic = heads["output"] == "logistic"
+            self.labels = _labels(heads["labels"], heads["plan"]["groups"])
+        except (KeyError, TypeError, ValueError, IndexError) as error:
             raise SelfInformedError(f"{Path(folder) / 'config.json'}: not a valid heads config ({error!r})") from None
-        if len(names) != n_labels:
-            raise SelfInformedError(f"{path} has {n_labels} outputs, config.json names {len(names)} labels; delete model.onnx to have it made again")
+        if len(self.labels) != n_labels:
+            raise SelfInformedError(f"{path} has {n_labels} outputs, config.json names {len(self.labels)} labels; delete model.onnx to have it made again")
         self.top_k = min(top_k, n_labels)
-        within: list[list[str]] = [[] for _ in names]
-        for group, members in zip(groups.names, groups.members, strict=True):
-            for label in members.tolist():
-                within[label].append(group)
-        self.labels = [{"label": name, "index": i, "groups": within[i]} for i, name in enumerate(names)]
 
     def __call__(self, bodies: Sequence[bytes]) -> list[Answer]:
         """For each body the answer as JSON, or what is wrong with it."""
@@ -108,8 +103,17 @@ class ServedNetwork:
         return json.dumps({"labels": rows}, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
+def _labels(names: list[str], groups: dict[str, Any]) -> list[dict[str, Any]]:
+    """What an answer says of each label, from `config.json`."""
+    labels: list[dict[str, Any]] = [{"label": name, "index": i, "groups": []} for i, name in enumerate(names)]
+    for group, members in zip(groups["names"], groups["members"], strict=True):
+        for label in members:
+            labels[label]["groups"].append(group)
+    return labels
+
+
 def _open_session(path: Path, threads: int) -> Any:
-    runtime = extra("onnxruntime", "serve", "onnx")
+    runtime = extra("onnxruntime", "serve", "serve")
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 4  # what a request causes is answered, not logged

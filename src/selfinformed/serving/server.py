@@ -10,6 +10,7 @@ import signal
 import socket
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,73 @@ TOKEN = "SELFINFORMED_TOKEN"  # noqa: S105
 _LEAST_TOKEN = 16
 
 
+@dataclass(frozen=True)
+class Address:
+    """Where to listen, and to whom to answer there. Nobody can connect before `serve`.
+
+    Attributes:
+        bound: the socket.
+        host: as it was given.
+        token: asked for; None where only this machine can ask.
+    """
+
+    bound: socket.socket
+    host: str
+    token: bytes | None
+
+    @classmethod
+    def claim(cls, host: str = "127.0.0.1", port: int = 8000, token_file: str | None = None) -> Address:
+        """Makes sure of all that serving needs before anything is exported for it.
+
+        Args:
+            host: any but this machine's own needs a token.
+            port: 0 for any that is free.
+            token_file: holds the token; by default the environment variable SELFINFORMED_TOKEN does.
+
+        Raises:
+            SelfInformedError: a token is needed or is no good, the address cannot be had, or an extra is missing.
+        """
+        for package in ("starlette", "uvicorn", "httptools", "prometheus_client", "onnxruntime"):
+            extra(package, "serve", "serve")
+        token = _token(token_file)
+        if token is None and not _is_loopback(host):
+            raise SelfInformedError(
+                f"serve: {host} can be reached from other machines, so a token is needed; put one into {TOKEN} or a file for --token-file "
+                "(openssl rand -hex 32 makes one), or listen at 127.0.0.1"
+            )
+        bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # also while connections to a server before linger
+        try:
+            bound.bind((host, port))
+        except (OSError, OverflowError, UnicodeError) as error:
+            bound.close()
+            raise _cannot_listen(host, port, error) from None
+        return cls(bound, host, token)
+
+    def listen(self) -> None:
+        """From now on clients can connect."""
+        try:
+            self.bound.listen()
+        except OSError as error:  # another has come first
+            raise _cannot_listen(self.host, self.port, error) from None
+
+    @property
+    def port(self) -> int:
+        return int(self.bound.getsockname()[1])
+
+    @property
+    def hosts(self) -> frozenset[str] | None:
+        """Names of this machine, where no other can ask."""
+        return frozenset({"127.0.0.1", "localhost", "::1", self.host.lower()}) if _is_loopback(self.host) else None
+
+    def __str__(self) -> str:
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}{', with a token' if self.token else ''}"
+
+
 def serve(
     folder: str | Path,
+    address: Address,
     images: Callable[[bytes], np.ndarray] | None = None,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    token_file: str | None = None,
     top_k: int = 5,
     threads: int = 1,
     limits: Limits | None = None,
@@ -38,46 +100,35 @@ def serve(
 
     Args:
         folder: with model.onnx and config.json.
+        address: where; closed in the end.
         images: reads an image, where the network takes images; see `image_reader`.
-        host: the address to listen at; any but this machine's own needs a token.
-        port: 0 for any that is free.
-        token_file: holds the token; by default the environment variable SELFINFORMED_TOKEN does.
         top_k: labels of an answer.
         threads: that compute.
         limits: what a client may cost.
         say: takes the line that says where.
 
     Raises:
-        SelfInformedError: a token is needed or is no good, the address cannot be had, an extra is missing, or the export is damaged.
+        SelfInformedError: the export is missing or damaged, or another server has taken the address meanwhile.
     """
-    for package in ("starlette", "uvicorn", "httptools", "prometheus_client"):
-        extra(package, "serve", "serve")
     import uvicorn
     from PIL import Image
 
     from selfinformed.serving.app import application
     from selfinformed.serving.protocol import http_options
 
-    limits, token, own = limits or Limits(), _token(token_file), _is_loopback(host)
-    if token is None and not own:
-        raise SelfInformedError(
-            f"serve: {host} can be reached from other machines, so a token is needed; put one into {TOKEN} or a file for --token-file "
-            "(openssl rand -hex 32 makes one), or listen at 127.0.0.1"
-        )
+    limits = limits or Limits()
     network = ServedNetwork(folder, top_k, images, threads)
-    with _listening(host, port) as listener:
-        network.warm_up(limits.batch)
-        app = application(network, limits, token, {"127.0.0.1", "localhost", "::1", host.lower()} if own else None)
-        options = http_options(limits)
-        server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=round(limits.deadline + limits.body_seconds) + 1, **options))
-        where = f"[{host}]" if ":" in host else host
-        say(f"serving    {folder} at http://{where}:{listener.getsockname()[1]}{'' if token is None else ', with a token'}; stop with Ctrl-C")
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn raises again what stopped it
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # an image above the limit is refused, not remarked on
-        gc.collect()
-        gc.freeze()  # what is there now stays: no collection looks through it while a request waits
-        with contextlib.suppress(KeyboardInterrupt):
-            server.run([listener])
+    network.warm_up(limits.batch)
+    app = application(network, limits, address.token, address.hosts)
+    server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=round(limits.deadline + limits.body_seconds) + 1, **http_options(limits)))
+    address.listen()
+    say(f"serving    {folder} at {address}; stop with Ctrl-C")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn raises again what stopped it
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # an image above the limit is refused, not remarked on
+    gc.collect()
+    gc.freeze()  # what is there now stays: no collection looks through it while a request waits
+    with contextlib.suppress(KeyboardInterrupt), address.bound:
+        server.run([address.bound])
 
 
 def _token(file: str | None) -> bytes | None:
@@ -106,8 +157,5 @@ def _is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
-def _listening(host: str, port: int) -> socket.socket:
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except (OSError, OverflowError, UnicodeError) as error:
-        raise SelfInformedError(f"serve: cannot listen at {host}, port {port} ({error}); choose another --host or --port") from None
+def _cannot_listen(host: str, port: int, error: Exception) -> SelfInformedError:
+    return SelfInformedError(f"serve: cannot listen at {host}, port {port} ({error}); choose another --host or --port")
