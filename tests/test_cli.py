@@ -103,6 +103,23 @@ def test_the_printed_configuration_can_be_loaded(call, workspace: Path, verb: st
     assert not (workspace / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--host", "0.0.0.0"], "a token is needed"), (["--deadline", "0"], "deadline = 0.0: expected a number above 0"),
+        (["--token-file", "nowhere"], "the token file nowhere cannot be read"), (["--port", "70000"], "choose another --host or --port"),
+        (["--top", "0"], "--top"),
+    ],
+)  # fmt: skip
+def test_serving_is_refused_before_anything_is_exported(call, workspace: Path, monkeypatch, options: list[str], part: str) -> None:
+    monkeypatch.delenv("SELFINFORMED_TOKEN", raising=False)
+    code, out, err = call("serve", workspace / "config.yaml", *options)
+    assert (code, out) == (2, "")
+    assert part in err
+    assert err.count("\n") == 1
+    assert not (workspace / "out").exists()
+
+
 def test_the_demos_configuration_can_be_printed(call) -> None:
     code, out, _ = call("demo", "--base", "converged", "--print-config", "--seeds", 2)
     content = yaml.safe_load(out)

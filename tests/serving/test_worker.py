@@ -82,7 +82,7 @@ def test_a_late_request_is_not_computed():
     assert computed == [b"a"]
 
 
-def test_a_request_that_would_surely_be_late_is_refused_at_once_unless_nothing_is_in_work():
+def test_a_request_that_would_be_late_is_refused_at_once_unless_nothing_is_in_work():
     def respond(bodies):
         time.sleep(0.2)
         return list(bodies)
@@ -95,7 +95,7 @@ def test_a_request_that_would_surely_be_late_is_refused_at_once_unless_nothing_i
                 await asyncio.sleep(0.01)
         task = asyncio.create_task(worker.answer(b"b"))
         await asyncio.sleep(0)
-        with pytest.raises(Refused, match="longer than the deadline of 0.1 s"):
+        with pytest.raises(Refused, match="too long for the deadline of 0.1 s"):
             worker.admit()
         with pytest.raises(TimeoutError):
             await task

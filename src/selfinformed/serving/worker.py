@@ -56,12 +56,12 @@ class Worker:
         await asyncio.to_thread(self._thread.join)
 
     def admit(self) -> None:
-        """Raises `Refused` where one more request would find no room, or would surely be late."""
+        """Raises `Refused` where one more request would find no room, or would wait for half the deadline, going by how long requests took lately."""
         wait = self.in_work * self._seconds_each
         if self.in_work >= self._limits.queue:
             raise Refused(f"{self.in_work} requests are in work, as many as may be", wait)
-        if self.in_work and wait > self._limits.deadline:  # if nothing is in work, trying is the only way to learn that it has become faster
-            raise Refused(f"the {self.in_work} requests in work take about {wait:.1f} s, longer than the deadline of {self._limits.deadline:g} s", wait)
+        if self.in_work and wait > self._limits.deadline / 2:  # if nothing is in work, trying is the only way to learn that it has become faster
+            raise Refused(f"the {self.in_work} requests in work take about {wait:.1f} s, too long for the deadline of {self._limits.deadline:g} s", wait)
 
     async def answer(self, body: bytes) -> bytes:
         """The answer to a body, or what `respond` gave to be raised.
@@ -79,18 +79,19 @@ class Worker:
             return await future
 
     def _work(self) -> None:
-        ended = False
+        ended, free = False, time.monotonic()
         while not ended:
             jobs, ended = self._next_jobs()
             alive = [job for job in jobs if job.until > time.monotonic()]  # the event loop's clock
             if alive:
                 self._seen(len(alive))
-                start = time.perf_counter()
+                start = max(free, alive[0].until - self._limits.deadline)  # so that waiting for the processor, as others do, counts too
                 try:
                     answers: Sequence[Answer] = self._respond([job.body for job in alive])
                 except Exception as error:  # the thread outlives what nobody foresaw; those requests fail
                     answers = [error] * len(alive)
-                seconds = (time.perf_counter() - start) / len(alive)
+                free = time.monotonic()
+                seconds = (free - start) / len(alive)
             else:
                 answers, seconds = [], None
             self._loop.call_soon_threadsafe(self._finish, jobs, list(zip(alive, answers, strict=True)), seconds)
