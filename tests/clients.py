@@ -18,9 +18,10 @@ def running(network: Any, limits: Any = None, **options: Any) -> Iterator[int]:
     from selfinformed.serving.app import application
     from selfinformed.serving.limits import Limits
     from selfinformed.serving.protocol import http_options
+    from selfinformed.serving.server import Address
 
     limits = limits or Limits()
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = Address.claim(port=0).bound
     server = uvicorn.Server(uvicorn.Config(application(network, limits, **options), timeout_graceful_shutdown=5, **http_options(limits)))
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()

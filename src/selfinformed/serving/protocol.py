@@ -84,5 +84,5 @@ def http_options(limits: Limits) -> dict[str, Any]:
     """What uvicorn is told about connections."""
     return {
         "http": guarded(limits), "ws": "none", "access_log": False, "log_config": None, "log_level": "error", "proxy_headers": False, "server_header": False,
-        "timeout_keep_alive": 60, "lifespan": "on",
+        "timeout_keep_alive": 60, "lifespan": "on", "loop": "asyncio",
     }  # fmt: skip
