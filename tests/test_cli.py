@@ -18,8 +18,8 @@ from selfinformed import cli
 from selfinformed.pipeline.config import read_config
 from selfinformed.pipeline.run import Run
 
-VERBS = ["demo", "run", "measure", "cluster", "plan", "probe", "fit", "evaluate", "compare", "search", "report", "export", "bench"]
-STAGES = [verb for verb in VERBS if verb not in ("demo", "run", "export", "bench")]
+VERBS = ["demo", "run", "measure", "cluster", "plan", "probe", "fit", "evaluate", "compare", "search", "report", "export", "serve", "bench"]
+STAGES = [verb for verb in VERBS if verb not in ("demo", "run", "export", "serve", "bench")]
 
 
 @pytest.fixture
@@ -55,8 +55,8 @@ def test_every_verb_explains_itself_with_an_example(call, verb: str) -> None:
     code, out, err = call(verb, "--help")
     assert (code, err) == (0, "")
     assert f"Example: selfinformed {verb}" in " ".join(out.split())
-    assert "--json" in out
-    assert ("--print-config" in out) == (verb != "report")  # which has no configuration of its own
+    assert ("--json" in out) == (verb != "serve")  # which answers in JSON over HTTP
+    assert ("--print-config" in out) == (verb not in ("report", "serve"))  # which have no configuration of their own
 
 
 def test_without_a_verb_the_verbs_are_listed(call) -> None:
@@ -94,12 +94,29 @@ def test_tables_are_for_people(call, finished: Path, verb: str) -> None:
     assert "nan" not in out.lower().split()
 
 
-@pytest.mark.parametrize("verb", [v for v in VERBS if v not in ("demo", "report")])
+@pytest.mark.parametrize("verb", [v for v in VERBS if v not in ("demo", "report", "serve")])
 def test_the_printed_configuration_can_be_loaded(call, workspace: Path, verb: str) -> None:
     code, out, err = call(verb, workspace / "config.yaml", "--print-config")
     assert (code, err) == (0, "")
     (workspace / "printed.yaml").write_text(out, "utf-8")
     assert read_config(workspace / "printed.yaml") == read_config(workspace / "config.yaml")
+    assert not (workspace / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--host", "0.0.0.0"], "a token is needed"), (["--deadline", "0"], "deadline = 0.0: expected a number above 0"),
+        (["--token-file", "nowhere"], "the token file nowhere cannot be read"), (["--port", "70000"], "choose another --host or --port"),
+        (["--top", "0"], "--top"),
+    ],
+)  # fmt: skip
+def test_serving_is_refused_before_anything_is_exported(call, workspace: Path, monkeypatch, options: list[str], part: str) -> None:
+    monkeypatch.delenv("SELFINFORMED_TOKEN", raising=False)
+    code, out, err = call("serve", workspace / "config.yaml", *options)
+    assert (code, out) == (2, "")
+    assert part in err
+    assert err.count("\n") == 1
     assert not (workspace / "out").exists()
 
 

@@ -58,7 +58,7 @@ def test_every_verb_has_a_page_with_an_example_and_what_it_writes(verb):
 
 def test_options_named_anywhere_exist():
     known = {option for command in COMMANDS.values() for parameter in command.params for option in parameter.opts} | {"--help"}
-    others = {"--constraint", "--nproc-per-node", "--nnodes", "--node-rank", "--master-addr", "--master-port"}  # of pip and torchrun
+    others = {"--constraint", "--nproc-per-node", "--nnodes", "--node-rank", "--master-addr", "--master-port", "--data-binary"}  # of pip, torchrun and curl
     for page, text in PAGES.items():
         assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) <= known | others, page
 

@@ -31,6 +31,11 @@ def test_an_error_can_be_caught_without_torch() -> None:
     assert "torch" not in imported_by("from selfinformed import SelfInformedError")
 
 
+def test_serving_arrays_needs_no_torch() -> None:
+    used = "selfinformed.serving.app, selfinformed.serving.protocol, selfinformed.serving.served, selfinformed.cli, selfinformed.runtime.progress"
+    assert not imported_by(f"import selfinformed.serving, {used}") & {"torch", "scipy", "sklearn", "matplotlib"}
+
+
 def test_all_is_the_public_names() -> None:
     rooms = [name for names in selfinformed._ROOMS.values() for name in names]
     assert sorted(rooms) == sorted(selfinformed.__all__) == list(selfinformed.__all__)

@@ -49,7 +49,7 @@ def test_readme_make_targets_exist(line):
 def test_readme_commands_parse(line):
     """The commands take minutes or the user's own files, so here they resolve their configuration and stop."""
     words = shlex.split(line)
-    assert words[1] in {"demo", "run", "measure", "cluster", "probe", "plan", "fit", "evaluate", "compare", "search", "report", "export", "bench"}
+    assert words[1] in {"demo", "run", "measure", "cluster", "probe", "plan", "fit", "evaluate", "compare", "search", "report", "export", "serve", "bench"}
     asked = subprocess.run([sys.executable, "-m", "selfinformed.cli", words[1], "--help"], capture_output=True, text=True)
     assert asked.returncode == 0
     for option in re.findall(r"--[a-z-]+", line):

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import typer
@@ -21,6 +22,7 @@ from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.tabular import Table, percent
 
 if TYPE_CHECKING:
+    from selfinformed.augmented.exported import ExportCheck
     from selfinformed.pipeline.run import Run
 
 app = typer.Typer(
@@ -323,15 +325,47 @@ def report(
 @_verb(["output"], "selfinformed export runs/demo")
 def export(run: Run, json: bool) -> None:
     """Exports the augmented network as model.onnx and verifies it with onnxruntime."""
-    from selfinformed.augmented.exported import export_onnx
-
-    _, inputs = next(run.inputs.examples("test").batches(64))
-    check = export_onnx(run.augmented(), run.folder / "model.onnx", inputs)
+    check = _exported(run)
     row = {
         "file": str(check.path), "inputs": check.n_inputs, "max difference": f"{check.max_difference:.2g}",
         "top-1 agreement": percent(check.top1_agreement),
     }  # fmt: skip
     _show(json, {**vars(check), "path": str(check.path)}, [row], "verified by onnxruntime")
+
+
+@app.command()
+def serve(
+    source: Annotated[str, typer.Argument(metavar="RUN", help="a run folder", show_default=False)],
+    host: Annotated[str, typer.Option(help="address to listen at; any but this machine's own needs a token", metavar="ADDRESS")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="port to listen at; 0 for any that is free")] = 8000,
+    token_file: Annotated[str | None, typer.Option(help="file with the token [default: SELFINFORMED_TOKEN, if it is set]", metavar="FILE")] = None,
+    top: Annotated[int, typer.Option(help="labels of an answer, best first", min=1)] = 5,
+    deadline: Annotated[float, typer.Option(help="seconds from a whole request to its answer")] = 1.0,
+    queue: Annotated[int, typer.Option(help="requests in work at once; those beyond are answered 503")] = 256,
+    batch: Annotated[int, typer.Option(help="requests computed at once, at most")] = 4,
+    megabytes: Annotated[float, typer.Option(help="largest body")] = 10.0,
+    megapixels: Annotated[float, typer.Option(help="largest image")] = 25.0,
+    threads: Annotated[int, typer.Option(help="threads that compute", min=1)] = 1,
+) -> None:
+    """Answers HTTP requests with the exported network: POST /predict, GET /health, GET /metrics. Exports first what is not exported yet.
+
+    Example: selfinformed serve runs/demo
+    """
+    from selfinformed.runtime.progress import say
+    from selfinformed.serving.bodies import image_reader
+    from selfinformed.serving.limits import Limits
+    from selfinformed.serving.server import Address, serve
+
+    limits, config = Limits(deadline, queue, batch, megabytes, megapixels), read_config(source)
+    address = Address.claim(host, port, token_file)
+    folder = Path(config.output)
+    exported, heads = folder / "model.onnx", folder / "heads.safetensors"
+    if not (exported.exists() and heads.exists() and exported.stat().st_mtime >= heads.stat().st_mtime):
+        say(f"export     {folder} has no model.onnx of its heads yet")
+        _exported(_open(config))
+    image_files = config.test is not None and config.test != "glyphs" and not config.test.endswith(".npz")
+    images = image_reader(config.image_size, limits.pixels) if image_files else None
+    serve(folder, address, images, top, threads, limits, say)
 
 
 @_verb(["output", "device"], "selfinformed bench runs/demo")
@@ -342,6 +376,13 @@ def bench(run: Run, json: bool) -> None:
     _show(json, result, rows, f"milliseconds; multiply-adds ratio {result['extra_computation']:.3f}")
 
 
+def _exported(run: Run) -> ExportCheck:
+    from selfinformed.augmented.exported import export_onnx
+
+    _, inputs = next(run.inputs.examples("test").batches(64))
+    return export_onnx(run.augmented(), run.folder / "model.onnx", inputs)
+
+
 def _joined(device: str) -> AbstractContextManager[None]:
     from selfinformed.training.processes import joined
 
@@ -350,11 +391,7 @@ def _joined(device: str) -> AbstractContextManager[None]:
 
 def _open(config: RunConfig) -> Run:
     from selfinformed.pipeline.run import Run
-    from selfinformed.runtime.progress import console
-
-    def say(line: str) -> None:
-        if rank() == 0:
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    from selfinformed.runtime.progress import say
 
     return Run(config, say)
 

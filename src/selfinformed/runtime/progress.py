@@ -8,9 +8,17 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from selfinformed.runtime.device import rank
+
 T = TypeVar("T")
 
 console = Console(stderr=True)
+
+
+def say(line: str) -> None:
+    """Prints a line about what is being done, once among the processes of torchrun."""
+    if rank() == 0:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:

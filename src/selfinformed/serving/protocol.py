@@ -1,0 +1,88 @@
+"""HTTP connections that a slow or endless client cannot keep: what uvicorn leaves open."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from starlette.responses import JSONResponse
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from selfinformed.serving.limits import Limits
+
+_HEAD_BYTES = 65_536
+
+
+def guarded(limits: Limits) -> type[HttpToolsProtocol]:
+    """uvicorn's protocol with a time and a size for headers, a time for taking in answers, and a number of connections."""
+
+    message = f"{limits.connections} connections are open, as many as may be; try again later"
+    crowded = JSONResponse({"error": message}, 503, {"retry-after": "1", "connection": "close"})
+
+    class Guarded(HttpToolsProtocol):
+        _head_timer: asyncio.TimerHandle | None = None
+        _write_timer: asyncio.TimerHandle | None = None
+        _head_bytes = 0
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            if len(self.connections) > 2 * limits.connections:  # there are only so many files that may be open
+                transport.abort()
+                return
+            if len(self.connections) > limits.connections:
+                self.app = crowded
+            self._await_head()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            for timer in (self._head_timer, self._write_timer):
+                if timer is not None:
+                    timer.cancel()
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            if self.transport.is_closing():
+                return
+            super().data_received(data)
+            if self._head_timer is not None:  # all of it was header, and more is to come
+                self._head_bytes += len(data)
+                if self._head_bytes > _HEAD_BYTES:
+                    self.send_400_response(f"The header is longer than {_HEAD_BYTES} bytes.")
+
+        def on_message_begin(self) -> None:
+            super().on_message_begin()
+            self._await_head()
+
+        def on_headers_complete(self) -> None:
+            if self._head_timer is not None:
+                self._head_timer.cancel()
+                self._head_timer = None
+            super().on_headers_complete()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if self.cycle.response_complete and self.cycle.more_body:  # refused before its body was read; nobody will read the rest
+                self.transport.close()
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._write_timer = self.loop.call_later(limits.body_seconds, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            if self._write_timer is not None:
+                self._write_timer.cancel()
+
+        def _await_head(self) -> None:
+            if self._head_timer is None:
+                self._head_bytes = 0
+                self._head_timer = self.loop.call_later(limits.head_seconds, self.timeout_keep_alive_handler)
+
+    return Guarded
+
+
+def http_options(limits: Limits) -> dict[str, Any]:
+    """What uvicorn is told about connections."""
+    return {
+        "http": guarded(limits), "ws": "none", "access_log": False, "log_config": None, "log_level": "error", "proxy_headers": False, "server_header": False,
+        "timeout_keep_alive": 60, "lifespan": "on", "loop": "asyncio",
+    }  # fmt: skip
