@@ -103,8 +103,8 @@ FAMILIES: dict[str, Callable[[int], IntArray]] = {
     "one confusion each": lambda n: identity(n) + np.random.default_rng(n).permutation(identity(n)),
 }  # fmt: skip
 WIDE = (
-    "all confused alike", "one label is detected for all others, which are right too", "equal blocks", "equal rings", "half the labels were never annotated", "chain",
-    "counts double from label to label", "counts of 2^31 on the diagonal", "every label twice",
+    "all confused alike", "one label is detected for all others, which are right too", "equal blocks", "equal rings", "chain", "every label twice",
+    "half the labels were never annotated", "counts double from label to label", "counts of 2^31 on the diagonal",
 )  # fmt: skip
 
 
@@ -140,9 +140,9 @@ def parts(counts: ConfusionCounts) -> IntArray:
 
 
 def numbers_of_groups(counts: ConfusionCounts) -> list[Any]:
-    """What may be asked for: auto, one, two, half as many as labels, as many as labels; auto alone where nothing can be grouped."""
+    """What may be asked for: auto, one, two, half as many as labels, as many as labels (or 20); auto alone where nothing can be grouped."""
     n = int((parts(counts) >= 0).sum())
-    return ["auto", *sorted({number for number in (1, 2, n // 2, n) if 1 <= number <= n})]
+    return ["auto", *sorted({number for number in (1, 2, min(n // 2, 20), min(n, 20)) if 1 <= number <= n})]
 
 
 def outcome(counts: ConfusionCounts, n_groups: Any, method: Method, seed: int = 0) -> LabelGroups | str:

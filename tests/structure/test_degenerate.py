@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-import numpy as np
 import pytest
-
 from degenerate import MATRICES, counts_of, numbers_of_groups, outcome
+
 from selfinformed.structure.groupings import Method
 
 METHODS = get_args(Method)
