@@ -1,4 +1,4 @@
-"""Matrices of counts that nobody would wish for, through every way to group labels, many times on one, two and four threads in turn: the same groups, to the bit?
+"""Counts that nobody would wish for, through every way to group labels, on one, two and four threads in turn: the same groups, to the bit?
 
     python benchmarks/degenerate.py --runs 20
 
@@ -31,9 +31,9 @@ THREADS = (1, 2, 4)
 
 def main(runs: int) -> None:
     start, tally, wrong = time.perf_counter(), Counter[str](), []
-    for i, (name, matrix) in enumerate(MATRICES.items()):
+    for i, name in enumerate(MATRICES):
         for method in get_args(Method):
-            counts = counts_of(matrix, "codetections" if method == "hinton" or i % 2 else "confusions")
+            counts = counts_of(name, "codetections" if method == "hinton" or i % 2 else "confusions")
             numbers = numbers_of_groups(counts)
             n_groups = numbers[i // 2 % len(numbers)]
             try:

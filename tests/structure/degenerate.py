@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -119,8 +120,10 @@ MATRICES = _distinct(
 )
 
 
-def counts_of(matrix: IntArray, kind: Kind = "confusions") -> ConfusionCounts:
+@functools.cache
+def counts_of(name: str, kind: Kind = "confusions") -> ConfusionCounts:
     """Counts that equal a matrix, however large they are; of co-detections its sum with its transpose, each label detected as often as with any other."""
+    matrix = MATRICES[name]
     if kind == "codetections":
         matrix = matrix + matrix.T
         matrix[np.diag_indices(len(matrix))] = matrix.max(axis=1)
@@ -130,6 +133,7 @@ def counts_of(matrix: IntArray, kind: Kind = "confusions") -> ConfusionCounts:
     return counts
 
 
+@functools.cache
 def parts(counts: ConfusionCounts) -> IntArray:
     """Each label's component of W, the labels that share a detection; -1 for one that shares none."""
     matrix = (counts.to_scipy() > 0).astype(np.int64)
