@@ -53,3 +53,14 @@ def test_what_the_dependencies_need_is_pinned_too() -> None:
                 assert pin, f"{requirement.name}, which {name} needs, is not in constraints.txt"
                 assert requirement.specifier.contains(pin, prereleases=True), f"{name} needs {requirement}, pinned is {pin}"
     assert len(seen) > 100
+
+
+def test_no_pin_is_below_a_version_that_mends_a_known_advisory(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    import advisories
+
+    assert advisories.main() == 0
+    assert all(row.package == canonicalize_name(row.package) for row in advisories.TABLE)
+    monkeypatch.setattr(advisories, "TABLE", [advisories.Advisory("torch", "99", "CVE-0000-0", "everything", "nowhere")])
+    assert advisories.main() == 1
+    assert f"torch {PINS['torch']} is below 99: CVE-0000-0, everything (nowhere)" in capsys.readouterr().out
