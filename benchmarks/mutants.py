@@ -42,9 +42,9 @@ LEAST_CPU, LEAST_WALL, MEMORY = 5, 60.0, 24 << 30  # seconds a mutant gets at le
 TESTS = {
     "structure/counts.py": "structure/test_counts.py structure/test_accelerated.py",
     "structure/tables.py": "structure/test_tables.py structure/test_counts.py",
-    "structure/kernels.py": "structure/test_kernels.py structure/test_eigenpairs.py | not 200",
-    "structure/clustering.py": "structure/test_clustering.py | not fifty",
-    "structure/eigenpairs.py": "structure/test_eigenpairs.py structure/test_clustering.py | not fifty",
+    "structure/kernels.py": "structure/test_kernels.py",
+    "structure/clustering.py": "structure/test_clustering.py | not fifty and not missed and not span and not small_random",
+    "structure/eigenpairs.py": "structure/test_eigenpairs.py",
     "structure/average_precision.py": "structure/test_average_precision.py",
     "structure/groups.py": "structure/test_groups.py",
     "runtime/work.py": "runtime/test_work.py | not processes_fill and not process_lives",
@@ -78,7 +78,8 @@ EQUIVALENT: dict[tuple[str, str], dict[str, str]] = {
     },
     ("structure/tables.py", "edges = np.linspace(0, n_labels, min(n_labels, _BLOCKS) + 1).astype(np.int64)"): {"(min(_BLOCKS, n_labels))": "the same minimum"},
     ("structure/tables.py", "self._densify()"): {"pass": "the same counts, in the form chosen after the merge; memory only"},
-    ("structure/tables.py", "in_column = np.zeros("): {"(2)": "a row of zeros more, not read"},
+    ("structure/tables.py", "index = np.int32 if starts[-1] < 2**31"): {"(2)": "differs only where the last label's row crosses 2^31 entries (24 GB)"},
+    ("structure/tables.py", "if trim is not None:"): {"(trim is None)": "when freed memory is given back"},
     ("structure/tables.py", "self._blocks[number] = self._empty(0)"): {"pass": "frees memory a little earlier"},
     ("structure/tables.py", "if number % 8 == 0:"): {"*": "when freed memory is given back"},
     ("structure/tables.py", "_give_back()"): {"pass": "when freed memory is given back"},
@@ -109,15 +110,14 @@ class Mutant:
 
 def main(each: int, seed: int, only: list[str]) -> None:
     start, rows = time.perf_counter(), {}
-    if only:
-        with contextlib.suppress(Exception):
-            rows = {row["file"]: row for row in read_json(RESULTS / "mutants.json", "results")["files"]}
     for name in IMPORTED.split():
         importlib.import_module(name)
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         shutil.copytree(SOURCE, Path(folder) / "selfinformed", ignore=shutil.ignore_patterns("__pycache__"))
         for name in [name for name in TESTS if not only or Path(name).name in only]:
             rows[name] = judged(name, Path(folder), each, seed)
+    if only and (RESULTS / "mutants.json").exists():
+        rows = {row["file"]: row for row in read_json(RESULTS / "mutants.json", "results")["files"]} | rows
     files = [rows[name] for name in TESTS if name in rows]
     for row in files:  # reasons may have been found since
         for survivor in row["survivors"]:

@@ -146,6 +146,12 @@ def test_the_first_control_has_seed_0_and_what_is_printed_leaves_eigenvalues_out
     assert "eigenvalues" not in repr(COVER)
 
 
+def test_labels_of_every_group_are_permuted_the_first_too() -> None:
+    groups = LabelGroups(41, tuple(np.arange(40).reshape(2, 20)))
+    for own, drawn in zip(groups.members, groups.randomized(0).members, strict=True):
+        assert set(own.tolist()) != set(drawn.tolist())
+
+
 def test_as_a_frame_and_as_a_table() -> None:
     frame = LabelGroups(4, ([2, 0], [2]), ("x", "y")).to_frame()
     assert frame.values.tolist() == [[2, 0, "x"], [0, 0, "x"], [2, 1, "y"], [1, -1, ""], [3, -1, ""]]
