@@ -1,10 +1,11 @@
 """Mutants of the code that must not be wrong: small changes, one at a time, each of which some test should notice.
 
-    python benchmarks/mutants.py --each 40 --seed 0 [--only counts.py groups.py]
+    python benchmarks/mutants.py --each 40 --seed 0 [--only counts.py groups.py] [--again]
 
 Each mutant is written into a copy of the package and meets the tests of its file, in a process forked from one that has imported what the tests
 need, so that it costs seconds. A test that fails, or that takes five times the time it takes without the change, has noticed it. Compiled loops run as
-plain Python. With --only, the rows of the other files stay as they were (but for reasons found since).
+plain Python. With --only, the rows of the other files stay as they were (but for reasons found since);
+with --again only the survivors nobody has explained are tried again.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ EQUIVALENT: dict[tuple[str, str], dict[str, str]] = {
     ("structure/counts.py", "return max(1, int(max(min(_WAITING"): {
         "*": "how much waits before it is summed: memory and speed only",
     },
+    ("structure/kernels.py", "while i + 4 <= last:"): {"(i + 4 < last)": "the loop after it does the last four one by one"},
     ("structure/average_precision.py", "k = min(self.top_k, self.n_labels)"): {"(min(self.n_labels, self.top_k))": "the same minimum"},
     ("structure/average_precision.py", "return np.where(self._positives > 0, sums / self._positives, np.nan)"): {"(self._positives >= 0)": "0 / 0 is NaN too"},
     ("structure/groups.py", "for name, labels in zip(self.names, members, strict=True):"): {"(False)": "their number has just been checked"},
@@ -108,16 +110,15 @@ class Mutant:
         return b"".join(lines).decode()
 
 
-def main(each: int, seed: int, only: list[str]) -> None:
+def main(each: int, seed: int, only: list[str], again: bool) -> None:
     start, rows = time.perf_counter(), {}
     for name in IMPORTED.split():
         importlib.import_module(name)
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         shutil.copytree(SOURCE, Path(folder) / "selfinformed", ignore=shutil.ignore_patterns("__pycache__"))
         for name in [name for name in TESTS if not only or Path(name).name in only]:
-            rows[name] = judged(name, Path(folder), each, seed)
-    if only and (RESULTS / "mutants.json").exists():
-        rows = {row["file"]: row for row in read_json(RESULTS / "mutants.json", "results")["files"]} | rows
+            rows[name] = judged(name, Path(folder), each, seed, known().get(name) if again else None)
+    rows = (known() if only else {}) | rows
     files = [rows[name] for name in TESTS if name in rows]
     for row in files:  # reasons may have been found since
         for survivor in row["survivors"]:
@@ -132,8 +133,14 @@ def main(each: int, seed: int, only: list[str]) -> None:
     })  # fmt: skip
 
 
-def judged(name: str, folder: Path, each: int, seed: int) -> dict[str, Any]:
-    """The row of one file: its mutants, how many were noticed, and those that were not."""
+def known() -> dict[str, dict[str, Any]]:
+    """The rows of the last results, by file."""
+    path = RESULTS / "mutants.json"
+    return {row["file"]: row for row in read_json(path, "results")["files"]} if path.exists() else {}
+
+
+def judged(name: str, folder: Path, each: int, seed: int, before: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The row of one file: its mutants, how many were noticed, and those that were not; with the row `before`, only those are tried again."""
     target, source = folder / "selfinformed" / name, (SOURCE / name).read_text("utf-8")
     found = mutants(name, source)
     chosen = sorted(random.Random(f"{name} {seed}").sample(found, min(each, len(found))), key=lambda mutant: mutant.start)
@@ -141,7 +148,13 @@ def judged(name: str, folder: Path, each: int, seed: int) -> dict[str, Any]:
     outcome, cpu, clean = tested(name, folder, 600, 3600.0)
     assert outcome == "survived", f"the tests of {name} fail without any change"
     row: dict[str, Any] = {"file": name, "possible": len(found), "mutants": len(chosen), "killed": 0, "timeout": 0, "survived": 0}
-    survivors = []
+    survivors: list[dict[str, Any]] = []
+    if before:
+        row |= {key: before[key] for key in ("killed", "timeout")}
+        explained = [one for one in before["survivors"] if reason(name, one["code"], one["after"])]
+        survivors, row["survived"] = explained, len(explained)
+        left = [(one["line"], one["before"], one["after"]) for one in before["survivors"] if one not in explained]
+        chosen = [mutant for mutant in chosen if (mutant.line, mutant.before, mutant.after) in left]
     for mutant in chosen:
         target.write_text(mutant.applied(source), "utf-8")
         outcome, seconds, _ = tested(name, folder, max(LEAST_CPU, math.ceil(5 * cpu)), max(LEAST_WALL, 5 * clean))
@@ -279,5 +292,6 @@ if __name__ == "__main__":
     parser.add_argument("--each", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--again", action="store_true")
     options = parser.parse_args()
-    main(options.each, options.seed, options.only)
+    main(options.each, options.seed, options.only, options.again)
