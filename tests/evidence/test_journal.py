@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +32,48 @@ def test_rows_and_tries_come_back_for_the_same_inputs_only(problem: Problem, tmp
     other = Journal(path, ["b", {"rate": 1e-3}])
     assert not other.rows
     assert not other.tries
+
+
+def judged(score: float, *per_label: float) -> Any:
+    return SimpleNamespace(figures=lambda: {"mean_average_precision": score}, ranking=SimpleNamespace(average_precision=np.array(per_label)))
+
+
+def test_without_a_file_it_remembers_all_the_same() -> None:
+    journal = Journal(None, ["a"])
+    journal.add("dense", 1, judged(0.5, 0.25, float("nan")), 2.0)
+    assert journal.rows == {("dense", 1): {"arm": "dense", "seed": 1, "mean_average_precision": 0.5, "seconds": 2.0, "head_seconds": 0.0}}
+    np.testing.assert_array_equal(journal.per_label["dense", 1], [0.25, np.nan])
+
+
+def test_lines_of_other_inputs_stay_and_serve_again(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    for inputs, score in (("a", 0.1), ("b", 0.2)):
+        journal = Journal(path, [inputs])
+        journal.add("base", 0, judged(score), 1.0)
+        journal.add_try("dense", 0.5, score)
+    assert len(path.read_text("utf-8").splitlines()) == 4
+    for inputs, score in (("a", 0.1), ("b", 0.2)):
+        journal = Journal(path, [inputs])
+        assert journal.rows["base", 0]["mean_average_precision"] == score
+        assert journal.tries == {("dense", 0.5): score}
+
+
+def test_a_line_cut_short_is_made_again_and_the_later_of_two_rows_counts(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    journal = Journal(path, ["a"])
+    journal.add("base", 0, judged(0.1), 1.0)
+    journal.add("base", 0, judged(0.2), 1.0)
+    journal.add("dense", 0, judged(0.3), 1.0)
+    path.write_bytes(path.read_bytes()[:-20])
+    again = Journal(path, ["a"])
+    assert {key: row["mean_average_precision"] for key, row in again.rows.items()} == {("base", 0): 0.2}
+    again.add("dense", 0, judged(0.4), 1.0)
+    assert [json.loads(line)["row"]["mean_average_precision"] for line in path.read_text("utf-8").splitlines()] == [0.1, 0.2, 0.4]
+
+
+def test_inputs_count_by_what_they_hold_not_by_the_order_of_their_keys() -> None:
+    first, second = Journal(None, [{"rate": 1e-3, "seeds": (0, 1)}]), Journal(None, [{"seeds": [0, 1], "rate": 1e-3}])
+    assert first.key == second.key != Journal(None, [{"rate": 1e-3, "seeds": (0, 2)}]).key
 
 
 def changed(store: FeatureStore, what: str) -> FeatureStore:

@@ -33,6 +33,7 @@ def test_counts_equal_brute_force_however_batches_come(kind: Any, everywhere: No
     for seed, n in enumerate([7, 1, 40, 0, 13]):
         ids, lists = batch(n, seed)
         counts.update_detections(ids if seed % 2 == 0 else ids.numpy(), lists)  # some batches from the accelerator, some not
+        assert n == 0 or seed % 2 or counts._there is not None
         for detected, annotated in zip(ids.tolist(), lists, strict=True):
             for i in detected:
                 for j in annotated if kind == "confusions" else detected:

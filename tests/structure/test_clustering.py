@@ -239,15 +239,6 @@ def test_fifty_thousand_labels_without_ever_forming_b() -> None:
     assert adjusted_rand_score(truth, cluster(counts, n_groups).assignment) == 1
 
 
-def test_the_most_confused_pairs_come_first() -> None:
-    matrix = np.array([[9, 4, 0], [4, 9, 1], [7, 0, 9]])
-    assert [tuple(pair.values()) for pair in counts_of(matrix).most_confused(3)] == [(2, 0, 7), (0, 1, 4), (1, 0, 4)]
-    assert counts_of(matrix).most_confused(1, LabelSpace("abc")) == [{"detected": "c", "annotated": "a", "examples": 7}]
-    counts = ConfusionCounts(3, 2, "codetections")
-    counts.update_detections([[0, 1], [1, 0], [2, 1]], [0, 0, 0])
-    assert counts.most_confused(9) == [{"detected": 0, "also_detected": 1, "examples": 2}, {"detected": 1, "also_detected": 2, "examples": 1}]
-
-
 def test_a_cover_adds_labels_to_groups_where_they_have_more_than_a_share_of_their_confusions() -> None:
     rng = np.random.default_rng(0)
     matrix = block_diagonal([12, 12, 12]) * 5 + rng.integers(0, 4, (36, 36))

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from torch import nn
 
 from selfinformed.data.examples import open_dataset
+from selfinformed.data.labels import LabelSpace
 from selfinformed.network.wrap import wrap
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure import counts as counts_module
@@ -242,3 +243,15 @@ def test_measure_names_the_example_and_checks_the_labels() -> None:
         measure(net, examples, batch_size=3)
     with pytest.raises(SelfInformedError, match="examples with 2 labels for a network with 8 outputs"):
         measure(net, open_dataset((inputs, [0, 1] * 5)))
+
+
+def test_the_most_confused_pairs_come_first() -> None:
+    counts = ConfusionCounts(3, 1)
+    for detected, annotated, n in [(0, 0, 9), (0, 1, 4), (1, 0, 4), (1, 2, 1), (2, 0, 7)]:
+        counts.update_detections([[detected]] * n, [annotated] * n)
+    assert [tuple(pair.values()) for pair in counts.most_confused(3)] == [(2, 0, 7), (0, 1, 4), (1, 0, 4)]
+    assert counts.most_confused(1, LabelSpace("abc")) == [{"detected": "c", "annotated": "a", "examples": 7}]
+    assert len(counts.most_confused()) == 4
+    counts = ConfusionCounts(3, 2, "codetections")
+    counts.update_detections([[0, 1], [1, 0], [2, 1]], [0, 0, 0])
+    assert counts.most_confused(9) == [{"detected": 0, "also_detected": 1, "examples": 2}, {"detected": 1, "also_detected": 2, "examples": 1}]

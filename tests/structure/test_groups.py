@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +130,35 @@ def test_files_that_hold_no_groups_are_refused_by_name(text: str, tmp_path: Path
         LabelGroups.load(tmp_path / "groups.json")
     with pytest.raises(SelfInformedError, match=r"none\.json does not exist"):
         LabelGroups.load(tmp_path / "none.json")
+
+
+def test_groups_of_both_in_order_and_only_of_as_many_labels() -> None:
+    both = COVER + LabelGroups(8, ([3],), ("d",))
+    assert [m.tolist() for m in both.members] == [[1, 0, 5], [5, 2], [0, 5, 6, 2], [3]]
+    assert both.names == ("a", "b", "c", "d")
+    assert (both.method, both.eigenvalues) == (COVER.method, COVER.eigenvalues)
+    with pytest.raises(SelfInformedError, match="groups: made for 8 and for 7 labels"):
+        COVER + LabelGroups(7, ([3],))
+
+
+def test_the_first_control_has_seed_0_and_what_is_printed_leaves_eigenvalues_out() -> None:
+    assert [m.tolist() for m in COVER.randomized().members] == [m.tolist() for m in COVER.randomized(0).members]
+    assert "eigenvalues" not in repr(COVER)
+
+
+def test_labels_of_every_group_are_permuted_the_first_too() -> None:
+    groups = LabelGroups(41, tuple(np.arange(40).reshape(2, 20)))
+    for own, drawn in zip(groups.members, groups.randomized(0).members, strict=True):
+        assert set(own.tolist()) != set(drawn.tolist())
+
+
+def test_as_a_frame_and_as_a_table() -> None:
+    frame = LabelGroups(4, ([2, 0], [2]), ("x", "y")).to_frame()
+    assert frame.values.tolist() == [[2, 0, "x"], [0, 0, "x"], [2, 1, "y"], [1, -1, ""], [3, -1, ""]]
+    assert list(frame.columns) == ["label", "group", "group_name"]
+    named = LabelGroups(4, ([2, 0], [2]), ("x", "y")).to_frame(LabelSpace("abcd"))
+    assert named["name"].tolist() == ["c", "a", "c", "b", "d"]
+    html = LabelGroups(4, ([2, 0], [2]), ("x", "y"))._repr_html_()
+    assert "2 groups of 4 labels; 1 in none" not in html
+    assert "2 groups of 4 labels; 2 in none" in html
+    assert [int(cell) for cell in re.findall(r">(\d+)<", html)] == [1, 2, 2, 1]

@@ -118,3 +118,30 @@ def test_transposing_block_after_block(drawn, cut):
     np.testing.assert_array_equal(place, ends)
     where = np.nonzero(rows.T)
     np.testing.assert_array_equal((out_rows - 2, out_counts), (where[1], rows.T[where]))
+
+
+@few
+@given(st.integers(0, 6), st.integers(1, 14), st.integers(1, 3), st.integers(0, 9999))
+def test_sparse_rows_times_a_block(n_rows, n_labels, width, seed):
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(1, 5, (n_rows, n_labels)) * (rng.random((n_rows, n_labels)) < rng.random())
+    columns, starts = np.concatenate([np.flatnonzero(row) for row in rows] or [np.zeros(0, int)]), np.cumsum([0, *(rows != 0).sum(axis=1)])
+    block, first = rng.integers(-9, 9, (n_labels, width)).astype(float), int(rng.integers(0, n_rows + 1))
+    out = np.full((n_rows - first, width), 99.0)
+    kernels.sparse_times(starts, columns, rows[rows != 0].astype(float), block, first, out)
+    np.testing.assert_array_equal(out, rows[first:] @ block)
+
+
+@few
+@given(st.integers(0, 8), st.integers(1, 10), st.integers(0, 9999))
+def test_labels_that_share_a_row_are_of_one_component(n_rows, n_labels, seed):
+    rng = np.random.default_rng(seed)
+    rows = [rng.choice(n_labels, rng.integers(0, min(n_labels, 3) + 1), replace=False) for _ in range(n_rows)]
+    starts, columns = np.cumsum([0, *map(len, rows)]), np.concatenate([*rows, np.zeros(0, int)]).astype(int)
+    parts = [{label} for label in range(n_labels)]
+    for row in rows:
+        joined = [part for part in parts if part & {*row.tolist()}]
+        parts = [part for part in parts if part not in joined] + ([set.union(*joined)] if joined else [])
+    found = kernels.components(starts, columns, n_labels)
+    assert sorted(sorted(part) for part in parts) == sorted(np.flatnonzero(found == one).tolist() for one in np.unique(found))
+    assert all(found[one] == one for one in found)

@@ -208,10 +208,9 @@ def sweep(counts: ConfusionCounts, numbers: Sequence[int], seed: int = 0) -> lis
 
 
 def similarity_degrees(matrix: sp.csr_array) -> FloatArray:
-    """Row sums [C] of W = A^T A with a zero diagonal."""
-    squares = np.bincount(matrix.indices, np.square(matrix.data, dtype=np.float64), matrix.shape[1])
-    degree: FloatArray = matrix.T @ np.asarray(matrix.sum(axis=1), np.float64) - squares
-    return degree  # exact: the sums are integers below 2^53 wherever A's squared entries are
+    """Row sums [C] of W = A^T A with a zero diagonal: of each count times the others of its row. Sums of what is not negative, exact below 2^53."""
+    others = np.repeat(matrix.sum(axis=1), np.diff(matrix.indptr)) - matrix.data
+    return np.asarray(np.bincount(matrix.indices, matrix.data * others.astype(np.float64), matrix.shape[1]), np.float64)
 
 
 def largest_gap(eigenvalues: FloatArray) -> int:

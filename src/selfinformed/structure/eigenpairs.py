@@ -50,6 +50,7 @@ def leading_eigenpairs(matrix: sp.csr_array, degree: FloatArray, n: int, needed:
     similarity = Similarity(matrix, degree)
     if size <= max(_DENSE, 3 * n):
         dense = similarity.times(np.eye(size))
+        np.fill_diagonal(dense, 0)  # as it is but for rounding, which counts of labels that are nearly always right make large
         values, vectors = np.linalg.eigh((dense + dense.T) / 2)
         values, vectors = values[::-1][:n].copy(), vectors[:, ::-1][:, :n]
     else:
