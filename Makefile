@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint docs clean
+.PHONY: setup demo test lint docs torture clean
 
 setup: $(VENV)/.ready
 
@@ -31,6 +31,18 @@ docs: setup
 bench-%: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,serve,bench]'
 	$(BIN)/python benchmarks/$*.py
+
+# What docs/reliability.md reports: a night's work. FUZZ_MINUTES is for each of five readers.
+torture: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,onnx,bench]'
+	$(BIN)/python benchmarks/crashes.py
+	$(BIN)/python benchmarks/crashes.py --random 1000
+	$(BIN)/python benchmarks/torture_inputs.py
+	$(BIN)/python benchmarks/fuzz.py all --minutes $(or $(FUZZ_MINUTES),60)
+	$(BIN)/python benchmarks/degenerate.py
+	$(BIN)/python benchmarks/mutants.py
+	$(BIN)/python benchmarks/serve.py
+	$(BIN)/python scripts/advisories.py
 
 clean:
 	rm -rf $(VENV) runs site

@@ -134,3 +134,22 @@ def test_what_is_missing_or_damaged_is_named(exported, tmp_path: Path):
         (tmp_path / "config.json").write_text(json.dumps(content | part))
         with refused("config.json: not a valid heads config"):
             ServedNetwork(tmp_path)
+
+
+@pytest.mark.parametrize("location", ["../secret", "{absolute}", "link"])
+def test_weights_are_not_read_from_outside_the_folder(exported, tmp_path: Path, location: str):
+    """A model.onnx may name another file as the place of its weights, whose content answers would give away."""
+    from onnx import TensorProto, helper
+
+    folder, secret = tmp_path / "run", tmp_path / "secret"
+    folder.mkdir()
+    shutil.copy(exported[0] / "config.json", folder)
+    np.arange(4, dtype=np.float32).tofile(secret)
+    (folder / "link").symlink_to(secret)
+    weight = TensorProto(name="weight", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
+    weight.external_data.add(key="location", value=location.format(absolute=secret))
+    inputs, outputs = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4]) for name in ("inputs", "logits"))
+    graph = helper.make_graph([helper.make_node("Add", ["inputs", "weight"], ["logits"])], "graph", [inputs], [outputs], [weight])
+    (folder / "model.onnx").write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10).SerializeToString())
+    with pytest.raises(SelfInformedError, match="(?i)cannot be opened .*external data path"):
+        ServedNetwork(folder)
