@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_json, read_lines
-from selfinformed.runtime.reading import MOST_LABELS, reason_of
+from selfinformed.runtime.reading import MOST_LABELS, reason_of, shown
 from selfinformed.training.searching import FORMAT as SEARCH_FORMAT
 
 _OPEN = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)  # a later version may add fields; a figure that is not finite is null
@@ -263,7 +263,7 @@ def read_artefact(path: Path) -> Any:
     kind = path.stem.partition("-")[0]
     content = read_json(path, kind)
     if kind == "search" and isinstance(content, dict) and content.get("format") != SEARCH_FORMAT:
-        raise SelfInformedError(f"{path}: expected {SEARCH_FORMAT}, found {str(content.get('format'))[:80]!r}; delete it to have it made again")
+        raise SelfInformedError(f"{path}: expected {SEARCH_FORMAT}, found {shown(content.get('format'))}; delete it to have it made again")
     try:
         return _adapter(kind).validate_python(content)
     except ValidationError as error:
