@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_json, read_lines
-from selfinformed.runtime.reading import MOST_LABELS, reason_of
+from selfinformed.runtime.reading import MOST_LABELS, reason_of, shown
 
 _OPEN = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)  # a later version may add fields; a figure that is not finite is null
 Count = Annotated[int, Field(ge=0, lt=2**63)]
@@ -263,7 +263,7 @@ def read_artefact(path: Path) -> Any:
     content, expected = read_json(path, kind), f"selfinformed.{kind}/1"
     if isinstance(content, dict):
         if content.get("format", expected) != expected:  # the first versions wrote none
-            raise SelfInformedError(f"{path}: expected {expected}, found {str(content['format'])[:80]!r}; delete it to have it made again")
+            raise SelfInformedError(f"{path}: expected {expected}, found {shown(content['format'])}; delete it to have it made again")
         content = content.get("rows") if kind in ("sweep", "conditional", "skipped") else content
     try:
         return _adapter(kind).validate_python(content)

@@ -17,7 +17,7 @@ from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_tensors
 from selfinformed.runtime.memory import require_memory
 from selfinformed.runtime.progress import progress
-from selfinformed.runtime.reading import parsed, reason_of, shown
+from selfinformed.runtime.reading import parsed, reason_of
 from selfinformed.runtime.work import do_units
 from selfinformed.structure.counts import ConfusionCounts, Kind
 from selfinformed.structure.detections import default_top_k, detections
@@ -137,7 +137,7 @@ def _check_units(folder: Path, results: list[Path], origin: dict[str, str], hold
         found = {key: metadata.get(key) for key in (*origin, "unit")}
         if found != {**origin, "unit": str(unit)}:
             wrong = next(key for key in found if found[key] != {**origin, "unit": str(unit)}[key])
-            raise SelfInformedError(f"{path} is of another {wrong} ({shown(found[wrong])}); delete it to have it made again")
+            raise SelfInformedError(f"{path} is of another {wrong} ({str(found[wrong])[:80]}); delete it to have it made again")
         try:
             skipped = {int(row): str(reason) for row, reason in parsed(metadata["skipped"]).items()}
             rows, first = arrays["rows"], unit * size

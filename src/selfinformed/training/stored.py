@@ -225,7 +225,7 @@ def _open_shard(path: Path, unit: int, manifest: Mapping[str, Any]) -> _Shard:
         found = header["__metadata__"]
         for key, value in expected.items():
             if found.get(key) != value:
-                raise SelfInformedError(f"{path} is of another {key} ({shown(found.get(key))}); delete it to have it made again")
+                raise SelfInformedError(f"{path} is of another {key} ({str(found.get(key))[:80]}); delete it to have it made again")
 
         def array(name: str) -> npt.NDArray[np.int64]:
             if header[name]["dtype"] != "I64":
@@ -284,7 +284,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     kinds = {"n_units": int, "unit_size": int, "n_examples": int, "n_views": int, "model": str, "data": str, "dtype": str, "widths": dict, "attach": list}
     whole = manifest.get("format") == FORMAT and all(isinstance(manifest.get(k), t) for k, t in kinds.items())
     if not whole or manifest["dtype"] not in get_args(FeatureType) or not all(0 < manifest[k] < 2**53 for k in ("n_units", "unit_size", "n_examples")):
-        raise SelfInformedError(f"{folder / 'manifest.json'} is not of features of format {FORMAT}; choose another folder, or delete it")
+        raise SelfInformedError(f"{folder / 'manifest.json'} holds no features of format {FORMAT}; choose another folder, or delete it")
     if manifest["n_units"] != -(-manifest["n_examples"] // manifest["unit_size"]) or manifest["n_views"] < 1:
         raise SelfInformedError(f"{folder / 'manifest.json'}: {manifest['n_units']} units are not those of its examples; delete the folder")
     return manifest
