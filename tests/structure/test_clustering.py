@@ -15,9 +15,10 @@ from threadpoolctl import threadpool_limits
 from selfinformed.data.labels import LabelSpace
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure import clustering
-from selfinformed.structure.clustering import cluster, largest_gap, similarity_degrees, sweep, unit_rows
+from selfinformed.structure.clustering import cluster, confusion_mass, largest_gap, similarity_degrees, sweep, unit_rows
 from selfinformed.structure.counts import ConfusionCounts
 from selfinformed.structure.eigenpairs import leading_eigenpairs
+from selfinformed.structure.groups import LabelGroups
 
 
 def counts_of(matrix: Any) -> ConfusionCounts:
@@ -254,6 +255,16 @@ def test_a_cover_adds_labels_to_groups_where_they_have_more_than_a_share_of_thei
         assert cover.method == "spectral cover"
     with pytest.raises(SelfInformedError, match="cover_share: expected 0 to 1, got 1.5"):
         cluster(counts, 3, cover_share=1.5)
+
+
+def test_confusions_with_no_groups_at_all() -> None:
+    assert confusion_mass(counts_of(np.ones((3, 3), dtype=int)).to_scipy(), LabelGroups(3, ())).shape == (3, 0)
+
+
+def test_degrees_are_exact_where_a_label_is_nearly_always_right() -> None:
+    """Row sums less what is on the diagonal would be nothing but rounding here."""
+    often = 10**13 + 1
+    assert similarity_degrees(sp.csr_array(np.array([[often, 1, 0], [0, 1, 0], [0, 0, 5]]))).tolist() == [often, often, 0]
 
 
 def test_a_sweep_gives_what_each_number_of_groups_gives_by_itself() -> None:
