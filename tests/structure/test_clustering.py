@@ -15,9 +15,10 @@ from threadpoolctl import threadpool_limits
 from selfinformed.data.labels import LabelSpace
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure import clustering
-from selfinformed.structure.clustering import cluster, largest_gap, similarity_degrees, sweep, unit_rows
+from selfinformed.structure.clustering import cluster, confusion_mass, covering, largest_gap, similarity_degrees, sweep, unit_rows, within_share
 from selfinformed.structure.counts import ConfusionCounts
 from selfinformed.structure.eigenpairs import leading_eigenpairs
+from selfinformed.structure.groups import LabelGroups
 
 
 def counts_of(matrix: Any) -> ConfusionCounts:
@@ -254,6 +255,31 @@ def test_a_cover_adds_labels_to_groups_where_they_have_more_than_a_share_of_thei
         assert cover.method == "spectral cover"
     with pytest.raises(SelfInformedError, match="cover_share: expected 0 to 1, got 1.5"):
         cluster(counts, 3, cover_share=1.5)
+
+
+def test_confusions_with_no_groups_at_all() -> None:
+    assert confusion_mass(counts_of(np.ones((3, 3), dtype=int)).to_scipy(), LabelGroups(3, ())).shape == (3, 0)
+
+
+def test_groups_of_one_size_go_by_their_first_label_and_a_cover_by_falling_confusions() -> None:
+    matrix = np.zeros((6, 6), dtype=int)
+    for a, b, c in ((0, 1, 5), (3, 4, 2)):  # the last of each has most
+        matrix[[a, b, c], [a, b, c]], matrix[c, [a, b]] = 9, 3
+    groups = cluster(counts_of(matrix), 2)
+    assert [m.tolist() for m in groups.members] == [[2, 3, 4], [5, 0, 1]]
+    matrix[0, 2], matrix[1, 2] = 1, 2
+    cover = covering(groups, counts_of(matrix), 0.0)
+    assert cover.members[0].tolist() == [*groups.members[0].tolist(), 1, 0]
+
+
+def test_no_confusions_are_within_groups_where_there_are_none() -> None:
+    assert within_share(counts_of(np.eye(3, dtype=int)), LabelGroups(3, ([0, 1],))) == 0
+
+
+def test_degrees_are_exact_where_a_label_is_nearly_always_right() -> None:
+    """Row sums less what is on the diagonal would be nothing but rounding here."""
+    often = 10**13 + 1
+    assert similarity_degrees(sp.csr_array(np.array([[often, 1, 0], [0, 1, 0], [0, 0, 5]]))).tolist() == [often, often, 0]
 
 
 def test_a_sweep_gives_what_each_number_of_groups_gives_by_itself() -> None:
