@@ -265,7 +265,9 @@ def _write_parquet(path: Path, columns: dict[str, list[Any]]) -> None:
 
 
 def damaged(path: Path, content: bytes, rng: random.Random, others: list[bytes]) -> bytes:
-    """One of the ways to damage a file of its kind: half of them know what it holds, the others are blind."""
+    """One of the ways to damage a file of its kind: half of them know what it holds, the others are blind. Half of the files have no checksum first."""
+    if rng.random() < 0.5:
+        content = without_checksum(content)
     knowing = {
         ".json": _json, ".jsonl": _json_lines, ".yaml": _yaml, ".csv": _cells, ".txt": _cells, ".npz": _npz, ".safetensors": _safetensors, ".parquet": _parquet,
         ".png": _png,
@@ -273,6 +275,11 @@ def damaged(path: Path, content: bytes, rng: random.Random, others: list[bytes])
     if knowing is not None and rng.random() < 0.6:
         return knowing(content, rng)
     return _blind(content, rng, others)
+
+
+def without_checksum(content: bytes) -> bytes:
+    """As written by a version that had none: what is damaged is then looked into further."""
+    return content.replace(b'"checksum"', b'"formerly"')
 
 
 def _blind(content: bytes, rng: random.Random, others: list[bytes]) -> bytes:
