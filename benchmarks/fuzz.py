@@ -92,6 +92,7 @@ def targets(folder: Path) -> dict[str, tuple[list[Path], Callable[[Path], object
 def fuzz(name: str, seconds: int, folder: Path) -> None:
     """Fuzzes one reader in this process, which libFuzzer ends."""
     import atheris
+
     from malformed import without_checksum
 
     # numba compiles the kernels, which it could not with what atheris puts in
