@@ -104,7 +104,7 @@ def network_of(name: str, kind: str, data: Characters) -> WrappedClassifier:
 
 def log_seconds(name: str, kind: str) -> float:
     """What training a saved base took, from its logs."""
-    logs = [_last(path.stem) for path in sorted(BASES.glob(f"{name}-{kind}*.jsonl"))]
+    logs = [_last(path.stem) for path in sorted(BASES.glob(f"{name}-{kind}*.jsonl"), key=lambda path: path.stem)]
     if len(logs) > 1 and logs[-1]["holdout_map50"] < logs[-2]["holdout_map50"] + 0.5:
         logs.pop()  # the proof that it converged
     return float(sum(line["seconds"] for line in logs))

@@ -193,7 +193,7 @@ BAD = {
     "budget too small": (lambda _: {"budget": 1e-9}, ["budget", "raise the budget"]),
     "unreadable image": (lambda folder: write_images(folder, bad="class 3/2.png"), ["class 3/2.png cannot be read", "--skip-bad"]),
     "arm that does not exist": (lambda _: {"arms": ["mean"]}, ["expected some of base", "'mean'"]),
-    "mapping of an unknown label": (lambda folder: {"mapping": str(folder / "absent.csv")}, ["mapping", "cannot be read"]),
+    "mapping of an unknown label": (lambda folder: {"mapping": str(folder / "absent.csv")}, ["mapping", "absent.csv does not exist"]),
 }
 
 

@@ -34,14 +34,18 @@ def test_rows_and_tries_come_back_for_the_same_inputs_only(problem: Problem, tmp
     assert not other.tries
 
 
+SHARES = ("mean_average_precision", "mean_average_precision_per_example", "top1", "top5")
+
+
 def judged(score: float, *per_label: float) -> Any:
-    return SimpleNamespace(figures=lambda: {"mean_average_precision": score}, ranking=SimpleNamespace(average_precision=np.array(per_label)))
+    figures = {**dict.fromkeys(SHARES, score), "multiply_adds": 1, "extra_computation": 1.0, "parameters": 1}
+    return SimpleNamespace(figures=lambda: figures, ranking=SimpleNamespace(average_precision=np.array(per_label)))
 
 
 def test_without_a_file_it_remembers_all_the_same() -> None:
     journal = Journal(None, ["a"])
     journal.add("dense", 1, judged(0.5, 0.25, float("nan")), 2.0)
-    assert journal.rows == {("dense", 1): {"arm": "dense", "seed": 1, "mean_average_precision": 0.5, "seconds": 2.0, "head_seconds": 0.0}}
+    assert journal.rows == {("dense", 1): {"arm": "dense", "seed": 1, **judged(0.5).figures(), "seconds": 2.0, "head_seconds": 0.0}}
     np.testing.assert_array_equal(journal.per_label["dense", 1], [0.25, np.nan])
 
 

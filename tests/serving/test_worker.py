@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -23,7 +24,8 @@ def run(scenario, respond, limits, seen=lambda size: None):
             await asyncio.sleep(0)  # what the thread left to the loop
             assert worker.in_work == 0
 
-    return asyncio.run(main())
+    with ThreadPoolExecutor(1) as thread:  # this one may hold the loop of a browser
+        return thread.submit(asyncio.run, main()).result()
 
 
 def test_what_waits_is_computed_together_but_nothing_waits_for_more():

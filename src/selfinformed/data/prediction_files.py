@@ -65,7 +65,7 @@ def open_parquet(path: Path) -> File:
 
     def lists(size: int) -> Iterator[Lists]:
         first = 0
-        with parquet_file(path, "predictions", scan=False) as file:
+        with parquet_file(path, "predictions") as file:
             names = sorted(_COLUMNS & set(file.schema_arrow.names))
             for batch in file.iter_batches(size, columns=names):
                 yield {name: _entries(path, first, name, batch.column(name)) for name in names}

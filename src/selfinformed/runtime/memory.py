@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from selfinformed.runtime.errors import SelfInformedError
 
-_SYSTEM, _GROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+_SYSTEM, _GROUP, _OWN = Path("/proc/meminfo"), Path("/sys/fs/cgroup"), Path("/proc/self/statm")
 
 
 def free_memory() -> int:
@@ -28,6 +30,33 @@ def require_memory(needed: float, what: str, instead: str) -> None:
     """
     if needed > (free := free_memory()):
         raise SelfInformedError(f"{what} needs about {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free; {instead}")
+
+
+@contextmanager
+def limited_memory() -> Iterator[None]:
+    """Within this context the process gets no more than what is free, so that a library that asks for more fails, instead of being ended. On Linux only."""
+    try:
+        import resource
+
+        taken = int(_OWN.read_text().split()[5]) * resource.getpagesize()
+    except (ImportError, OSError):
+        yield
+        return
+    if not _within:  # generators that read may end in any order: the first sets the limit, the last lifts it
+        _before[:] = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (min(n for n in (taken + free_memory(), *_before) if n != resource.RLIM_INFINITY), _before[1]))
+    token = object()
+    _within.add(token)
+    try:
+        yield
+    finally:
+        _within.remove(token)
+        if not _within:
+            resource.setrlimit(resource.RLIMIT_DATA, (_before[0], _before[1]))
+
+
+_within: set[object] = set()
+_before: list[int] = []
 
 
 def _of_system() -> int:
