@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import errno
+import gc
 import os
 import random
 import re
@@ -28,7 +29,9 @@ from typing import Any
 
 import numpy as np
 import yaml
+from common import RESULTS, save
 
+from selfinformed.runtime.files import read_json
 from selfinformed.runtime.progress import progress
 
 CHAIN = (
@@ -48,14 +51,13 @@ def make():
 
 
 def main(random_kills: int, seed: int, only: str | None, verbs: str | None) -> None:
-    from common import save
-
     load_everything()
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="crashes-") as name:
         folder = Path(name)
         size = {"examples": 3_000, "epochs": 6} if random_kills else {"examples": 240, "epochs": 1}
         config = prepare(folder, size)
+        warm_up(folder, config)
         states, calls = undisturbed(folder, config)
         if random_kills:
             findings = random_deaths(folder, config, states, random_kills, random.Random(seed))
@@ -63,11 +65,8 @@ def main(random_kills: int, seed: int, only: str | None, verbs: str | None) -> N
             faults = {k: v for k, v in FAULTS.items() if only in (None, k)}
             findings = every_call(folder, config, states, calls, faults, verbs.split(",") if verbs else [verb[0] for verb in CHAIN])
         about = {"seed": seed, "verbs": [" ".join(verb) for verb in CHAIN], "calls": calls, **findings, "seconds": round(time.perf_counter() - start)}
-        print({k: v for k, v in about.items() if k != "wrong"})
-        for line in about["wrong"][:20]:
-            print(line)
-        if not only and not verbs:
-            save("crashes-random" if random_kills else "crashes", about)
+        save("crashes-random" if random_kills else "crashes", about)
+        print("\n".join(about["wrong"]) or "nothing was wrong")
 
 
 def load_everything() -> None:
@@ -75,6 +74,9 @@ def load_everything() -> None:
     for name in ("matplotlib.backends.backend_svg", "onnx", "onnxruntime", "onnxscript", "torch.utils.tensorboard", "selfinformed.pipeline.run"):
         import_module(name)
     import_module("torch").set_num_threads(1)
+    figure = import_module("matplotlib.figure").Figure
+    whole = figure.savefig
+    figure.savefig = lambda self, *args, **options: whole(self, *args, **options | {"dpi": 30})  # pictures take most of a report's time
 
 
 def prepare(folder: Path, size: dict[str, int], labels: int = 12) -> Path:
@@ -96,6 +98,17 @@ def prepare(folder: Path, size: dict[str, int], labels: int = 12) -> Path:
     return folder / "config.yaml"
 
 
+def warm_up(folder: Path, config: Path) -> None:
+    """Goes through all verbs in this process, so that those forked from it find everything compiled and cached."""
+    clocks = time.perf_counter, time.time
+    for verb in CHAIN:
+        if code := child(folder, [verb[0], str(config), *verb[1:]], (0, 0, 0, 0), folder / "count"):
+            raise SystemExit(f"{verb[0]} ended with {code}")
+    time.perf_counter, time.time = clocks
+    gc.collect()
+    gc.freeze()
+
+
 def undisturbed(folder: Path, config: Path) -> tuple[list[dict[str, bytes]], dict[str, int]]:
     """What the folder holds before the first verb and after each, and how many calls each makes that change it; all of it twice, to the byte."""
     twice = []
@@ -104,7 +117,9 @@ def undisturbed(folder: Path, config: Path) -> tuple[list[dict[str, bytes]], dic
         states: list[dict[str, bytes]] = [{}]
         calls = {}
         for verb in CHAIN:
+            begun = time.perf_counter()
             code, said, n = forked(folder, verb, config)
+            print(f"{verb[0]}: {time.perf_counter() - begun:.1f} s, {n} calls", flush=True)
             if code:
                 raise SystemExit(f"{verb}: {code}\n{said}")
             states.append(held(folder / "run"))
@@ -118,7 +133,7 @@ def undisturbed(folder: Path, config: Path) -> tuple[list[dict[str, bytes]], dic
 
 def every_call(folder: Path, config: Path, states: list[dict[str, bytes]], calls: dict[str, int], faults: dict[str, Any], verbs: list[str]) -> dict[str, Any]:
     """Each fault at each call; a verb begins from what the verbs before it left."""
-    tally: Counter[str] = Counter()
+    outcomes: dict[str, dict[str, Counter[str]]] = {verb: {fault: Counter() for fault in faults} for verb in verbs}
     wrong: list[str] = []
     chosen = [(place, verb) for place, verb in enumerate(CHAIN) if verb[0] in verbs]
     points = [(place, verb, fault, number) for place, verb in chosen for fault in faults for number in range(1, calls[verb[0]] + 1)]
@@ -128,7 +143,7 @@ def every_call(folder: Path, config: Path, states: list[dict[str, bytes]], calls
         put(states[place], folder / "run")
         code, said, _ = forked(folder, verb, config, number, *faults[fault])
         where = f"{verb[0]}, {fault} at call {number} of {calls[verb[0]]}"
-        tally[f"{fault}: {outcome(code)}"] += 1
+        outcomes[verb[0]][fault][outcome(code)] += 1
         if fault == "kill":
             if code != -signal.SIGKILL:
                 wrong.append(f"{where}: ended with {code}: {said[-300:]}")
@@ -139,7 +154,19 @@ def every_call(folder: Path, config: Path, states: list[dict[str, bytes]], calls
             wrong.append(f"{where}: called again it ended with {code}: {said[-500:]}")
         elif different := differences(states[place + 1], held(folder / "run")):
             wrong.append(f"{where}: called again it left other content in {different}")
-    return {"points": len(points), "outcomes": dict(sorted(tally.items())), "wrong": wrong}
+    return merged({"outcomes": outcomes, "wrong": wrong}, calls, faults)
+
+
+def merged(found: dict[str, Any], calls: dict[str, int], faults: dict[str, Any]) -> dict[str, Any]:
+    """With what is known of other verbs and faults, if these make as many calls as then."""
+    path = RESULTS / "crashes.json"
+    before = read_json(path, "results") if path.exists() else {"calls": None}
+    if before["calls"] == calls:
+        again = [f"{verb}, {fault} at" for verb in found["outcomes"] for fault in faults]
+        for verb, by_fault in before["outcomes"].items():
+            found["outcomes"][verb] = by_fault | found["outcomes"].get(verb, {})
+        found["wrong"] += [line for line in before["wrong"] if not line.startswith(tuple(again))]
+    return {"points": sum(sum(counter.values()) for by_fault in found["outcomes"].values() for counter in by_fault.values()), **found}
 
 
 def random_deaths(folder: Path, config: Path, states: list[dict[str, bytes]], kills: int, rng: random.Random) -> dict[str, Any]:
