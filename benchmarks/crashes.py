@@ -2,6 +2,7 @@
 
     python benchmarks/crashes.py                  # each call of each verb, by number: kill, ENOSPC (once and for good), EIO
     python benchmarks/crashes.py --random 1000    # kills at random times of the whole chain of verbs
+    python benchmarks/crashes.py --disks 40       # a disk (tmpfs; needs root) that is full after so many sizes, and then has room
 
 After each the verb is called again without a fault, and the folder must hold, byte for byte, what an undisturbed run holds. `faults.c` is compiled
 and loaded before libc; processes are forked from one that has imported everything. Clocks stand still in them, so that times do not differ.
@@ -50,7 +51,7 @@ def make():
 """
 
 
-def main(random_kills: int, seed: int, only: str | None, verbs: str | None) -> None:
+def main(random_kills: int, disks: int, seed: int, only: str | None, verbs: str | None) -> None:
     load_everything()
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="crashes-") as name:
@@ -59,13 +60,15 @@ def main(random_kills: int, seed: int, only: str | None, verbs: str | None) -> N
         config = prepare(folder, size)
         warm_up(folder, config)
         states, calls = undisturbed(folder, config)
-        if random_kills:
+        if disks:
+            findings = full_disks(folder, config, states, disks)
+        elif random_kills:
             findings = random_deaths(folder, config, states, random_kills, random.Random(seed))
         else:
             faults = {k: v for k, v in FAULTS.items() if only in (None, k)}
             findings = every_call(folder, config, states, calls, faults, verbs.split(",") if verbs else [verb[0] for verb in CHAIN])
         about = {"seed": seed, "verbs": [" ".join(verb) for verb in CHAIN], "calls": calls, **findings, "seconds": round(time.perf_counter() - start)}
-        save("crashes-random" if random_kills else "crashes", about)
+        save("crashes-disks" if disks else "crashes-random" if random_kills else "crashes", about)
         print("\n".join(about["wrong"]) or "nothing was wrong")
 
 
@@ -194,6 +197,32 @@ def random_deaths(folder: Path, config: Path, states: list[dict[str, bytes]], ki
     return {"kills": done, "finished_runs": runs, "by_verb": dict(by_verb), "wrong": wrong}
 
 
+def full_disks(folder: Path, config: Path, states: list[dict[str, bytes]], sizes: int) -> dict[str, Any]:
+    """The chain on a disk of each of several sizes, on to the next verb after one that stopped; then with room on the same disk."""
+    wrong: list[str] = []
+    tally: Counter[str] = Counter()
+    run, needed = folder / "run", sum(4096 * -(-len(content) // 4096) for content in states[-1].values())
+    for number in progress(range(sizes), sizes, "disks"):
+        shutil.rmtree(run, ignore_errors=True)
+        run.mkdir()
+        size = needed * (number + 1) // sizes
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", run], check=True)
+        try:
+            for room in (False, True):
+                if room:
+                    subprocess.run(["mount", "-o", f"remount,size={20 * needed}", run], check=True)
+                for verb in CHAIN:
+                    code, said, _ = forked(folder, verb, config)
+                    tally[outcome(code)] += not room
+                    if code not in ((0,) if room else (0, 2)) or "Traceback" in said or (code == 2 and said.count("selfinformed: ") != 1):
+                        wrong.append(f"{verb[0]} on {size:,} bytes{', then with room' * room}: ended with {code}: {said[-600:]}")
+            if different := differences(states[-1], held(run)):
+                wrong.append(f"{size:,} bytes: other content in {different}")
+        finally:
+            subprocess.run(["umount", "-l", run], check=True)
+    return {"disks": sizes, "largest": needed, "outcomes": dict(tally), "wrong": wrong}
+
+
 def forked(
     folder: Path, verb: tuple[str, ...], config: Path, number: int = 0, mode: int = 0, error: int = 0, sticky: int = 0, dies_after: float | None = None
 ) -> tuple[int, str, int]:
@@ -260,6 +289,7 @@ def outcome(code: int) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--random", type=int, default=0, metavar="KILLS")
+    parser.add_argument("--disks", type=int, default=0, metavar="SIZES")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=FAULTS)
     parser.add_argument("--verbs")
@@ -269,4 +299,4 @@ if __name__ == "__main__":
         subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", library, Path(__file__).with_name("faults.c"), "-ldl"], check=True)
         environment = os.environ | {"LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
         os.execve(sys.executable, [sys.executable, __file__, *sys.argv[1:]], environment)
-    main(options.random, options.seed, options.only, options.verbs)
+    main(options.random, options.disks, options.seed, options.only, options.verbs)

@@ -89,7 +89,7 @@ def full(*_: object, **__: object) -> None:
 def claim(folder: Path, text: str | None = None, **changes) -> Path:
     """A claim of unit 0 by this living process, except for the changes."""
     path = folder / "claims" / "000000.json"
-    path.parent.mkdir()
+    path.parent.mkdir(exist_ok=True)
     owner = {"host": socket.gethostname(), "process": os.getpid(), "started": module._started(os.getpid())}
     path.write_text(json.dumps(owner | changes) if text is None else text)
     return path
@@ -151,6 +151,13 @@ def test_a_claim_is_respected_while_its_process_lives(tmp_path, dies):
 def test_a_claim_of_nobody_is_taken_over_at_once(tmp_path, text):
     path = claim(tmp_path, text and text.replace("HOST", socket.gethostname()), started="12345")  # its number belongs to another process by now
     fill_only(tmp_path, *range(N))
+    assert not path.exists()
+
+
+def test_a_claim_left_behind_by_a_unit_that_is_done_goes(tmp_path):
+    fill(tmp_path)
+    path = claim(tmp_path, host="elsewhere")
+    fill(tmp_path)
     assert not path.exists()
 
 

@@ -98,11 +98,14 @@ def _attempted(work: Callable[[int], Result], unit: int) -> Result:
 
 
 def _sweep(folder: Path) -> None:
-    """Removes what killed processes left half written: all hidden files here are temporary."""
+    """Removes what killed processes left half written, or claimed and done: all hidden files here are temporary."""
     for path in [*folder.glob(".*"), *folder.glob("claims/.*")]:
         with contextlib.suppress(OSError):
             if _clock(folder) - path.stat().st_mtime > LEASE:
                 path.unlink()
+    for claim in folder.glob("claims/*.json"):  # of a process that ended between its result and its claim
+        if (folder / f"unit-{claim.stem}.safetensors").exists():
+            claim.unlink(missing_ok=True)
 
 
 def _agree(path: Path, manifest: Mapping[str, Any]) -> None:
