@@ -479,3 +479,14 @@ def test_an_artefact_says_itself_what_it_was_made_with(workspace: Path, monkeypa
     assert opened(workspace, bootstraps=4).stability()["bootstraps"] == list(after["bootstraps"])
     monkeypatch.undo()
     assert opened(workspace, bootstraps=3).stability()["bootstraps"] == before["bootstraps"]  # made again
+
+
+def test_what_a_process_left_behind_at_the_very_end_goes(done: Run) -> None:
+    """Killed between a result and the removal of what led to it."""
+    claim, checkpoint = done.folder / "features" / "test" / "claims" / "000000.json", done.folder / "training.safetensors"
+    claim.write_text("{}")
+    checkpoint.write_bytes(b"whatever")
+    again = Run(done.config)
+    again.features("test"), again.augmented()
+    assert not claim.exists()
+    assert not checkpoint.exists()

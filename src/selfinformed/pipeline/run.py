@@ -34,6 +34,7 @@ from selfinformed.runtime.device import rank
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import plain, read_json, to_line, write_json, write_text
 from selfinformed.runtime.locks import FolderLock
+from selfinformed.runtime.work import sweep as sweep_units
 from selfinformed.structure.clustering import cluster, sweep
 from selfinformed.structure.counts import ConfusionCounts, Kind
 from selfinformed.structure.groups import LabelGroups
@@ -179,6 +180,7 @@ class Run:
             kept = examples.take(np.delete(np.arange(len(examples)), left_out)) if left_out else examples
             store = FeatureStore.load(one_file, self.net, kept)
         elif are_whole(folder):
+            sweep_units(folder)
             store = FeatureStore.load(folder, self.net, examples)
             self.say(f"{'features':<10} {name} is there already")
         else:
@@ -238,6 +240,8 @@ class Run:
             return aug
 
         def read(path: Path) -> AugmentedClassifier:
+            if rank() == 0:
+                checkpoint.unlink(missing_ok=True)  # of a process that ended right after the training
             return load(path.parent, self.net)
 
         def save(aug: AugmentedClassifier, path: Path) -> None:
