@@ -67,7 +67,7 @@ def test_each_estimate_stands_before_its_work(tmp_path, monkeypatch, problem):
     features = problem.store("train")
     counts = measure(problem.net, problem.holdout, top_k=3)
     counts.save(tmp_path / "counts.safetensors")
-    matrix = sp.csr_array(sp.diags_array([np.ones(3_000 - abs(k), np.int64) for k in (-1, 0, 1)], offsets=[-1, 0, 1]))
+    matrix = sp.csr_array(sp.diags_array([np.ones(3_000 - abs(k)) for k in (-1, 0, 1)], offsets=[-1, 0, 1]).astype(np.int64))
     aug = augment(problem.net, problem.plan())
     monkeypatch.setattr(module, "free_memory", lambda: 1)
     for work, said in (
