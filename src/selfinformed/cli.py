@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 import typer
 
 from selfinformed.pipeline.config import RunConfig, demo_config, read_config
-from selfinformed.runtime.device import rank
+from selfinformed.runtime.device import rank, world_size
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.tabular import Table, percent
 
@@ -56,7 +56,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # names may hold what the terminal's encoding has not
             stream.reconfigure(errors="backslashreplace")
     code = _exit_code()
-    if code == 0 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if code == 0 and world_size() > 1:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)  # torch's threads that speak to other processes may outlive their group and abort an interpreter that is taken down

@@ -17,7 +17,7 @@ configs = st.builds(
     RunConfig,
     output=text, model=text, checkpoint=st.none() | text, reduce=st.sampled_from(["flatten", "mean"]), top_k=st.none() | st.integers(1, 1000),
     n_groups=st.just("auto") | st.integers(1, 99), budget=st.floats(0, 10), hidden=st.none() | st.lists(st.integers(1, 999), min_size=1).map(tuple),
-    keep_classifier=st.booleans(), learning_rate=st.floats(0, 1), arms=st.none() | st.lists(text).map(tuple), seed=st.integers(0, 2**31 - 1),
+    keep_classifier=st.booleans(), learning_rate=st.floats(0, 1), arms=st.none() | st.lists(text).map(tuple), seed=st.integers(0, 2**40),
 )  # fmt: skip
 
 

@@ -29,3 +29,8 @@ def choose_device(device: str = "auto") -> torch.device:
 def rank() -> int:
     """This process's number under torchrun, 0 without it."""
     return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """How many processes torchrun started, 1 without it."""
+    return max(int(os.environ.get("WORLD_SIZE", "1")), 1)

@@ -6,7 +6,6 @@ import os
 import shlex
 import socket
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_object, write_json
-from selfinformed.runtime.work import LEASE
+from selfinformed.runtime.work import remove_old
 
 
 class FolderLock:
@@ -49,7 +48,7 @@ class FolderLock:
         try:
             if self._lock.lock_counter == 1:
                 command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-                _sweep(self.folder)
+                remove_old(self.folder.rglob(".*.part"), self.folder)  # since some stages take no lock, a writer may live
                 write_json(self._owner, {"host": socket.gethostname(), "process": os.getpid(), "work": work, "command": command})
             yield
         finally:
@@ -64,11 +63,3 @@ class FolderLock:
             return "process {process} on {host} ({work}: {command})".format(**owner)
         except (SelfInformedError, KeyError):  # it has just begun, or just ended
             return "another process"
-
-
-def _sweep(folder: Path) -> None:
-    """Removes what killed processes left half written; of younger files the writer may live, since some stages take no lock."""
-    for path in folder.rglob(".*.part"):
-        with suppress(OSError):
-            if time.time() - path.stat().st_mtime > LEASE:
-                path.unlink()

@@ -14,14 +14,14 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from selfinformed.runtime.device import rank
+from selfinformed.runtime.device import rank, world_size
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import Chunks, read_json, write_json, write_tensors
 from selfinformed.runtime.progress import progress
@@ -74,7 +74,7 @@ def do_units(folder: Path, manifest: Mapping[str, Any], n_units: int, work: Call
 
 def _turns(claims: Path, results: list[Path], failed: Mapping[int, Exception]) -> Iterator[int]:
     """Units claimed one after another until each has a result or failed here; each process begins at another place."""
-    world = max(int(os.environ.get("WORLD_SIZE", "1")), 1)
+    world = world_size()
     first = rank() % world * len(results) // world
     order = [*range(first, len(results)), *range(first)]
     while left := [unit for unit in order if unit not in failed and not results[unit].exists()]:
@@ -99,13 +99,18 @@ def _attempted(work: Callable[[int], Result], unit: int) -> Result:
 
 def sweep(folder: Path) -> None:
     """Removes what killed processes left half written, or claimed and done: all hidden files here are temporary."""
-    for path in [*folder.glob(".*"), *folder.glob("claims/.*")]:
-        with contextlib.suppress(OSError):
-            if _clock(folder) - path.stat().st_mtime > LEASE:
-                path.unlink()
+    remove_old([*folder.glob(".*"), *folder.glob("claims/.*")], folder)
     for claim in folder.glob("claims/*.json"):  # of a process that ended between its result and its claim
         if (folder / f"unit-{claim.stem}.safetensors").exists():
             claim.unlink(missing_ok=True)
+
+
+def remove_old(temporary: Iterable[Path], folder: Path) -> None:
+    """Removes temporary files below a folder whose writers must be gone; of younger ones they may live."""
+    for path in temporary:
+        with contextlib.suppress(OSError):
+            if _clock(folder) - path.stat().st_mtime > LEASE:
+                path.unlink()
 
 
 def _agree(path: Path, manifest: Mapping[str, Any]) -> None:

@@ -46,11 +46,11 @@ def measure(
             the folder (torchrun, several hosts) divide the work: see `detect`.
     """
     check_labels(net, holdout)
-    _check_memory(net, batch_size)
     top_k = default_top_k(net.n_labels) if top_k is None else top_k
     counts = ConfusionCounts(net.n_labels, top_k, kind)
     if folder is not None:
         return count(detect(net, holdout, folder, top_k, batch_size), kind)
+    _check_memory(net, batch_size)
     for rows, inputs in holdout.batches(batch_size, "measuring"):
         counts.update(net.logits(inputs), holdout.targets.take(rows), lambda b, rows=rows: holdout.name(int(rows[b])))  # type: ignore[misc]
     return counts

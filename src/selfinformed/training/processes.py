@@ -11,7 +11,7 @@ from datetime import timedelta
 import torch
 from torch import distributed
 
-from selfinformed.runtime.device import choose_device
+from selfinformed.runtime.device import choose_device, world_size
 from selfinformed.runtime.errors import SelfInformedError
 
 _PATIENCE = timedelta(days=7)  # while one process works alone; one that ends takes the others with it, by torchrun
@@ -98,7 +98,7 @@ def joined(device: str = "auto") -> Iterator[None]:
     Raises:
         SelfInformedError: they cannot be joined, or there are fewer CUDA devices than processes on this host.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+    if world_size() < 2:
         yield
         return
     own = str(choose_device(device)) == "cuda"
