@@ -297,6 +297,6 @@ if __name__ == "__main__":
     if "faults.so" not in os.environ.get("LD_PRELOAD", ""):
         library = Path(tempfile.mkdtemp()) / "faults.so"
         subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", library, Path(__file__).with_name("faults.c"), "-ldl"], check=True)
-        environment = os.environ | {"LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+        environment = os.environ | {"LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1"}
         os.execve(sys.executable, [sys.executable, __file__, *sys.argv[1:]], environment)
     main(options.random, options.disks, options.seed, options.only, options.verbs)

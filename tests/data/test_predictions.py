@@ -334,7 +334,7 @@ PARQUETS = {
     "has no 'labels'; expected ids, labels": {"labels": None},
     "holds 0 examples of 0 ids": {"ids": pa.array([], pa.list_(pa.int8())), "labels": pa.array([], pa.int8())},
     "ids is int64; expected lists of integers": {"ids": [1, 2, 3, 4, 5, 6]},
-    "; expected lists of integers": {"ids": [["1"]] * 6},
+    "ids is list<element: string>; expected lists of integers": {"ids": [["1"]] * 6},
     "scores is list<element: int64>; expected lists of floating-point numbers": {"scores": [[1, 2]] * 6},
     "b.parquet: row 5 has 3 ids, the rows before it have 2; every": {"ids": [[1, 2]] * 5 + [[1, 2, 3]]},
     "b.parquet: row 5 has 3 scores for 2 ids": {"scores": [[0.1, 0.2]] * 5 + [[0.1, 0.2, 0.3]]},

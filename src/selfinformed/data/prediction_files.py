@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import math
+import re
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -270,7 +271,8 @@ def _entries(path: Path, first: int, name: str, column: Any) -> tuple[Array, Arr
     numbers = entries.to_numpy(zero_copy_only=False, writable=True)
     if numbers.dtype.kind not in ("f" if name == "scores" else "iu") or (entries is column and name != "labels"):
         expected = {"ids": "lists of integers", "labels": "integers or lists of integers", "scores": "lists of floating-point numbers"}[name]
-        raise SelfInformedError(f"predictions: {path}: {name} is {column.type}; expected {expected}")
+        found = re.sub(r"dictionary<values=([^,]+),[^>]*>", r"\1", str(column.type))  # as the file has it: texts are held once, see parquet_file
+        raise SelfInformedError(f"predictions: {path}: {name} is {found}; expected {expected}")
     return numbers, sizes
 
 

@@ -78,13 +78,11 @@ def read_json(path: str | Path, what: str) -> Any:
         raise SelfInformedError(f"{what}: {path} cannot be read as JSON ({reason_of(error)}); delete it to have it made again") from None
 
 
-def read_object(path: str | Path, what: str, format: str = "") -> dict[str, Any]:
-    """Reads JSON that should be an object; of that format, where both name one."""
+def read_object(path: str | Path, what: str) -> dict[str, Any]:
+    """Reads JSON that should be an object."""
     content = read_json(path, what)
     if not isinstance(content, dict):
         raise SelfInformedError(f"{what}: {path} holds {type(content).__name__} where an object was expected; delete it to have it made again")
-    if format and content.get("format", format) != format:
-        raise SelfInformedError(f"{what}: {path}: expected {format}, found {content['format']!r}; delete it to have it made again")
     return content
 
 
