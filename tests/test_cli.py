@@ -120,6 +120,18 @@ def test_serving_is_refused_before_anything_is_exported(call, workspace: Path, m
     assert not (workspace / "out").exists()
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_what_is_served_is_exported_first_unless_it_is_of_these_heads(call, workspace: Path, monkeypatch, is_there: bool) -> None:
+    asked, done = [], []
+    monkeypatch.setattr("selfinformed.augmented.exported.is_export_of", lambda *paths: asked.append([path.name for path in paths]) or is_there)
+    monkeypatch.setattr(cli, "_exported", lambda run: done.append("exported"))
+    monkeypatch.setattr("selfinformed.serving.server.serve", lambda *_: done.append("served"))
+    code, _, err = call("serve", workspace / "config.yaml", "--port", "0")
+    assert (code, "has no model.onnx of its heads yet" in err) == (0, not is_there), err
+    assert asked == [["model.onnx", "heads.safetensors"]]
+    assert done == (["served"] if is_there else ["exported", "served"])
+
+
 def test_the_demos_configuration_can_be_printed(call) -> None:
     code, out, _ = call("demo", "--base", "converged", "--print-config", "--seeds", 2)
     content = yaml.safe_load(out)

@@ -351,6 +351,7 @@ def serve(
 
     Example: selfinformed serve runs/demo
     """
+    from selfinformed.augmented.exported import is_export_of
     from selfinformed.runtime.progress import say
     from selfinformed.serving.bodies import image_reader
     from selfinformed.serving.limits import Limits
@@ -359,8 +360,7 @@ def serve(
     limits, config = Limits(deadline, queue, batch, megabytes, megapixels), read_config(source)
     address = Address.claim(host, port, token_file)
     folder = Path(config.output)
-    exported, heads = folder / "model.onnx", folder / "heads.safetensors"
-    if not (exported.exists() and heads.exists() and exported.stat().st_mtime >= heads.stat().st_mtime):
+    if not is_export_of(folder / "model.onnx", folder / "heads.safetensors"):
         say(f"export     {folder} has no model.onnx of its heads yet")
         _exported(_open(config))
     image_files = config.test is not None and config.test != "glyphs" and not config.test.endswith(".npz")
@@ -380,7 +380,7 @@ def _exported(run: Run) -> ExportCheck:
     from selfinformed.augmented.exported import export_onnx
 
     _, inputs = next(run.inputs.examples("test").batches(64))
-    return export_onnx(run.augmented(), run.folder / "model.onnx", inputs)
+    return export_onnx(run.augmented(), run.folder / "model.onnx", inputs, heads=run.folder / "heads.safetensors")
 
 
 def _joined(device: str) -> AbstractContextManager[None]:

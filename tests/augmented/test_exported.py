@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from types import ModuleType
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from conftest import Problem
-from selfinformed.augmented.exported import export_onnx, export_program
+from selfinformed.augmented.exported import export_onnx, export_program, is_export_of
 from selfinformed.augmented.network import augment
 from selfinformed.network.wrap import AttachPoint, wrap
 from selfinformed.runtime.errors import SelfInformedError
@@ -129,3 +130,25 @@ def test_one_example_is_too_few_to_check_with(problem: Problem, tmp_path):
         pytest.importorskip(name)
     with pytest.raises(SelfInformedError, match="1 input to check with; give at least two"):
         export_onnx(augment(problem.net, problem.plan()), tmp_path / "model.onnx", problem.test.read([0]))
+
+
+def test_an_export_knows_its_heads_by_their_content(problem: Problem, tmp_path) -> None:
+    path, heads = tmp_path / "model.onnx", tmp_path / "heads.safetensors"
+    aug = augment(problem.net, problem.plan())
+    aug.save_pretrained(tmp_path)
+    assert not is_export_of(path, heads)
+    export_onnx(aug, path, problem.test.read(range(4)), heads=heads)
+    os.utime(path, (1, 1))  # copied in another order
+    assert is_export_of(path, heads)
+    with torch.no_grad():
+        next(aug.classifier.parameters()).add_(1)
+    aug.save_pretrained(tmp_path)
+    assert not is_export_of(path, heads)
+    export_onnx(aug, path, problem.test.read(range(4)))  # as an older version did: does not say
+    assert is_export_of(path, heads)
+    os.utime(path, (1, 1))
+    assert not is_export_of(path, heads)
+    path.write_bytes(b"\x00\xff damaged")
+    assert not is_export_of(path, heads)
+    heads.unlink()
+    assert not is_export_of(path, heads)

@@ -259,12 +259,15 @@ def test_work_of_another_run_is_refused_by_what_differs(tmp_path):
 
 def test_waiting_for_others_takes_looks_now_and_then(tmp_path, monkeypatch):
     """One between work and the next look, and none while there is work."""
-    monkeypatch.setattr(module, "_POLL", 0.1)
     claim(tmp_path, host="elsewhere")
-    slept = []
-    sleep = time.sleep
-    monkeypatch.setattr(module.time, "sleep", lambda seconds: (slept.append(len(list(tmp_path.glob("unit-*")))), sleep(seconds), len(slept) < 4 or age(path, 100)))
-    path = tmp_path / "claims" / "000000.json"
+    path, slept = tmp_path / "claims" / "000000.json", []
+
+    def looked(seconds: float) -> None:
+        slept.append(len(list(tmp_path.glob("unit-*"))))
+        if len(slept) == 4:
+            age(path, 100)
+
+    monkeypatch.setattr(module.time, "sleep", looked)
     fill(tmp_path)
     assert slept == [N - 1] * 4
 

@@ -138,7 +138,10 @@ def test_the_filter_of_a_whole_cluster_is_scaled_by_its_width() -> None:
     np.testing.assert_allclose(found, vectors @ ((4 * values**3 - 3 * values)[:, None] * (vectors.T @ block)), atol=1e-12)
 
 
-@pytest.mark.parametrize(("residual", "tolerance", "largest"), [(1.0, 1e-8, 100), (0.1, 1e-8, 100), (1e-3, 1e-8, 100), (1e-9, 1e-8, 100), (1.0, 1e-8, 6), (1e-2, 1e-5, 100)])
+RESIDUALS = [(1.0, 1e-8, 100), (0.1, 1e-8, 100), (1e-3, 1e-8, 100), (1e-9, 1e-8, 100), (1.0, 1e-8, 6), (1e-2, 1e-5, 100)]
+
+
+@pytest.mark.parametrize(("residual", "tolerance", "largest"), RESIDUALS)
 def test_the_degree_is_what_brings_the_residual_down(residual: float, tolerance: float, largest: int) -> None:
     """Beyond the interval T_d grows as exp(d arccosh) does; no further than rounding allows."""
     values, interval = np.array([0.31, 0.305, 0.3, 0.2]), (-0.3, 0.2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def export_program(aug: AugmentedClassifier, inputs: Inputs) -> torch.export.Exp
         return torch.export.export(_Logits(aug.base, names).eval(), tensors, dynamic_shapes=shapes, strict=False)
 
 
-def export_onnx(aug: AugmentedClassifier, path: str | Path, inputs: Inputs, tolerance: float = 1e-4) -> ExportCheck:
+def export_onnx(aug: AugmentedClassifier, path: str | Path, inputs: Inputs, tolerance: float = 1e-4, heads: str | Path | None = None) -> ExportCheck:
     """Writes the augmented network as ONNX with a dynamic batch, and compares onnxruntime's logits with torch's.
 
     Args:
@@ -59,6 +60,7 @@ def export_onnx(aug: AugmentedClassifier, path: str | Path, inputs: Inputs, tole
             keyword arguments are, or `inputs`; its output `logits`.
         inputs: at least two examples to check with.
         tolerance: the largest absolute difference of logits that is accepted.
+        heads: the heads.safetensors that the network was saved as; its digest is kept in the metadata, for `is_export_of`.
 
     Raises:
         SelfInformedError: the `onnx` extra is not installed, or the exported network differs by more than the tolerance.
@@ -83,11 +85,29 @@ def export_onnx(aug: AugmentedClassifier, path: str | Path, inputs: Inputs, tole
         exported: Any = onnx.load(str(temporary))
         metadata = {
             "labels": "\n".join(aug.net.labels.names), "max_difference": str(check.max_difference), "top1_agreement": str(check.top1_agreement),
-            "checked_inputs": str(check.n_inputs),
+            "checked_inputs": str(check.n_inputs), **({"heads": _digest(heads)} if heads else {}),
         }  # fmt: skip
         onnx.helper.set_model_props(exported, metadata)
         onnx.save(exported, str(temporary))
     return check
+
+
+def is_export_of(path: Path, heads: Path) -> bool:
+    """Whether an ONNX file is there and was exported from these heads, as they are now; one that does not say so, if it is not older than they."""
+    if not (path.is_file() and heads.is_file()):
+        return False
+    import onnx
+
+    try:
+        said = {entry.key: entry.value for entry in onnx.load(str(path), load_external_data=False).metadata_props}
+    except Exception:  # protobuf's errors have no class in common
+        return False
+    return said["heads"] == _digest(heads) if "heads" in said else path.stat().st_mtime >= heads.stat().st_mtime
+
+
+def _digest(path: str | Path) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check(aug: AugmentedClassifier, inputs: Inputs, path: str | Path, session: Any) -> ExportCheck:

@@ -22,6 +22,7 @@ from selfinformed.network.wrap import FeatureShape, WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_tensors, write_tensors
 from selfinformed.runtime.memory import free_memory
+from selfinformed.runtime.reading import naming
 from selfinformed.structure.average_precision import Ranking, RankingMetrics
 from selfinformed.structure.measuring import check_labels
 from selfinformed.structure.plans import Source
@@ -176,7 +177,8 @@ class FeatureStore:
             targets = Targets(arrays["offsets"], arrays["labels"], int(metadata["n_labels"]))
             attached, penultimate = torch.from_numpy(arrays["attached"]), torch.from_numpy(arrays["penultimate"])
             seconds, n_views = float(metadata["seconds"]), int(metadata.get("n_views", "1"))
-            return cls(attached, penultimate, targets, metadata["fingerprint"], seconds, examples, net.shapes, n_views=n_views)
+            with naming(path):
+                return cls(attached, penultimate, targets, metadata["fingerprint"], seconds, examples, net.shapes, n_views=n_views)
         except (KeyError, ValueError) as error:
             raise SelfInformedError(f"{path} holds no valid features ({error!r}); delete it to have them computed again") from None
 
@@ -189,10 +191,9 @@ class FeatureStore:
         source = examples.take(shards.rows) if examples is not None and shards.skipped else examples
         resident = len(shards) * shards.row_bytes <= room
         parts: dict[str, Rows] = {part: shards.load(part) if resident else StoredRows(shards, part) for part in shards.widths}
-        return cls(
-            parts.get("attached", parts["penultimate"]), parts["penultimate"], shards.targets, net.fingerprint, shards.seconds, source, net.shapes,
-            shards.n_views,
-        )  # fmt: skip
+        attached, penultimate = parts.get("attached", parts["penultimate"]), parts["penultimate"]
+        with naming(folder):
+            return cls(attached, penultimate, shards.targets, net.fingerprint, shards.seconds, source, net.shapes, shards.n_views)
 
     def input_transform(self, kind: HeadInput, copies: Mapping[Source, CopiedEnd] | None = None) -> InputTransform:
         """What gives each attach point, over these examples (and the positions of a map), zero mean and unit deviations (`standardised`)
