@@ -71,6 +71,10 @@ EQUIVALENT: dict[tuple[str, str], dict[str, str]] = {
     ("structure/counts.py", "return max(1, int(max(min(_WAITING"): {
         "*": "how much waits before it is summed: memory and speed only",
     },
+    ("structure/clustering.py", "wanted = min(_MOST_GROUPS, n - 1) + 1"): {"(min(n - 1, _MOST_GROUPS))": "the same minimum"},
+    ("structure/clustering.py", "return np.where(length > rounding, vectors, 0)"): {"(length >= rounding)": "a length that is just that number"},
+    ("structure/clustering.py", "return np.asarray(KMeans(n, n_init=10"): {"(9)": "a start fewer"},
+    ("structure/clustering.py", "few = KMeans(n, n_init=20"): {"(21)": "a start more", "(99)": "a label fewer to start from"},
     ("structure/eigenpairs.py", "self.lowest = max("): {"(max(-float(self.own.max()), -1.0))": "the same maximum"},
     ("structure/eigenpairs.py", "place = np.full(len(sizes), -1)"): {"(2)": "any number below zero marks a component that is left out"},
     ("structure/eigenpairs.py", "exact = min(max("): {"*": "the same minimum"},

@@ -120,7 +120,7 @@ def measure(task: Task) -> dict[str, Any]:
         "comparison": {"rows": table.rows, "summary": table.summary(), "verdict": table.verdict, "about": table.about},
         "further": more, "against": {
             arm: table.difference("searched", arm) for arm in table.arms if arm != "searched"},
-        "curve": curve(task, found), "speed": speed(task, table), "seconds": round(time.perf_counter() - start),
+        "curve": curve(task, found.trials, found.best.description, task.curve), "speed": speed(task, table), "seconds": round(time.perf_counter() - start),
     }  # fmt: skip
 
 
@@ -147,12 +147,12 @@ def further(task: Task, found: SearchResult, table: Comparison) -> dict[str, Any
     return rows
 
 
-def curve(task: Task, found: SearchResult) -> list[dict[str, Any]]:
-    """mAP on test data against multiply-adds: one seed for each budget and arm."""
-    best = next(row["choice"] for row in found.trials if row["structure"] == found.best.description)
+def curve(task: Task, trials: Sequence[dict[str, Any]], searched: str, budgets: Sequence[float]) -> list[dict[str, Any]]:
+    """mAP on test data against multiply-adds: one seed for each budget and arm; `searched` is the name of the best of the trials."""
+    best = next(row["choice"] for row in trials if row["structure"] == searched)
     arms = {"dense": Choice("dense"), "confusions": Choice("confusions", N_GROUPS), "random": Choice("random", N_GROUPS), "searched": Choice(**best)}
     rows = []
-    for budget in task.curve:
+    for budget in budgets:
         builder = Builder(task.net, task.holdout, budget)
         for name, choice in arms.items():
             try:

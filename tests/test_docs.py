@@ -14,7 +14,7 @@ import yaml
 import selfinformed as si
 from selfinformed.cli import _parsed, app
 from selfinformed.pipeline.config import RunConfig
-from selfinformed.pipeline.run import _ARTEFACTS
+from selfinformed.pipeline.folder import ARTEFACTS
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -90,7 +90,7 @@ def test_every_public_name_is_in_the_reference():
 
 def test_every_artefact_and_format_is_described():
     text = PAGES["file-formats.md"]
-    for artefact in _ARTEFACTS:
+    for artefact in ARTEFACTS:
         assert artefact in text
     source = "\n".join(path.read_text("utf-8") for path in (ROOT / "src").rglob("*.py"))
     formats = set(re.findall(r'FORMAT = "(selfinformed\.[a-z]+/\d)"', source)) - {"selfinformed.features/1"}  # which is read, no longer written

@@ -21,6 +21,7 @@ from selfinformed.network.wrap import AttachPoint, wrap
 from selfinformed.pipeline import run as module
 from selfinformed.pipeline.artefacts import read_artefact
 from selfinformed.pipeline.config import read_config
+from selfinformed.pipeline.folder import RunFolder
 from selfinformed.pipeline.run import Run
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.counts import ConfusionCounts
@@ -471,7 +472,7 @@ def test_a_second_process_is_told_of_the_first(workspace: Path, monkeypatch) -> 
 def test_an_artefact_says_itself_what_it_was_made_with(workspace: Path, monkeypatch) -> None:
     """A process that ends between an artefact and config.yaml leaves no doubt which options made it."""
     before = opened(workspace, bootstraps=3).stability()
-    monkeypatch.setattr(Run, "_keep_options", lambda *_: None)
+    monkeypatch.setattr(RunFolder, "_keep_options", lambda *_: None)
     after = opened(workspace, bootstraps=4).stability()
     monkeypatch.undo()
     assert read_config(workspace / "out").bootstraps == 3

@@ -124,6 +124,20 @@ def test_small_random_graphs_equal_the_reference(n_labels: int, most: int, seed:
 def test_rows_are_scaled_to_unit_length_and_rounding_is_not_blown_up() -> None:
     rows = unit_rows(np.array([[3.0, 4.0], [0.0, 0.0], [1e-17, -1e-16], [0.0, -1e-5]]))
     np.testing.assert_allclose(rows, [[0.6, 0.8], [0, 0], [0, 0], [0, -1]])
+    single = unit_rows(np.array([[3e-2, 4e-2], [1e-7, -1e-7], [0, 1e-5], [0, 0]], np.float32))
+    np.testing.assert_allclose(single, [[0.6, 0.8], [0, 0], [0, 1], [0, 0]], rtol=1e-6)
+
+
+def test_four_eigenvalues_more_than_groups_are_kept() -> None:
+    counts = counts_of(sprinkled(block_diagonal([22] * 20), 0.002))
+    assert [len(cluster(counts, n).eigenvalues) for n in (3, 12, 20)] == [16, 16, 24]
+
+
+def test_leiden_chooses_the_number_of_groups_itself() -> None:
+    joined = sprinkled(block_diagonal([30, 30, 20, 15]), 0.01)
+    groups = cluster(counts_of(joined), "auto", method="leiden")
+    assert (list(groups.sizes), groups.eigenvalues) == ([30, 30, 20, 15], ())
+    assert len(cluster(counts_of(joined), 1, method="leiden")) == 1
 
 
 def planted(kind: Any, n_labels: int, n_groups: int, seed: int = 0) -> tuple[ConfusionCounts, np.ndarray]:

@@ -8,24 +8,33 @@ from typing import Annotated, Any, NotRequired
 from pydantic import ConfigDict, Field, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
+OPEN = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)  # a later version may add fields; a figure that is not finite is null
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Amount = Annotated[float, Field(ge=0, le=1e30)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-@with_config(ConfigDict(strict=True, extra="allow", allow_inf_nan=False))
-class ComparisonRow(TypedDict):
-    """One arm at one seed; a figure that is not finite is null."""
+@with_config(OPEN)
+class Figures(TypedDict):
+    """Of one network on test data."""
 
-    arm: str
-    seed: Annotated[int, Field(ge=0, lt=2**31)]
     mean_average_precision: Share | None
     mean_average_precision_per_example: Share | None
     top1: Share | None
     top5: Share | None
-    multiply_adds: Annotated[int, Field(ge=0, lt=2**63)] | Annotated[float, Field(ge=0, le=1e30)]
-    extra_computation: Annotated[float, Field(ge=0, le=1e30)]
-    parameters: Annotated[int, Field(ge=0, lt=2**63)]
-    seconds: Annotated[float, Field(ge=0, le=1e30)]
-    head_seconds: NotRequired[Annotated[float, Field(ge=0, le=1e30)]]
+    multiply_adds: Count | Amount
+    extra_computation: Amount
+    parameters: Count
+
+
+@with_config(OPEN)
+class ComparisonRow(Figures):
+    """One arm at one seed."""
+
+    arm: str
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    seconds: Amount
+    head_seconds: NotRequired[Amount]
 
 
 def read_row(content: Any) -> dict[str, Any]:

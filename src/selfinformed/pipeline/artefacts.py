@@ -10,32 +10,17 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
+from selfinformed.evidence.rows import OPEN, Count, Figures, Share
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_json, read_lines
 from selfinformed.runtime.reading import MOST_LABELS, reason_of, shown
 
-_OPEN = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)  # a later version may add fields; a figure that is not finite is null
-Count = Annotated[int, Field(ge=0, lt=2**63)]
 Label = Annotated[int, Field(ge=0, lt=MOST_LABELS)]
 Figure = Annotated[float, Field(ge=-1e30, le=1e30)]
-Share = Annotated[float, Field(ge=0, le=1)]
 Gain = Annotated[float, Field(ge=-1, le=1)]
 
 
-@with_config(_OPEN)
-class Figures(TypedDict):
-    """Of one network on test data."""
-
-    mean_average_precision: Share | None
-    mean_average_precision_per_example: Share | None
-    top1: Share | None
-    top5: Share | None
-    multiply_adds: Count | Figure
-    extra_computation: Figure
-    parameters: Count
-
-
-@with_config(_OPEN)
+@with_config(OPEN)
 class Bin(TypedDict):
     low: Share
     high: Share
@@ -44,27 +29,27 @@ class Bin(TypedDict):
     accuracy: Share | None
 
 
-@with_config(_OPEN)
+@with_config(OPEN)
 class Calibration(TypedDict):
     bins: list[Bin]
     expected_calibration_error: Share | None
 
 
-@with_config(_OPEN)
+@with_config(OPEN)
 class JudgedLabel(TypedDict):
     label: str
     positives: Count
     average_precision: Share | None
 
 
-@with_config(_OPEN)
+@with_config(OPEN)
 class JudgedGroup(TypedDict):
     group: str
     labels: Count
     mean_average_precision: Share | None
 
 
-@with_config(_OPEN)
+@with_config(OPEN)
 class Judged(Figures):
     top_k: Count
     n_examples: Count
@@ -74,7 +59,7 @@ class Judged(Figures):
     calibration: NotRequired[Calibration]
 
 
-@with_config(_OPEN)
+@with_config(OPEN)
 class Mistake(TypedDict):
     taken: str
     annotated: str
@@ -82,7 +67,7 @@ class Mistake(TypedDict):
     augmented: Count
 
 
-@with_config(_OPEN)
+@with_config(OPEN)
 class ConfidentMistakes(TypedDict):
     example: list[Count]
     name: list[str]
@@ -91,7 +76,7 @@ class ConfidentMistakes(TypedDict):
     confidence: list[Share | None]
 
 
-@with_config(_OPEN)
+@with_config(OPEN)
 class Evaluation(Judged):
     """evaluation.json"""
 
@@ -101,14 +86,14 @@ class Evaluation(Judged):
     training_positives: NotRequired[list[Count]]
 
 
-@with_config(_OPEN)
+@with_config(OPEN)
 class Wide(TypedDict):
     base: Share | None
     classifier: Share | None
     dense: Share | None
 
 
-@with_config(_OPEN)
+@with_config(OPEN)
 class Forecast(TypedDict):
     gain: Gain
     interval: Annotated[list[Gain], Field(min_length=2, max_length=2)]
@@ -116,7 +101,7 @@ class Forecast(TypedDict):
     budget: Figure
 
 
-@with_config(_OPEN)
+@with_config(OPEN)
 class Place(TypedDict):
     attach: str
     mean_average_precision: Share | None
@@ -124,7 +109,7 @@ class Place(TypedDict):
     budget_gain: Gain | None
 
 
-@with_config(_OPEN)
+@with_config(OPEN)
 class GainOfGroup(TypedDict):
     group: str
     labels: Count
@@ -132,7 +117,7 @@ class GainOfGroup(TypedDict):
     share: Figure | None
 
 
-@with_config(_OPEN)
+@with_config(OPEN)
 class Probe(TypedDict):
     """probe.json"""
 
@@ -147,7 +132,7 @@ class Probe(TypedDict):
     earlier_points: NotRequired[Count]
 
 
-@with_config(_OPEN)
+@with_config(OPEN)
 class Stability(TypedDict):
     """stability.json"""
 
@@ -156,7 +141,7 @@ class Stability(TypedDict):
     text: str
 
 
-@with_config(_OPEN)
+@with_config(OPEN)
 class SweepRow(TypedDict):
     """A row of sweep.json"""
 
@@ -167,14 +152,14 @@ class SweepRow(TypedDict):
     eigenvalues: list[Figure]
 
 
-@with_config(_OPEN)
+@with_config(OPEN)
 class ConditionalRow(Figures):
     """A row of conditional.json"""
 
     top_groups: Count
 
 
-@with_config(_OPEN)
+@with_config(OPEN)
 class LatencyRow(TypedDict):
     batch_size: Count
     base_p50: Figure
@@ -184,7 +169,7 @@ class LatencyRow(TypedDict):
     ratio: Figure
 
 
-@with_config(_OPEN)
+@with_config(OPEN)
 class Latency(TypedDict):
     """latency.json"""
 
@@ -192,18 +177,18 @@ class Latency(TypedDict):
     extra_computation: Figure
 
 
-@with_config(_OPEN)
+@with_config(OPEN)
 class Best(TypedDict):
     plan: dict[str, Any]
     description: str
 
 
-@with_config(_OPEN)
+@with_config(OPEN)
 class Choice(TypedDict):
     grouping: str | None
 
 
-@with_config(_OPEN)
+@with_config(OPEN)
 class Trial(TypedDict):
     structure: str
     choice: NotRequired[Choice]
@@ -213,7 +198,7 @@ class Trial(TypedDict):
     seconds: Figure
 
 
-@with_config(_OPEN)
+@with_config(OPEN)
 class Search(TypedDict):
     """search.json"""
 
@@ -223,7 +208,7 @@ class Search(TypedDict):
     trials: list[Trial]
 
 
-@with_config(_OPEN)
+@with_config(OPEN)
 class Skipped(TypedDict):
     """A row of skipped-SPLIT.json"""
 

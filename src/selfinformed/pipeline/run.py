@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import fields, replace
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 import numpy as np
 
@@ -28,12 +25,12 @@ from selfinformed.evidence.reporting import Findings, reading, report
 from selfinformed.network.stages import with_earlier_points
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.pipeline.artefacts import read_artefact, read_history
-from selfinformed.pipeline.config import MAKES_AGAIN, RunConfig, read_config
+from selfinformed.pipeline.config import RunConfig
+from selfinformed.pipeline.folder import RunFolder, Say
 from selfinformed.pipeline.inputs import Inputs
 from selfinformed.runtime.device import rank
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.files import plain, read_json, to_line, write_json, write_text
-from selfinformed.runtime.locks import FolderLock
+from selfinformed.runtime.files import to_line, write_json, write_text
 from selfinformed.runtime.work import sweep as sweep_units
 from selfinformed.structure.clustering import cluster, sweep
 from selfinformed.structure.counts import ConfusionCounts, Kind
@@ -50,9 +47,6 @@ from selfinformed.training.searching import search
 from selfinformed.training.stored import are_whole
 from selfinformed.training.structures import Structure
 
-T = TypeVar("T")
-Say = Callable[[str], None]
-
 
 class Run:
     """A run folder. Asking for a stage's artefact makes it, and those before it, unless it is there already.
@@ -67,26 +61,10 @@ class Run:
 
     def __init__(self, config: RunConfig, say: Say = lambda line: None) -> None:
         self.config, self.say = config, say
-        self.folder = Path(config.output)
-        _check_own(self.folder)
+        self._kept = RunFolder(config, say)
+        self.folder = self._kept.path
         self.inputs = Inputs(config)
-        self._done: dict[str, Any] = {}
-        self._lock = FolderLock(self.folder)
-        self._outdated: set[str] = set()  # artefacts of which config.yaml says that they were made with other options
-        self._again: set[str] = set()  # artefacts to be made again in any case
-        path = self.folder / "config.yaml"
-        begun = self.folder.is_dir() and any(p.name in _ARTEFACTS for p in self.folder.iterdir())
-        if begun and path.exists():
-            before = read_config(path)
-            if differences := before.differences(config):
-                raise SelfInformedError(
-                    f"{self.folder} holds a run with another {', '.join(differences)}; choose another --output, or delete the folder"
-                )
-            self._outdated = set(before.made_again(config))
-        elif begun:
-            raise SelfInformedError(f"{self.folder} holds artefacts but no config.yaml, so what made them is unknown; choose another --output")
-        else:
-            write_text(path, config.to_yaml())
+        self._features: dict[Split, FeatureStore] = {}
 
     @cached_property
     def net(self) -> WrappedClassifier:
@@ -116,7 +94,7 @@ class Run:
     def counts(self, kind: Kind = "confusions") -> ConfusionCounts:
         """counts.safetensors (eq. 3) or codetections.safetensors (eq. 4)."""
         name = "counts.safetensors" if kind == "confusions" else "codetections.safetensors"
-        counts = self._stage("measure", name, ConfusionCounts.load, lambda: count(self.predictions, kind), lambda c, path: c.save(path))
+        counts = self._kept.stage("measure", name, ConfusionCounts.load, lambda: count(self.predictions, kind), lambda c, path: c.save(path))
         expected = self.net.n_labels if self.config.model else counts.n_labels
         if counts.n_labels != expected:
             raise SelfInformedError(f"{self.folder / name} counts {counts.n_labels} labels, the network has {expected}; delete it")
@@ -130,7 +108,7 @@ class Run:
             counts = self.counts("codetections" if self.config.grouping == "hinton" else kind)
             return cluster(counts, wanted, self.config.seed, self.labels, self.config.cover_share, self.config.grouping)
 
-        return self._stage("cluster", _named("groups", kind), LabelGroups.load, make, lambda g, path: g.save(path))
+        return self._kept.stage("cluster", _named("groups", kind), LabelGroups.load, make, lambda g, path: g.save(path))
 
     def stability(self) -> dict[str, Any]:
         """stability.json: how well groups found on halves and bootstrap samples of the hold-out examples agree."""
@@ -141,19 +119,19 @@ class Run:
             found = stability(self.predictions, self.groups(), kind, bootstraps=c.bootstraps, seed=c.seed, method=c.grouping)
             return {**vars(found), "text": str(found)}
 
-        return self._stage("stability", "stability.json", read_artefact, make, lambda s, path: self._write(path.name, s))
+        return self._kept.json_stage("stability", "stability.json", make)
 
     def sweep(self) -> list[dict[str, Any]]:
         """sweep.json and figures/sweep.png: what other numbers of groups would give."""
 
         def save(rows: list[dict[str, Any]], path: Path) -> None:
             save_figure(sweep_figure(rows), self.folder / "figures" / "sweep.png")
-            self._write(path.name, {"rows": rows})
+            self._kept.write(path.name, rows)
 
         def make() -> list[dict[str, Any]]:
             return sweep(self.counts(), self.config.sweep or (), self.config.seed)
 
-        return self._stage("sweep", "sweep.json", read_artefact, make, save, also="figures/sweep.png")
+        return self._kept.stage("sweep", "sweep.json", read_artefact, make, save, also="figures/sweep.png")
 
     def plan(self, kind: Kind = "confusions") -> HeadPlan:
         """plan.json, or plan-codetections.json."""
@@ -167,13 +145,13 @@ class Run:
                 examples=examples, dense_share=c.dense_share,
             )  # fmt: skip
 
-        return self._stage("plan", _named("plan", kind), HeadPlan.load, make, lambda p, path: p.save(path))
+        return self._kept.stage("plan", _named("plan", kind), HeadPlan.load, make, lambda p, path: p.save(path))
 
     def features(self, split: Split) -> FeatureStore:
         """features/SPLIT/unit-*.safetensors; what an older version kept as features/SPLIT.safetensors is read too."""
         c, name = self.config, f"features/{split}"
-        if name in self._done:
-            return self._done[name]  # type: ignore[no-any-return]
+        if split in self._features:
+            return self._features[split]
         examples, folder, skipped = self.inputs.examples(split), self.folder / name, self.folder / f"skipped-{split}.json"
         if (one_file := folder.with_suffix(".safetensors")).exists():
             left_out = [row["example"] for row in read_artefact(skipped)] if skipped.exists() else []
@@ -191,14 +169,14 @@ class Run:
         if examples.skipped and not skipped.exists() and rank() == 0:
             write_json(skipped, {"format": "selfinformed.skipped/1", "rows": [{"example": k, "reason": why} for k, why in examples.skipped.items()]})
             self.say(f"           {len(examples.skipped)} unreadable {split} examples set aside, see {skipped.name}")
-        self._done[name] = store
+        self._features[split] = store
         return store
 
     def headroom(self) -> dict[str, Any]:
         """probe.json: what heads could gain, also at `attach_points` earlier points of the network."""
-        c, path = self.config, self.folder / "probe.json"
-        if path.exists() and read_artefact(path).get("earlier_points", -1) < c.attach_points:
-            self._make_again("probe.json")
+        c = self.config
+        if (there := self._kept.there("probe.json")) and there.get("earlier_points", -1) < c.attach_points:
+            self._kept.make_again("probe.json")
 
         def make() -> dict[str, Any]:
             net = with_earlier_points(self.net, c.attach_points) if c.attach_points else self.net
@@ -215,7 +193,7 @@ class Run:
             )  # fmt: skip
             return {**found.to_dict(), "earlier_points": c.attach_points}
 
-        return self._stage("probe", "probe.json", read_artefact, make, lambda h, path: self._write(path.name, h))
+        return self._kept.json_stage("probe", "probe.json", make)
 
     def augmented(self) -> AugmentedClassifier:
         """heads.safetensors, config.json and history.jsonl; a training that was stopped goes on from training.safetensors.
@@ -248,7 +226,7 @@ class Run:
             aug.save_pretrained(path.parent)
             checkpoint.unlink(missing_ok=True)
 
-        return self._stage("fit", "config.json", read, make, save, also="heads.safetensors")
+        return self._kept.stage("fit", "config.json", read, make, save, also="heads.safetensors")
 
     def evaluation(self) -> dict[str, Any]:
         """evaluation.json: the augmented network's figures, and the base's under `base`."""
@@ -261,16 +239,14 @@ class Run:
                 mapping=self.inputs.mapping(), training_positives=self.features("train").targets.positives().tolist(),
             )  # fmt: skip
 
-        return self._stage("evaluate", "evaluation.json", read_artefact, make, lambda e, path: self._write(path.name, e))
+        return self._kept.json_stage("evaluate", "evaluation.json", make)
 
     def conditional(self) -> list[dict[str, Any]]:
         """conditional.json and figures/conditional.png: mAP against executed multiply-adds."""
         c = self.config
-
         numbers = sorted({min(n, len(self.plan().groups)) for n in (0, *(c.top_groups or ()), len(self.plan().groups))})
-        path = self.folder / "conditional.json"
-        if path.exists() and [row["top_groups"] for row in read_artefact(path)] != numbers:
-            self._make_again("conditional.json")
+        if (there := self._kept.there("conditional.json")) and [row["top_groups"] for row in there] != numbers:
+            self._kept.make_again("conditional.json")
 
         def make() -> list[dict[str, Any]]:
             aug = self.augmented()
@@ -280,15 +256,15 @@ class Run:
         def save(rows: list[dict[str, Any]], path: Path) -> None:
             base = self.evaluation()["base"]["mean_average_precision"]
             save_figure(conditional_figure(rows, base), self.folder / "figures" / "conditional.png")
-            self._write(path.name, {"rows": rows})
+            self._kept.write(path.name, rows)
 
-        return self._stage("evaluate", "conditional.json", read_artefact, make, save, also="figures/conditional.png")
+        return self._kept.stage("evaluate", "conditional.json", read_artefact, make, save, also="figures/conditional.png")
 
     def comparison(self) -> Comparison:
         """comparison.json; comparison.jsonl holds the rows done so far. What a search has found since is compared too."""
         c, path = self.config, self.folder / "comparison.json"
-        if path.exists() and self._is_current("comparison.json") and self._differs(Comparison.load(path)):
-            self._make_again("comparison.json")
+        if path.exists() and self._kept.is_current("comparison.json") and self._differs(Comparison.load(path)):
+            self._kept.make_again("comparison.json")
 
         def make() -> Comparison:
             def wants(arm: str) -> bool:
@@ -308,7 +284,7 @@ class Run:
                 journal=self.folder / "comparison.jsonl", **self._training(),
             )  # fmt: skip
 
-        return self._stage("compare", "comparison.json", Comparison.load, make, lambda t, path: self._write(path.name, t.to_dict()))
+        return self._kept.json_stage("compare", "comparison.json", make, Comparison.load)
 
     def _differs(self, found: Comparison) -> bool:
         """Whether a comparison is of other seeds or arms than the configuration says, or of another search than the last."""
@@ -329,7 +305,7 @@ class Run:
                 journal=self.folder / "search.jsonl", **self._training(),
             ).to_dict()  # fmt: skip
 
-        return self._stage("search", "search.json", read_artefact, make, lambda s, path: self._write(path.name, s))
+        return self._kept.json_stage("search", "search.json", make)
 
     def report(self) -> Path:
         """report.html, figures/*.png and *.svg, and tables/*.csv, *.md and *.tex, written anew from the other artefacts."""
@@ -338,9 +314,8 @@ class Run:
         with reading(self.folder):
             findings = Findings(
                 title, self.net.labels, *made,
-                stability=self._there("stability.json") or {}, search=self._there("search.json") or {}, latency=self._there("latency.json") or {},
-                conditional=self._there("conditional.json") or (), history=self._history(), images=self.inputs.pictures(self.groups()),
-                config=self.config.to_dict(),
+                **{name: there for name in ("stability", "search", "latency", "conditional") if (there := self._kept.there(f"{name}.json"))},
+                history=self._history(), images=self.inputs.pictures(self.groups()), config=self.config.to_dict(),
             )  # fmt: skip
             path = report(findings, self.folder)
             write_tables(self.folder / "tables", findings.comparison, findings.groups, self.labels, findings.plan, findings.search.get("trials", ()))
@@ -349,21 +324,12 @@ class Run:
     def latency(self, again: bool = False) -> dict[str, Any]:
         """latency.json: milliseconds of base and augmented network, measured in alternation; `again` where they are there already."""
         if again:
-            self._make_again("latency.json")
+            self._kept.make_again("latency.json")
 
         def make() -> dict[str, Any]:
             return latency(self.augmented(), self.inputs.examples("test"))
 
-        return self._stage("bench", "latency.json", read_artefact, make, lambda found, path: self._write(path.name, found))
-
-    def _make_again(self, name: str) -> None:
-        """The artefact stays until what takes its place is whole."""
-        self._again.add(name)
-        self._done.pop(name, None)
-
-    def _there(self, name: str) -> Any:
-        path = self.folder / name
-        return read_artefact(path) if path.exists() else None
+        return self._kept.json_stage("bench", "latency.json", make)
 
     def _history(self) -> list[dict[str, Any]]:
         """The rows of log/training.jsonl, or those of history.jsonl; lines that are damaged are left out."""
@@ -385,78 +351,6 @@ class Run:
         names = ("batch_size", "learning_rate", "classifier_learning_rate", "head_input")
         recipe = {f.name: getattr(self.config, f.name) for f in fields(Recipe) if getattr(self.config, f.name) != f.default}
         return {name: getattr(self.config, name) for name in names} | ({"recipe": recipe} if recipe else {})
-
-    def _stage(
-        self, stage: str, name: str, read: Callable[[Path], T], make: Callable[[], T], save: Callable[[T, Path], None], also: str = ""
-    ) -> T:
-        """What `name` (and the file `also` beside it) holds: read where it is there, else made, and saved by the first process; once per run."""
-        if name not in self._done and not self._read_there(stage, name, read, also):
-            with self._lock.held(stage) if rank() == 0 and stage not in _SHARED else nullcontext():
-                if not self._read_there(stage, name, read, also):  # another process may have made it meanwhile
-                    start = time.perf_counter()
-                    made = make()
-                    if rank() == 0:
-                        save(made, self.folder / name)
-                        self._keep_options(name)
-                    self._done[name] = made
-                    self.say(f"{stage:<10} {name} in {time.perf_counter() - start:.1f} s")
-        result: T = self._done[name]
-        return result
-
-    def _read_there(self, stage: str, name: str, read: Callable[[Path], Any], also: str) -> bool:
-        path = self.folder / name
-        if not path.exists() or not (self.folder / also).exists() or not self._is_current(name):
-            return False
-        self._done[name] = read(path)
-        self.say(f"{stage:<10} {name} is there already")
-        return True
-
-    def _is_current(self, name: str) -> bool:
-        """Whether an artefact that is there was made with the options of this run; it says so itself, or, of an older version, config.yaml does."""
-        wanted = self._options_of(name)
-        if name in self._again or not wanted:
-            return name not in self._again
-        content = read_json(self.folder / name, Path(name).stem)
-        made_with = content.get("made_with") if isinstance(content, dict) else None
-        return name not in self._outdated if made_with is None else made_with == plain(wanted)
-
-    def _options_of(self, name: str) -> dict[str, Any]:
-        return {option: getattr(self.config, option) for option, artefacts in MAKES_AGAIN.items() if name in artefacts}
-
-    def _write(self, name: str, content: dict[str, Any]) -> None:
-        """Writes a JSON artefact with its format and the options that only it was made with."""
-        made_with = self._options_of(name)
-        write_json(self.folder / name, {"format": f"selfinformed.{Path(name).stem}/1", **content, **({"made_with": made_with} if made_with else {})})
-
-    def _keep_options(self, name: str) -> None:
-        """Writes into config.yaml those options that the artefact just made was made with."""
-        path, made_with, before = self.folder / "config.yaml", self._options_of(name), read_config(self.folder / "config.yaml")
-        if any(getattr(before, option) != value for option, value in made_with.items()):
-            write_text(path, replace(before, **made_with).to_yaml())
-        self._outdated.discard(name)
-        self._again.discard(name)
-
-
-_SHARED = ("measure",)  # stages that any number of processes do together; features are shared too
-_ARTEFACTS = frozenset(
-    {
-        "detections", "counts.safetensors", "codetections.safetensors", "groups.json", "stability.json", "sweep.json",
-        "plan.json", "features", "probe.json", "heads.safetensors",
-        "evaluation.json", "conditional.json", "comparison.json", "comparison.jsonl", "search.json", "search.jsonl",
-    }
-)  # fmt: skip
-
-
-def _check_own(folder: Path) -> None:
-    """Stops where one of the folders that a run writes into is a link that leads out of the run."""
-    for name in _FOLDERS:
-        for parent, inner, _ in [("", [str(folder / name)], []), *os.walk(folder / name)]:
-            for path in (Path(parent, part) for part in inner):
-                if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
-                    raise SelfInformedError(f"{path} is a link that leads out of the run folder; put the folder itself there, or link the whole run folder")
-
-
-_FOLDERS = ("detections", "features", "figures", "tables", "log")
 
 
 def _named(name: str, kind: Kind) -> str:

@@ -1,0 +1,140 @@
+"""What is in a run folder, with which options it was made, and who works on it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from selfinformed.pipeline.artefacts import read_artefact
+from selfinformed.pipeline.config import MAKES_AGAIN, RunConfig, read_config
+from selfinformed.runtime.device import rank
+from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.files import plain, read_json, write_json, write_text
+from selfinformed.runtime.locks import FolderLock
+
+T = TypeVar("T")
+Say = Callable[[str], None]
+
+ARTEFACTS = frozenset(
+    {
+        "detections", "counts.safetensors", "codetections.safetensors", "groups.json", "stability.json", "sweep.json",
+        "plan.json", "features", "probe.json", "heads.safetensors",
+        "evaluation.json", "conditional.json", "comparison.json", "comparison.jsonl", "search.json", "search.jsonl",
+    }
+)  # fmt: skip
+_FOLDERS = ("detections", "features", "figures", "tables", "log")
+_SHARED = ("measure",)  # stages that any number of processes do together; features are shared too
+
+
+class RunFolder:
+    """The artefacts of a run: each is made once, by one process, and again when options that only it depends on have changed.
+
+    Args:
+        config: the configuration; its `output` is the folder. It is kept as config.yaml.
+        say: takes a line about each stage.
+
+    Raises:
+        SelfInformedError: the folder cannot be written, or holds artefacts of another configuration.
+    """
+
+    def __init__(self, config: RunConfig, say: Say) -> None:
+        self.config, self.say = config, say
+        self.path = Path(config.output)
+        _check_own(self.path)
+        self._done: dict[str, Any] = {}
+        self._lock = FolderLock(self.path)
+        self._outdated: set[str] = set()  # artefacts of which config.yaml says that they were made with other options
+        self._again: set[str] = set()  # artefacts to be made again in any case
+        path = self.path / "config.yaml"
+        begun = self.path.is_dir() and any(p.name in ARTEFACTS for p in self.path.iterdir())
+        if begun and path.exists():
+            before = read_config(path)
+            if differences := before.differences(config):
+                raise SelfInformedError(
+                    f"{self.path} holds a run with another {', '.join(differences)}; choose another --output, or delete the folder"
+                )
+            self._outdated = set(before.made_again(config))
+        elif begun:
+            raise SelfInformedError(f"{self.path} holds artefacts but no config.yaml, so what made them is unknown; choose another --output")
+        else:
+            write_text(path, config.to_yaml())
+
+    def stage(
+        self, stage: str, name: str, read: Callable[[Path], T], make: Callable[[], T], save: Callable[[T, Path], None], also: str = ""
+    ) -> T:
+        """What `name` (and the file `also` beside it) holds: read where it is there, else made, and saved by the first process; once per run."""
+        if name not in self._done and not self._read_there(stage, name, read, also):
+            with self._lock.held(stage) if rank() == 0 and stage not in _SHARED else nullcontext():
+                if not self._read_there(stage, name, read, also):  # another process may have made it meanwhile
+                    start = time.perf_counter()
+                    made = make()
+                    if rank() == 0:
+                        save(made, self.path / name)
+                        self._keep_options(name)
+                    self._done[name] = made
+                    self.say(f"{stage:<10} {name} in {time.perf_counter() - start:.1f} s")
+        result: T = self._done[name]
+        return result
+
+    def json_stage(self, stage: str, name: str, make: Callable[[], T], read: Callable[[Path], T] = read_artefact) -> T:
+        """A stage whose artefact `write` writes."""
+        return self.stage(stage, name, read, make, lambda made, path: self.write(name, made))
+
+    def write(self, name: str, content: Any) -> None:
+        """Writes an object, rows, or what gives an object by `to_dict`, as JSON with its format and the options that only it was made with."""
+        content = {"rows": content} if isinstance(content, list) else content if isinstance(content, dict) else content.to_dict()
+        made_with = self._options_of(name)
+        write_json(self.path / name, {"format": f"selfinformed.{Path(name).stem}/1", **content, **({"made_with": made_with} if made_with else {})})
+
+    def there(self, name: str) -> Any:
+        """A JSON artefact if it is there, whatever it was made with, else None."""
+        path = self.path / name
+        return read_artefact(path) if path.exists() else None
+
+    def is_current(self, name: str) -> bool:
+        """Whether an artefact that is there was made with the options of this run; it says so itself, or, of an older version, config.yaml does."""
+        wanted = self._options_of(name)
+        if name in self._again or not wanted:
+            return name not in self._again
+        content = read_json(self.path / name, Path(name).stem)
+        made_with = content.get("made_with") if isinstance(content, dict) else None
+        return name not in self._outdated if made_with is None else made_with == plain(wanted)
+
+    def make_again(self, name: str) -> None:
+        """The artefact stays until what takes its place is whole."""
+        self._again.add(name)
+        self._done.pop(name, None)
+
+    def _read_there(self, stage: str, name: str, read: Callable[[Path], Any], also: str) -> bool:
+        path = self.path / name
+        if not path.exists() or not (self.path / also).exists() or not self.is_current(name):
+            return False
+        self._done[name] = read(path)
+        self.say(f"{stage:<10} {name} is there already")
+        return True
+
+    def _options_of(self, name: str) -> dict[str, Any]:
+        return {option: getattr(self.config, option) for option, artefacts in MAKES_AGAIN.items() if name in artefacts}
+
+    def _keep_options(self, name: str) -> None:
+        """Writes into config.yaml those options that the artefact just made was made with."""
+        path, made_with = self.path / "config.yaml", self._options_of(name)
+        before = read_config(path)
+        if any(getattr(before, option) != value for option, value in made_with.items()):
+            write_text(path, replace(before, **made_with).to_yaml())
+        self._outdated.discard(name)
+        self._again.discard(name)
+
+
+def _check_own(folder: Path) -> None:
+    """Stops where one of the folders that a run writes into is a link that leads out of the run."""
+    for name in _FOLDERS:
+        for parent, inner, _ in [("", [str(folder / name)], []), *os.walk(folder / name)]:
+            for path in (Path(parent, part) for part in inner):
+                if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+                    raise SelfInformedError(f"{path} is a link that leads out of the run folder; put the folder itself there, or link the whole run folder")
