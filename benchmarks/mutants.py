@@ -50,6 +50,7 @@ TESTS = {
     "structure/groups.py": "structure/test_groups.py",
     "runtime/work.py": "runtime/test_work.py | not processes_fill and not process_lives",
     "training/checkpoints.py": "training/test_checkpoints.py",
+    "runtime/journals.py": "evidence/test_journal.py | not data and not same_inputs",
     "evidence/journal.py": "evidence/test_journal.py | not data and not same_inputs",
 }
 PLAIN = {"structure/kernels.py"}  # compiled loops that are run as Python, since every change would compile them anew

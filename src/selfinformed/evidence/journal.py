@@ -13,14 +13,12 @@ import numpy.typing as npt
 
 from selfinformed.evidence.evaluation import Evaluation
 from selfinformed.evidence.rows import read_row
-from selfinformed.runtime.files import from_line, plain, to_line, write_text
-from selfinformed.runtime.reading import MOST_JSON, opened
+from selfinformed.runtime.files import plain
+from selfinformed.runtime.journals import JournalFile
 
 
 class Journal:
-    """Rows and tries done so far, in memory and, if asked for, in a file of one JSON line each.
-
-    Lines of other inputs stay in the file: with those inputs again, they serve again.
+    """Rows and tries of the same inputs done so far, in memory and, if asked for, in a file.
 
     Attributes:
         rows: by arm and seed, the row of the comparison.
@@ -29,41 +27,20 @@ class Journal:
     """
 
     def __init__(self, path: str | Path | None, inputs: Sequence[Any]) -> None:
-        self.path = Path(path) if path else None
         self.key = hashlib.sha256(json.dumps(plain(inputs), sort_keys=True, default=repr).encode()).hexdigest()
         self.rows: dict[tuple[str, int], dict[str, Any]] = {}
         self.per_label: dict[tuple[str, int], npt.NDArray[np.float64]] = {}
         self.tries: dict[tuple[str, float], float] = {}
-        self._lines: list[str] = []
-        if self.path and self.path.exists():
-            with opened(self.path, "comparison", MOST_JSON) as file:
-                for line in file.read().decode("utf-8", "replace").splitlines():
-                    self._take(line)
+        self._file = JournalFile(path, self.key, self._keep)
 
     def add(self, arm: str, seed: int, evaluation: Evaluation, seconds: float, head_seconds: float = 0.0) -> None:
         """Keeps one row."""
         row = {"arm": arm, "seed": seed, **evaluation.figures(), "seconds": seconds, "head_seconds": head_seconds}
-        self._write({"row": row, "per_label": evaluation.ranking.average_precision})
+        self._file.add(row=row, per_label=evaluation.ranking.average_precision)
 
     def add_try(self, arm: str, factor: float, score: float) -> None:
         """Keeps one try of a learning rate."""
-        self._write({"try": {"arm": arm, "factor": factor, "mean_average_precision": score}})
-
-    def _write(self, content: dict[str, Any]) -> None:
-        self._take(to_line({"key": self.key, **content}))
-        if self.path:
-            write_text(self.path, "\n".join(self._lines) + "\n")
-
-    def _take(self, line: str) -> None:
-        content = from_line(line)
-        if content is None:  # half written or damaged: that row is made again
-            return
-        try:
-            if content.get("key") == self.key:
-                self._keep(content)
-        except (ValueError, KeyError, TypeError, OverflowError):  # likewise
-            return
-        self._lines.append(line)
+        self._file.add(**{"try": {"arm": arm, "factor": factor, "mean_average_precision": score}})
 
     def _keep(self, content: dict[str, Any]) -> None:
         if "try" in content:

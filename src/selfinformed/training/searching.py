@@ -21,9 +21,9 @@ from selfinformed.network.calls import batch_size_of
 from selfinformed.network.timing import paired_seconds
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.files import from_line, plain, to_line, write_text
+from selfinformed.runtime.files import plain
+from selfinformed.runtime.journals import JournalFile
 from selfinformed.runtime.progress import progress
-from selfinformed.runtime.reading import MOST_JSON, opened
 from selfinformed.runtime.tabular import Table, frame
 from selfinformed.structure.counts import ConfusionCounts, Kind
 from selfinformed.structure.plans import HeadPlan
@@ -318,36 +318,21 @@ def _extra_time(net: WrappedClassifier, structure: Structure) -> float:
 
 
 class _Trials:
-    """The rows done so far; in a file, of one JSON line each, where one is given."""
+    """The rows of the same inputs done so far, in memory and, if asked for, in a file."""
 
     def __init__(self, path: str | Path | None, inputs: Sequence[Any]) -> None:
-        self.path, self.key = Path(path) if path else None, json.dumps(plain(list(inputs)), sort_keys=True, default=repr)
-        self._lines: list[str] = []
         self._rows: dict[tuple[str, float], dict[str, Any]] = {}
-        if self.path and self.path.exists():
-            with opened(self.path, "search", MOST_JSON) as file:
-                lines = file.read().decode("utf-8", "replace").splitlines()
-            for line in lines:
-                content = from_line(line)
-                try:
-                    if content is not None and content["key"] == self.key:  # rows of other inputs are forgotten
-                        _check_trial(content["row"])
-                        self._keep(str(content["heads"]), content["row"], line)
-                except (ValueError, KeyError, TypeError):  # damaged: that row is made again
-                    continue
+        self._file = JournalFile(path, json.dumps(plain(list(inputs)), sort_keys=True, default=repr), self._keep)
 
     def find(self, structure: Structure, epochs: float) -> dict[str, Any] | None:
         return self._rows.get((_digest(structure), epochs))
 
     def add(self, structure: Structure, row: dict[str, Any]) -> None:
-        heads = _digest(structure)
-        self._keep(heads, row, to_line({"key": self.key, "heads": heads, "row": row}))
-        if self.path:
-            write_text(self.path, "\n".join(self._lines) + "\n")
+        self._file.add(heads=_digest(structure), row=row)
 
-    def _keep(self, heads: str, row: dict[str, Any], line: str) -> None:
-        self._rows[heads, row["epochs"]] = row
-        self._lines.append(line)
+    def _keep(self, content: dict[str, Any]) -> None:
+        _check_trial(content["row"])
+        self._rows[str(content["heads"]), content["row"]["epochs"]] = content["row"]
 
 
 def _check_trial(row: Any) -> None:
