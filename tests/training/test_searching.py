@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from itertools import groupby
 
@@ -84,8 +85,17 @@ def test_a_stopped_search_goes_on_where_it_was(found: SearchResult, problem: Pro
     n = len(calls)
     searched(problem, journal=journal)
     assert len(calls) == n  # all read
+    text = journal.read_text("utf-8")
+    journal.write_text(re.sub(r'"checksum": "[^"]*"', '"x": 1', text).replace('"structure": "', '"structure": "no such '), "utf-8")
+    renamed = searched(problem, journal=journal)
+    assert [row["structure"] for row in renamed.trials] == [row["structure"] for row in found.trials]
+    assert len(calls) == n
     searched(problem, journal=journal, seed=1)
-    assert len(calls) > n  # other inputs, nothing read
+    n_other, lines = len(calls), len(journal.read_text("utf-8").splitlines())
+    assert n_other > n  # other inputs, nothing read
+    searched(problem, journal=journal)
+    assert len(calls) == n_other  # and nothing forgotten
+    assert len(journal.read_text("utf-8").splitlines()) == lines
 
 
 def test_structures_the_data_cannot_carry_are_left_out(problem: Problem) -> None:

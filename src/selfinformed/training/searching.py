@@ -257,12 +257,12 @@ def search(
         passes = epochs / _KEPT ** (rounds - 1 - number)
         rows = []
         for name in progress(alive, len(alive), f"searching, round {number + 1} of {rounds}"):
+            about = {"structure": name, "choice": asdict(choices[name]), "round": number + 1, "epochs": passes}
             row = done.find(structures[name], passes)
             if row is None:
-                row = {"structure": name, "choice": asdict(choices[name]), "round": number + 1, "epochs": passes}
-                row |= _judged(net, structures[name], train, holdout, passes, top_k, seed, training)
+                row = about | _judged(net, structures[name], train, holdout, passes, top_k, seed, training)
                 done.add(structures[name], row)
-            rows.append(row)
+            rows.append(row | about)  # of what a file holds only the figures count
         if all("reason" in row for row in rows):
             raise SelfInformedError(f"search: no structure could be trained; {rows[0]['reason']}")
         rows.sort(key=lambda row: -row["mean_average_precision"])
