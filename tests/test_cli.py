@@ -240,6 +240,14 @@ def test_bad_command_lines_are_one_line_too(call, workspace: Path) -> None:
     assert_one_line(*call("run", config, "--output", config / "below")[::2], ["cannot be written"])
 
 
+def test_an_error_about_something_endless_is_cut_in_its_middle(call) -> None:
+    code, _, err = call("measure", "x" * 5_000 + ".yaml")
+    assert code == 2
+    assert len(err) < 1_600
+    assert err.startswith("selfinformed: ")
+    assert " … " in err
+
+
 def test_an_unreadable_image_can_be_set_aside(call, workspace: Path) -> None:
     config = write_config(workspace, **write_images(workspace, bad="class 3/2.png"))
     code, out, err = call("run", config, "--skip-bad", 1)

@@ -1,6 +1,7 @@
 """The demo, as `make demo` runs it: what the README claims holds."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,14 +10,19 @@ import pytest
 
 from selfinformed.evidence.comparison import ARMS, Comparison
 
+ALONE = os.environ | {"OMP_NUM_THREADS": "1"}  # other tests have the other cores
+
+
+def selfinformed(*arguments: object) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([sys.executable, "-m", "selfinformed.cli", *map(str, arguments)], capture_output=True, text=True, env=ALONE)
+    assert done.returncode == 0, done.stderr
+    return done
+
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("demo") / "run"
-    command = [sys.executable, "-m", "selfinformed.cli", "demo", "--output", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout
+    return folder, selfinformed("demo", "--output", folder).stdout
 
 
 @pytest.fixture(scope="module")
@@ -84,21 +90,15 @@ def test_demo_probe_forecasts_what_training_gains(demo, table):
 
 
 def test_demo_goes_on_where_it_was(demo):
-    command = [sys.executable, "-m", "selfinformed.cli", "compare", str(demo[0]), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = selfinformed("compare", demo[0], "--json")
     assert json.loads(done.stdout)["rows"] == json.loads((demo[0] / "comparison.json").read_text())["rows"]
     assert "is there already" in done.stderr
 
 
 def test_converged_base_has_little_to_gain_and_the_probe_says_so(tmp_path):
     config = tmp_path / "config.yaml"
-    asked = subprocess.run([sys.executable, "-m", "selfinformed.cli", "demo", "--base", "converged", "--print-config"], capture_output=True, text=True)
-    config.write_text(asked.stdout)
-    done = subprocess.run(
-        [sys.executable, "-m", "selfinformed.cli", "probe", str(config), "--output", str(tmp_path / "run"), "--json"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    config.write_text(selfinformed("demo", "--base", "converged", "--print-config").stdout)
+    done = selfinformed("probe", config, "--output", tmp_path / "run", "--json")
     headroom = json.loads(done.stdout)
     assert not headroom["worth_it"]
     assert "little to gain" in headroom["verdict"]

@@ -47,6 +47,7 @@ _FIT = [
     "watch", "log",
 ]  # fmt: skip
 
+_LONGEST = 1_500  # characters of an error
 _SMALLER = "what was finished is kept; give a smaller --forward-batch-size, --batch-size or --budget, and run again"
 
 
@@ -465,7 +466,10 @@ _WORDS = ("group", "reading", "detected", "annotated", "network", "stage", "file
 
 
 def _fail(message: str) -> int:
-    print(f"selfinformed: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201
+    line = " ".join(message.split())
+    if len(line) > _LONGEST:  # what a file holds may be of any length; how the line begins and what to do in the end are ours
+        line = f"{line[: _LONGEST // 2]} … {line[-_LONGEST // 2 :]}"
+    print(f"selfinformed: {line}", file=sys.stderr)  # noqa: T201
     return 2
 
 

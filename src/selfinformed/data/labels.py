@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.reading import shown
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class LabelSpace:
         if len(self._index) != len(self.names):
             seen: set[str] = set()
             twice = next(n for n in self.names if n in seen or seen.add(n))  # type: ignore[func-returns-value]
-            raise SelfInformedError(f"labels: the name {twice!r} stands twice; give each label a name of its own")
+            raise SelfInformedError(f"labels: the name {shown(twice)} stands twice; give each label a name of its own")
         if "" in self._index:
             raise SelfInformedError(f"labels: label {self._index['']} has an empty name; give every label a name")
 
@@ -51,7 +52,7 @@ class LabelSpace:
             return self._index[name]
         except KeyError:
             raise SelfInformedError(
-                f"labels: no label is named {name!r}; the {len(self)} labels begin {list(self.names[:3])}"
+                f"labels: no label is named {shown(name)}; the {len(self)} labels begin {shown(list(self.names[:3]))}"
             ) from None
 
     def indices(self, names: Sequence[str]) -> list[int]:

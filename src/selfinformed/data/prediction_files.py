@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from selfinformed.data.parquet import parquet_file
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.reading import check_tensors
+from selfinformed.runtime.reading import check_tensors, shown
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, "_Array"]
@@ -284,7 +284,7 @@ def _numbers(path: Path, first: int, name: str, fields: list[str]) -> tuple[Arra
         entries = ((row, entry) for row, field in enumerate(fields) if field.strip() for entry in field.split(";"))
         row, entry = next((row, entry) for row, entry in entries if _converted(entry, 1, dtype) is None)
         expected = "numbers" if name == "scores" else "integers of at most 64 bits"
-        raise SelfInformedError(f"predictions: {row_name(path, first + row)} has {entry!r} among its {name}; expected {expected}, separated by ;")
+        raise SelfInformedError(f"predictions: {row_name(path, first + row)} has {shown(entry)} among its {name}; expected {expected}, separated by ;")
     return numbers, sizes
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.reading import MOST_LABELS
+from selfinformed.runtime.reading import MOST_LABELS, shown
 
 IntArray = npt.NDArray[np.int64]
 
@@ -118,7 +118,7 @@ def _from_lists(rows: Sequence[Any], n_labels: int | None, first_example: int) -
             labels = np.array(sorted({operator.index(label) for label in row}), dtype=np.int64)
         except (TypeError, OverflowError):
             raise SelfInformedError(
-                f"targets: example {first_example + i} has {row!r}; expected a list of label numbers"
+                f"targets: example {first_example + i} has {shown(row)}; expected a list of label numbers"
             ) from None
         sets.append(labels)
     offsets = np.cumsum([0, *(len(labels) for labels in sets)]).astype(np.int64)
