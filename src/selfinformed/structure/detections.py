@@ -36,7 +36,8 @@ def detections(scores: torch.Tensor, top_k: int, name: Callable[[int], str] | No
     if not torch.isfinite(scores.sum()) and not (finite := torch.isfinite(scores)).all():  # a sum of finite scores can overflow
         row, label = torch.nonzero(~finite)[0].tolist()
         who = name(row) if name else f"example {row}"
-        raise SelfInformedError(f"scores: {who} has the score {scores[row, label].item()} for label {label}; scores must be finite")
+        value = scores[row, label].item()
+        raise SelfInformedError(f"scores: {who} has the score {value} for label {label}; scores must be finite: look at the network's weights, or that example")
     values, ids = scores.topk(min(top_k + 1, n_labels))
     tied = values[:, -1] == values[:, top_k - 1]  # the best score left out is as good as the lowest kept
     ids = ids[:, :top_k]
