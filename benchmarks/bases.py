@@ -17,7 +17,6 @@ import time
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from characters import CACHE, Characters, cjk, kanji
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -25,7 +24,7 @@ from torch import nn
 from selfinformed.data.glyphs import distort
 from selfinformed.network.wrap import WrappedClassifier, wrap
 from selfinformed.structure.average_precision import Ranking, RankingMetrics
-from selfinformed.training.fitting import one_cycle
+from selfinformed.training.fitting import gradient_of, loss_of, one_cycle
 
 BASES = Path(__file__).parent / "bases"
 PASSES = {
@@ -197,15 +196,10 @@ def _stage(name, file, network, data: Characters, rows, targets, passes, peak, b
                 group["lr"] = peak * one_cycle((number + step / steps) / passes, 0.15)
             logits = network(batch)
             wanted = targets.take(chosen.numpy())
-            with torch.no_grad():
-                gradient = logits.softmax(1) if single else logits.sigmoid()
-                examples, labels = map(torch.from_numpy, wanted.pairs())
-                if step % 16 == 0 and single:
-                    total += 16 * F.cross_entropy(logits, labels).item()
-                gradient[examples, labels] -= 1
-                gradient.div_(batch_size)
+            if step % 16 == 0 and single:
+                total += 16 * loss_of(logits.detach(), wanted, "softmax").item()
             optimizer.zero_grad()
-            logits.backward(gradient)
+            logits.backward(gradient_of(logits, wanted, "softmax" if single else "logistic"))
             optimizer.step()
         seconds += time.time() - start
         figures = judge(network, data, "holdout")

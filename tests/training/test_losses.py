@@ -110,3 +110,18 @@ def test_class_weights_are_one_on_average_over_labels_with_examples() -> None:
     assert weights[0] < weights[1] < weights[2]
     assert weights[2] / weights[0] == pytest.approx((1 - 0.999**90) / (1 - 0.999), rel=1e-4)
     assert weights[3] == 0
+
+
+@pytest.mark.parametrize("output", ["softmax", "logistic"])
+@pytest.mark.parametrize("recipe", [Recipe(), Recipe(logit_adjustment=1.0)], ids=["plain", "adjusted"])
+def test_gradients_of_a_sure_network_hold_no_number_whose_square_is_subnormal(output, recipe) -> None:
+    """With subnormal numbers a step takes many times as long."""
+    scores = 30 * torch.randn(64, 200, generator=torch.Generator().manual_seed(0))
+    targets = as_targets([[i % 200] for i in range(64)], 200)
+    objective = Objective.of(recipe, targets, output)
+    gradient = objective.gradient(scores, targets)
+    assert ((gradient == 0) | (gradient.abs() >= 1e-15 / 64)).all()
+    assert (gradient == 0).float().mean() > 0.1
+    exact = scores.double().requires_grad_()
+    objective.loss(exact, targets).backward()
+    torch.testing.assert_close(gradient.double(), exact.grad, rtol=1e-4, atol=2e-7)
