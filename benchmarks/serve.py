@@ -50,7 +50,7 @@ def make_run(folder: Path) -> torch.Tensor:
     si.fit(aug, train, holdout=holdout, epochs=1)
     aug.save_pretrained(folder)
     write_text(folder / "config.yaml", demo_config("budget", None, str(folder)).to_yaml())
-    si.export_onnx(aug, folder / "model.onnx", images[:64])
+    si.export_onnx(aug, folder / "model.onnx", images[:64], heads=folder / "heads.safetensors")
     return images
 
 
