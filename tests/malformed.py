@@ -104,7 +104,7 @@ def given(reader: Reader, sound: Path, copy: Path, content: bytes) -> str:
     for path in sound.iterdir():  # a run's folder is copied, data are linked
         if path.name in ("run", "counted"):
             if Path(reader.file).parts[0] == path.name or str(reader.verb(copy)[1]).endswith(path.name):
-                shutil.copytree(path, copy / path.name, ignore=shutil.ignore_patterns("figures", "tables", "report.html"))
+                shutil.copytree(path, copy / path.name, ignore=_of_reports)
         else:
             (copy / path.name).hardlink_to(path) if path.is_file() else shutil.copytree(path, copy / path.name)
     target = copy / reader.file
@@ -113,6 +113,11 @@ def given(reader: Reader, sound: Path, copy: Path, content: bytes) -> str:
     for name in reader.absent:
         (copy / name).unlink()
     return verdict(reader, call(*reader.verb(copy)))
+
+
+def _of_reports(folder: str, names: list[str]) -> list[str]:
+    """What a report writes; pictures that stand beside an artefact stay, or it would be made again."""
+    return [n for n in names if n in ("tables", "report.html") or (Path(folder).name == "figures" and n not in ("sweep.png", "conditional.png"))]
 
 
 def readers() -> list[Reader]:
