@@ -11,9 +11,8 @@ import importlib
 import sys
 
 from common import RESULTS, save
-from winning import Task, curve, figure
+from winning import Task, curve, draw
 
-from selfinformed.evidence.figures import save_figure
 from selfinformed.runtime.files import read_json
 
 
@@ -25,7 +24,7 @@ def main(name: str, kind: str, *budgets: str) -> None:
         rows = curve(task, base["search"]["trials"], base["search"]["best"], [budget])
         base["curve"] = [row for row in base["curve"] if row["budget"] != budget] + rows
         save(name, {"seed": 0, "bases": bases})
-    save_figure(figure(name, bases), RESULTS / f"{name}.png")
+    draw(name, bases)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,10 @@ import sys
 from typing import Any
 
 from common import RESULTS, save
-from winning import N_GROUPS, Task, figure, said, speed
+from winning import N_GROUPS, Task, draw, said, speed
 
 from selfinformed.evidence.arms import Bench
 from selfinformed.evidence.comparison import Comparison
-from selfinformed.evidence.figures import save_figure
 from selfinformed.runtime.files import read_json
 from selfinformed.training.structures import Builder, Choice
 
@@ -37,7 +36,7 @@ def main(name: str, kind: str) -> None:
     base["speed"] = speed(task, table)
     said(str(table) + "\n" + table.verdict)
     save(name, {"seed": 0, "bases": bases})
-    save_figure(figure(name, bases), RESULTS / f"{name}.png")
+    draw(name, bases)
 
 
 def finetuned(task: Task, table: Comparison) -> list[dict[str, Any]]:

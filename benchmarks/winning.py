@@ -211,13 +211,19 @@ def run(name: str, tasks: dict[str, Callable[[], Task]], only: str | None = None
         if only in (None, kind):
             bases[kind] = measure(make())
             save(name, {"seed": 0, "bases": [bases[k] for k in tasks if k in bases]})
-    save_figure(figure(name, list(bases.values())), RESULTS / f"{name}.png")
+    draw(name, list(bases.values()))
+
+
+def draw(name: str, bases: list[dict[str, Any]]) -> None:
+    if any(base["curve"] for base in bases):
+        save_figure(figure(name, bases), RESULTS / f"{name}.png")
 
 
 def figure(name: str, bases: list[dict[str, Any]]) -> Any:
-    """mAP@50 against extra multiply-adds, all arms, one panel per base."""
+    """mAP@50 against extra multiply-adds, all arms, one panel per base that was measured at several budgets."""
     from matplotlib.figure import Figure
 
+    bases = [base for base in bases if base["curve"]]
     drawn = Figure(figsize=(6.4 * len(bases), 4.6), layout="constrained")
     for place, base in enumerate(bases):
         axes = drawn.add_subplot(1, len(bases), place + 1)
@@ -228,13 +234,16 @@ def figure(name: str, bases: list[dict[str, Any]]) -> Any:
             if points:
                 axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=arm)
         others = [row for row in base["comparison"]["summary"] if row["arm"] not in ("dense", "confusions", "random", "searched")]
+        below = -100.0
         for number, row in enumerate(sorted(others, key=lambda row: row["mean_average_precision"])):
             x, y = 100 * (row["extra_computation"] - 1), 100 * row["mean_average_precision"]
             axes.plot([x], [y], "x", color="0.3")
             left = number % 2 and x > 0.5  # on alternating sides, since some lie close
+            up = 4 if y - below < 0.3 else -3
             axes.annotate(
-                row["arm"], (x, y), (-5 if left else 5, -3), textcoords="offset points", fontsize=7, color="0.3", ha="right" if left else "left"
+                row["arm"], (x, y), (-5 if left else 5, up), textcoords="offset points", fontsize=7, color="0.3", ha="right" if left else "left"
             )
+            below = y
         axes.set(title=f"{name}, {base['kind']} base", xlabel="extra multiply-adds executed on average, percent", ylabel="mAP@50, test")
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, fontsize=8)
