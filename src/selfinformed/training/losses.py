@@ -127,7 +127,7 @@ def _probabilities(logits: torch.Tensor, output: Output) -> torch.Tensor:
 
     They move no weight, but their products, and their squares in AdamW, are subnormal numbers, with which processors calculate many times as long.
     """
-    return torch.nn.functional.threshold_(logits.softmax(1) if output == "softmax" else logits.sigmoid(), _LEAST, 0.0)
+    return F.threshold(logits.softmax(1) if output == "softmax" else logits.sigmoid(), _LEAST, 0.0, inplace=True)
 
 
 def _pairs(targets: Targets, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
