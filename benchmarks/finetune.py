@@ -43,17 +43,14 @@ def finetuned(task: Task, table: Comparison) -> list[dict[str, Any]]:
     heads = Builder(task.net, task.holdout, task.budget).structure(Choice("confusions", N_GROUPS)).plan
     bench = Bench(task.net, heads, task.train, task.test, task.holdout, None, None, None, None, task.epochs, "keep", 5e-4, dict(task.training))
     caching = task.train.seconds + task.holdout.seconds
-    rows, best = [], 1.0
-    for seed, taken in enumerate(table.values("searched", "head_seconds")):
-        seconds = caching + float(taken)
-        trained = {}
-        for factor in TUNING if seed == 0 else (best,):  # the first seed's trainings are the tries of a learning rate, on hold-out data
-            trained[factor] = bench.trained("finetune", seed, factor, seconds)
-        if seed == 0:
-            scores = {factor: bench.score("finetune", aug, 50) for factor, (aug, _) in trained.items()}
-            best = max(scores, key=lambda factor: scores[factor])
-            said("finetune on hold-out data: " + ", ".join(f"{5e-4 * factor:g} {100 * score:.2f}" for factor, score in scores.items()))
-        aug, history = trained[best]
+    seconds = [caching + float(taken) for taken in table.values("searched", "head_seconds")]
+    tries = {factor: bench.trained("finetune", 0, factor, seconds[0]) for factor in TUNING}
+    scores = {factor: bench.score("finetune", aug, 50) for factor, (aug, _) in tries.items()}
+    best = max(TUNING, key=lambda factor: scores[factor])
+    said("finetune on hold-out data: " + ", ".join(f"{5e-4 * factor:g} {100 * score:.2f}" for factor, score in scores.items()))
+    rows = []
+    for seed, allowed in enumerate(seconds):
+        aug, history = tries[best] if seed == 0 else bench.trained("finetune", seed, best, allowed)
         rows.append({"arm": "finetune", "seed": seed, **bench.judged("finetune", aug, 50).figures(), "seconds": history.seconds, "head_seconds": 0.0})
         said(f"finetune {seed}: {100 * rows[-1]['mean_average_precision']:.2f} in {history.seconds:.0f} s")
     return rows

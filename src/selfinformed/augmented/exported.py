@@ -13,6 +13,7 @@ from selfinformed.augmented.network import AugmentedClassifier
 from selfinformed.data.examples import Inputs, take_inputs
 from selfinformed.network.calls import batch_size_of, logits_of
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.extras import extra
 from selfinformed.runtime.files import written_atomically
 
 
@@ -96,8 +97,7 @@ def is_export_of(path: Path, heads: Path) -> bool:
     """Whether an ONNX file is there and was exported from these heads, as they are now; one that does not say so, if it is not older than they."""
     if not (path.is_file() and heads.is_file()):
         return False
-    import onnx
-
+    onnx = extra("onnx", "serve", "serve")
     try:
         said = {entry.key: entry.value for entry in onnx.load(str(path), load_external_data=False).metadata_props}
     except Exception:  # protobuf's errors have no class in common

@@ -12,6 +12,8 @@ from selfinformed.data.targets import Targets
 from selfinformed.network.wrap import Output
 from selfinformed.training.recipe import Recipe
 
+_LEAST = 1e-15  # of a probability
+
 
 def loss_of(scores: torch.Tensor, targets: Targets, output: Output) -> torch.Tensor:
     """Mean over examples of cross-entropy (softmax) or of binary cross-entropy summed over labels (logistic).
@@ -22,8 +24,6 @@ def loss_of(scores: torch.Tensor, targets: Targets, output: Output) -> torch.Ten
     if output == "softmax":
         return F.cross_entropy(scores, labels)
     return (F.softplus(scores).sum() - scores[examples, labels].sum()) / len(scores)
-
-_LEAST = 1e-15
 
 
 def gradient_of(scores: torch.Tensor, targets: Targets, output: Output, n: int | None = None) -> torch.Tensor:
