@@ -20,7 +20,7 @@ from selfinformed.evidence.comparison import Comparison
 from selfinformed.runtime.files import read_json
 from selfinformed.training.structures import Builder, Choice
 
-TUNING = (1.0, 4.0, 0.2)  # factors of 5e-4 that are tried
+TUNING = (1.0, 4.0, 8.0, 16.0, 32.0)  # factors of 5e-4 that are tried
 
 
 def main(name: str, kind: str) -> None:
