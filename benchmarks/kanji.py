@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 from bases import log_seconds, network_of
 from characters import kanji
@@ -25,12 +26,11 @@ def task(kind: str) -> Task:
         for name, part, seed in (("train", "train", 0), ("holdout", "holdout", 0), ("test", "test", 0), ("views", "test", 1))
     )
     arms = ("base", "classifier", "confusions", "codetections", "random", "dense", "hinton", "gated", "adapter", "searched")
-    if kind == "converged":  # there a tenth of the rates is enough, and more is too much
+    if kind == "converged":  # where heads correct the base a tenth of the rates is enough, and more is too much
         arms = ("base", "classifier", "confusions", "random", "dense", "searched")
-        rates = {"learning_rate": 3e-4, "classifier_learning_rate": 1e-4}
         return Task(
-            "kanji", kind, net, train, holdout, test, views, log_seconds("kanji", kind), 1.0, SPACE, candidates=8, rounds=1, arms=arms, curve=(),
-            training=rates, tuning=(1.0, 3.0),
+            "kanji", kind, net, train, holdout, test, views, log_seconds("kanji", kind), 2.0, replace(SPACE, rate=(1.0, 0.1)), candidates=12, rounds=1,
+            arms=arms, curve=(), tuning=(1.0, 0.1),
         )  # fmt: skip
     return Task("kanji", kind, net, train, holdout, test, views, log_seconds("kanji", kind), 1.0, SPACE, arms=arms)
 

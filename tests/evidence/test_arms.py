@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from conftest import Problem
-from selfinformed.evidence.arms import ARMS, DESCRIPTIONS, Bench, scaled
+from selfinformed.evidence.arms import ARMS, DESCRIPTIONS, Bench, changed
 from selfinformed.evidence.evaluation import evaluate
 from selfinformed.network.wrap import AttachPoint, wrap
 from selfinformed.runtime.errors import SelfInformedError
@@ -118,6 +118,6 @@ def test_arms_without_what_they_need_are_left_out(problem: Problem) -> None:
 
 
 def test_all_learning_rates_are_scaled_the_given_or_fits_own() -> None:
-    assert scaled({"batch_size": 8}, 1) == {"batch_size": 8}
+    assert changed({"batch_size": 8}, 1) == {"batch_size": 8}
     rates = {"learning_rate": 0.2, "classifier_learning_rate": 6e-3, "finetune_learning_rate": 2e-3}
-    assert scaled({"learning_rate": 0.1, "batch_size": 8}, 2) == {**rates, "batch_size": 8}
+    assert changed({"learning_rate": 0.1, "batch_size": 8}, 2) == {**rates, "batch_size": 8}

@@ -10,12 +10,16 @@ import pytest
 from scipy import stats
 from test_arms import another_view, two_of_six
 
-from conftest import Problem
+from conftest import Problem, refused
+from selfinformed.augmented.network import augment
 from selfinformed.evidence import arms as module
+from selfinformed.evidence.arms import Bench
 from selfinformed.evidence.comparison import ARMS, Comparison, compare, interval
 from selfinformed.evidence.evaluation import evaluate
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.training.features import FeatureStore
+from selfinformed.training.features import FeatureStore, rank
+from selfinformed.training.fitting import fit
+from selfinformed.training.structures import Structure
 
 CONTRACT = {
     "arm", "seed", "mean_average_precision", "mean_average_precision_per_example", "top1", "top5", "multiply_adds", "extra_computation", "parameters",
@@ -219,6 +223,24 @@ def test_the_whole_network_tries_learning_rates_only_if_asked(problem: Problem, 
         bare = problem.store("holdout")
         bare = FeatureStore(bare.attached, bare.penultimate, bare.targets, bare.fingerprint, 0.0)
         compared(problem, **options, tune_finetune=True, holdout=bare)
+
+
+def test_arms_with_heads_choose_how_much_of_the_base_they_see_where_the_searched_structure_did(problem: Problem, tmp_path) -> None:
+    searched = Structure(problem.plan(), residual=0.25)
+    options = {"arms": ["base", "classifier", "dense", "random", "searched"], "seeds": 1, "searched": searched, "journal": tmp_path / "rows.jsonl"}
+    found = compared(problem, **options)
+    assert found.about["tuned"].keys() == {"dense", "random"}
+    for arm in ("dense", "random"):
+        tuned = found.about["tuned"][arm]
+        assert [row["residual"] for row in tuned["tries"]] == [1.0, 0.25, 0.0]
+        best = max(tuned["tries"], key=lambda row: row["mean_average_precision"])
+        assert tuned["residual"] == best["residual"]
+        aug = augment(problem.net, Bench(problem.net, problem.plan(), problem.store("train"), problem.store("test")).plan_of(arm, 0), seed=0)
+        fit(aug, problem.store("train"), holdout=problem.store("holdout"), epochs=1, recipe={"residual": best["residual"]})
+        assert found.values(arm)[0] == rank(aug, problem.store("test")).mean_average_precision
+    assert without_seconds(compared(problem, **options)) == without_seconds(found)
+    with refused("searched: it was trained with another residual", "give holdout="):
+        compared(problem, **{**options, "holdout": None})
 
 
 @pytest.mark.parametrize("tuning", [0, [], [0.0], [-1.0], [float("inf")], [float("nan")]])

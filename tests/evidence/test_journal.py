@@ -14,7 +14,7 @@ import torch
 
 from conftest import Problem
 from selfinformed.evidence.evaluation import evaluate
-from selfinformed.evidence.journal import Journal
+from selfinformed.evidence.journal import Journal, Try
 from selfinformed.training.features import FeatureStore
 
 
@@ -22,13 +22,13 @@ def test_rows_and_tries_come_back_for_the_same_inputs_only(problem: Problem, tmp
     path, evaluation = tmp_path / "rows.jsonl", evaluate(problem.net, problem.store("test"))
     journal = Journal(path, ["a", {"rate": 1e-3}])
     journal.add("base", 0, evaluation, 1.5, 0.5)
-    journal.add_try("dense", 0.5, 0.25)
-    journal.add_try("dense", 2.0, float("nan"))
+    journal.add_try("dense", Try(0.5), 0.25)
+    journal.add_try("dense", Try(2.0, 0.25), float("nan"))
     again = Journal(path, ["a", {"rate": 1e-3}])
     assert again.rows == journal.rows == {("base", 0): {"arm": "base", "seed": 0, **evaluation.figures(), "seconds": 1.5, "head_seconds": 0.5}}
     np.testing.assert_array_equal(again.per_label["base", 0], evaluation.ranking.average_precision)
-    assert again.tries["dense", 0.5] == 0.25
-    assert np.isnan(again.tries["dense", 2.0])
+    assert again.tries["dense", Try(0.5)] == 0.25
+    assert np.isnan(again.tries["dense", Try(2.0, 0.25)])
     other = Journal(path, ["b", {"rate": 1e-3}])
     assert not other.rows
     assert not other.tries
@@ -54,12 +54,12 @@ def test_lines_of_other_inputs_stay_and_serve_again(tmp_path: Path) -> None:
     for inputs, score in (("a", 0.1), ("b", 0.2)):
         journal = Journal(path, [inputs])
         journal.add("base", 0, judged(score), 1.0)
-        journal.add_try("dense", 0.5, score)
+        journal.add_try("dense", Try(0.5), score)
     assert len(path.read_text("utf-8").splitlines()) == 4
     for inputs, score in (("a", 0.1), ("b", 0.2)):
         journal = Journal(path, [inputs])
         assert journal.rows["base", 0]["mean_average_precision"] == score
-        assert journal.tries == {("dense", 0.5): score}
+        assert journal.tries == {("dense", Try(0.5)): score}
 
 
 def test_a_line_cut_short_is_made_again_and_the_later_of_two_rows_counts(tmp_path: Path) -> None:

@@ -154,9 +154,12 @@ def test_the_forecast_is_what_the_best_then_gains_on_test_data(kind: str, reques
         dense = plan(p.net, LabelGroups.everything(N_LABELS), budget=budget)
     gains = {}
     for name, heads in {"dense": dense, "classifier": plan(p.net, nothing, hidden=(1,))}.items():
-        aug = augment(p.net, heads, seed=1)
-        fit(aug, p.store("train"), holdout=p.store("holdout"), epochs=2, seed=1)
-        gains[name] = 100 * (rank(aug, p.store("test")).mean_average_precision - rank(p.net, p.store("test")).mean_average_precision)
+        recipe, reached = {"residual": 0.0 if "without the base's scores" in found.forecast.choice else 1.0}, []
+        for seed in (1, 2, 3):
+            aug = augment(p.net, heads, seed=seed)
+            fit(aug, p.store("train"), holdout=p.store("holdout"), epochs=2, seed=seed, recipe=recipe)
+            reached.append(rank(aug, p.store("test")).mean_average_precision)
+        gains[name] = 100 * (np.mean(reached) - rank(p.net, p.store("test")).mean_average_precision)
     gained = max(gains["classifier" if found.forecast.choice == "classifier" else "dense"], 0.0)
     assert abs(found.forecast.gain - gained) < 0.5 + 0.1 * gained
     assert found.forecast.low <= found.forecast.gain <= found.forecast.high
@@ -207,10 +210,10 @@ def test_nothing_is_trained_on_holdout_data(problem: Problem, monkeypatch) -> No
     monkeypatch.setattr(module, "fit", spy)
     train = problem.store("train")
     probe(problem.net, train, problem.store("holdout"), width=4, epochs=1)
-    assert [(len(store), epochs) for store, epochs in trained] == [(1500, 1), (1500, 1), (1500, 1), (750, 2)]
-    assert all(store is train for store, _ in trained[:3])
+    assert [(len(store), epochs) for store, epochs in trained] == [(1500, 1)] * 5 + [(750, 2)]  # two ways of training the heads
+    assert all(store is train for store, _ in trained[:5])
     rows = {tuple(row) for row in train.penultimate.tolist()}
-    assert {tuple(row) for row in trained[3][0].penultimate.tolist()} <= rows
+    assert {tuple(row) for row in trained[5][0].penultimate.tolist()} <= rows
 
 
 def test_halves_are_judged_as_they_are_alone(either: Problem) -> None:

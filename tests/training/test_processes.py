@@ -33,7 +33,7 @@ train(make_problem(several=True), sys.argv[1], distributed.get_world_size(), dis
 distributed.barrier()
 os._exit(0)  # see cli.main
 """
-RECIPES = ({}, {"patience": 2, "ema": 0.9, "balanced_sampling": 0.5, "label_smoothing": 0.1, "soft_targets": 0.2})
+RECIPES = ({"residual": 0.0}, {"patience": 2, "residual": 0.25, "ema": 0.9, "balanced_sampling": 0.5, "label_smoothing": 0.1, "soft_targets": 0.2})
 
 
 def train(problem: Problem, folder: str, world: int, rank: int) -> None:

@@ -31,7 +31,7 @@ from selfinformed.training.recipe import Recipe
         ({"watch": "top1"}, "watch to be one of mean_average_precision, loss"),
         ({"ema": 0.9, "tail_average": 0.5}, "leave one of them at 0"),
         ({"label_smooting": 0.1}, "unknown option 'label_smooting'; did you mean 'label_smoothing'"),
-        ({"zzz": 0.1}, "unknown option 'zzz'; expected some of schedule, "),
+        ({"zzz": 0.1}, "unknown option 'zzz'; expected some of residual, "),
     ],
 )
 def test_what_cannot_be_is_refused(options, message: str) -> None:

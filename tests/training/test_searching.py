@@ -114,7 +114,8 @@ def test_candidates_are_different_and_hold_the_controls_and_the_paper() -> None:
     assert len({choice.grouping for choice in drawn}) > 5
     assert drawn == Space().candidates(60, 0)
     assert drawn != Space().candidates(60, 1)
-    assert len(SMALL.candidates(1000, 0)) < 60  # a small space has no more
+    assert {choice.residual for choice in drawn if choice.share == 1} == {1.0, 0.25, 0.0}
+    assert len(SMALL.candidates(1000, 0)) < 180  # a small space has no more
 
 
 def test_a_budget_of_latency_is_measured(problem: Problem, monkeypatch) -> None:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import Problem
+from conftest import Problem, refused
 from selfinformed.augmented.dispatch import uncertainty
 from selfinformed.augmented.saved import load
 from selfinformed.network.wrap import AttachPoint, WrappedClassifier, wrap
@@ -134,9 +134,13 @@ def test_a_share_of_the_examples_runs_heads(problem: Problem, builder: Builder, 
 
 
 def test_structures_survive_json(builder: Builder) -> None:
-    structure = builder.structure(Choice("confusions", 6, top_groups=2, share=0.5))
-    again = Structure.from_dict(json.loads(json.dumps(structure.to_dict())))
-    assert again.to_dict() == structure.to_dict()
+    for choice in (Choice("confusions", 6, top_groups=2, share=0.5), Choice("confusions", 6, residual=0.25)):
+        structure = builder.structure(choice)
+        again = Structure.from_dict(json.loads(json.dumps(structure.to_dict())))
+        assert again.to_dict() == structure.to_dict()
+        assert again.residual == choice.residual
+    with refused("not a valid structure", "residual 2.0"):
+        Structure.from_dict(structure.to_dict() | {"residual": 2})
     with pytest.raises(SelfInformedError, match="not a valid structure"):
         Structure.from_dict({"plan": structure.plan.to_dict()})
 
@@ -162,6 +166,9 @@ def test_one_structure_has_one_name() -> None:
     assert Choice(attach="a", copy=True, kernel=3, shared=64, depth=0, top_groups=1) == Choice(attach="a", copy=True, top_groups=1)
     assert Choice(attach="a", kernel=3, shared=64, depth=0, top_groups=1) == Choice(attach="a", kernel=3, top_groups=1)
     assert len({str(c) for c in CHOICES + EARLIER}) == len(CHOICES + EARLIER)
+    assert Choice("confusions", 3, share=0.5, residual=0.25) == Choice("confusions", 3, share=0.5)
+    assert str(Choice("dense", residual=0.25)) == "one dense head, trained seeing 0.25 of the base's scores"
+    assert str(Choice("dense", residual=0.0)) == "one dense head, trained without the base's scores"
     assert "3 x 3 feature maps" in str(EARLIER[0])
     assert "each on a copy of the trunk from trunk.2 on" in str(EARLIER[2])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,8 @@ from selfinformed.network.wrap import AttachPoint, Output, WrappedClassifier, fi
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.memory import free_memory
 from selfinformed.structure.plans import HeadPlan
+
+_Joined = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class AugmentedClassifier(nn.Module):
@@ -104,11 +106,19 @@ class AugmentedClassifier(nn.Module):
         with evaluating(self):
             return self(inputs)  # type: ignore[no-any-return]
 
-    def from_features(self, attached: torch.Tensor, penultimate: torch.Tensor) -> torch.Tensor:
-        """The same logits [B, C] from cached features: attached [B, D] and the classifier's input [B, P]."""
-        return self._slot.combine(attached, penultimate)
+    @property
+    def own_classifier(self) -> nn.Linear | AveragedClassifier:
+        """The base's, as it was; never trained."""
+        return self._slot.original
 
-    def by_group(self, attached: torch.Tensor, penultimate: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    def from_features(self, attached: torch.Tensor, penultimate: torch.Tensor, join: _Joined = torch.add) -> torch.Tensor:
+        """The same logits [B, C] from cached features: attached [B, D] and the classifier's input [B, P].
+
+        `join` makes them of the classifier's logits and what the heads add; training may have another.
+        """
+        return self._slot.combine(attached, penultimate, join)
+
+    def by_group(self, attached: torch.Tensor, penultimate: torch.Tensor, order: torch.Tensor, join: _Joined = torch.add) -> torch.Tensor:
         """The logits [B, C] of `from_features` with the labels in `group_order`: column p is label order[p].
 
         Permuting the classifier's rows costs much less than permuting the columns of a batch of logits, forward and backward.
@@ -118,7 +128,7 @@ class AugmentedClassifier(nn.Module):
         if self.heads is None:
             return logits
         added = self.heads.by_group(attached)
-        return logits + torch.nn.functional.pad(added, (0, self.n_labels - added.shape[1]))
+        return join(logits, torch.nn.functional.pad(added, (0, self.n_labels - added.shape[1])))
 
     @property
     def group_order(self) -> torch.Tensor | None:
@@ -269,9 +279,9 @@ class _ClassifierSlot(nn.Module):
         n = len(classifier.parts)
         return logits + n * self.added(_side_by_side(attached), (sum(others) + logits) / n)  # the model divides by n
 
-    def combine(self, attached: torch.Tensor, penultimate: torch.Tensor) -> torch.Tensor:
+    def combine(self, attached: torch.Tensor, penultimate: torch.Tensor, join: _Joined = torch.add) -> torch.Tensor:
         logits: torch.Tensor = self.classifier(penultimate)
-        return logits + self.added(attached, logits) if self.heads is not None else logits
+        return join(logits, self.added(attached, logits)) if self.heads is not None else logits
 
     def added(self, attached: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """What the heads add to the logits [B, C]."""

@@ -18,7 +18,7 @@ from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import HeadPlan, plan
 from selfinformed.training.features import FeatureStore, rank
 from selfinformed.training.fitting import History, fit, fit_whole
-from selfinformed.training.structures import Structure, scaled
+from selfinformed.training.structures import Structure, changed
 
 ARMS = (
     "base", "classifier", "confusions", "codetections", "random", "dense", "hinton", "finetune", "gated", "adapter", "views", "searched", "chance",
@@ -38,6 +38,8 @@ DESCRIPTIONS = {
     "searched": "the structure that the search found",
     "chance": "the searched heads on as many examples, drawn at random",
 }
+
+HEADED = ("confusions", "codetections", "random", "dense", "hinton", "gated")  # arms whose heads see as much of the base's scores as the recipe says
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,9 +92,11 @@ class Bench:
         given, what = needs.get(arm, (True, ""))
         return what if given is None else None
 
-    def trained(self, arm: str, seed: int, factor: float = 1.0, seconds: float = 0.0) -> tuple[AugmentedClassifier, History]:
-        """Trains one arm, with its learning rates times a factor; `finetune` for so many seconds."""
-        training = scaled(self.training, factor)
+    def trained(
+        self, arm: str, seed: int, factor: float = 1.0, seconds: float = 0.0, residual: float | None = None
+    ) -> tuple[AugmentedClassifier, History]:
+        """Trains one arm, with its learning rates times a factor and perhaps another `residual` than the recipe's; `finetune` for so many seconds."""
+        training = changed(self.training, factor, residual)
         if arm == "finetune":
             assert self.train.examples is not None
             aug = augment(self.net, self._no_heads, seed=seed)

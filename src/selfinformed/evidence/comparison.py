@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from selfinformed.data.examples import Examples
-from selfinformed.evidence.arms import ARMS, DESCRIPTIONS, Bench
+from selfinformed.evidence.arms import ARMS, DESCRIPTIONS, HEADED, Bench
 from selfinformed.evidence.evaluation import evaluate
-from selfinformed.evidence.journal import Journal
+from selfinformed.evidence.journal import Journal, Try
 from selfinformed.evidence.papers import comparison_table
 from selfinformed.evidence.rows import read_row
 from selfinformed.network.wrap import WrappedClassifier
@@ -28,6 +28,7 @@ from selfinformed.runtime.versions import machine, versions
 from selfinformed.structure.average_precision import nan_mean
 from selfinformed.structure.plans import HeadPlan
 from selfinformed.training.features import FeatureStore
+from selfinformed.training.recipe import RESIDUALS, Recipe
 from selfinformed.training.structures import Structure
 
 if TYPE_CHECKING:
@@ -233,7 +234,8 @@ def compare(
         epochs: passes over `train` for each arm on cached features.
         tuning: factors of both learning rates, e.g. (0.5, 1, 2), or how many powers of two about 1. Each arm, method and controls alike, is first
             trained once with each, at seed 0, and keeps for all seeds the one with the highest mAP on `holdout`: as many more trainings per arm.
-            Default: none. These tries are not part of the rows' seconds.
+            Default: none. Beside `searched`, since a search tries them too, every arm with heads also tries each `residual` of 1, 0.25 and 0.
+            These tries are not part of the rows' seconds.
         tune_finetune: whether `finetune` tries them too. Each try trains the whole network for as long as the method took, its features counted.
         finetune_learning_rate: peak of the `finetune` arm's schedule.
         classifier: whether the arms keep the trained classifier or re-initialise it (the paper's choice).
@@ -253,6 +255,11 @@ def compare(
     if seeds < 1:
         raise SelfInformedError(f"seeds: expected at least 1, got {seeds}")
     factors = _factors(tuning, holdout, tune_finetune and "finetune" in chosen)
+    residuals = [Recipe.of(training.get("recipe")).residual]
+    if searched and "searched" in chosen and (holdout is not None or searched.residual not in residuals):
+        residuals = list(dict.fromkeys([*residuals, *RESIDUALS, searched.residual]))
+    if len(residuals) > 1 and holdout is None:
+        raise SelfInformedError("searched: it was trained with another residual than the other arms, which choose theirs on hold-out data; give holdout=")
     inputs = [
         net.fingerprint, [store and store.digest() for store in (train, test, holdout, views)], plan.to_dict(), codetections and codetections.to_dict(),
         hinton and hinton.to_dict(), searched and searched.to_dict(),
@@ -264,19 +271,23 @@ def compare(
     base = evaluate(net, test, top_k) if any(arm == "base" for arm, _ in missing) else None
     caching = train.seconds + (holdout.seconds if holdout is not None else 0.0)
     tuned = {arm: _tuned_as(arm) for arm in chosen if factors and arm != "base" and (arm != "finetune" or tune_finetune)}
+    tries = {arm: [Try(factor) for factor in factors] for arm in tuned.values()}
+    if len(residuals) > 1:
+        tries |= {arm: [Try(factor, residual) for factor in factors or [1.0] for residual in residuals] for arm in chosen if arm in HEADED}
+        tuned |= {arm: arm for arm in tries if arm in HEADED}
     for arm, seed in progress(missing, len(missing), "comparing"):
         if base is not None and arm == "base":
             done.add(arm, seed, base, 0.0)
             continue
-        factor = _tune(bench, done, tuned[arm], factors, top_k, caching) if arm in tuned else 1.0
+        best = _tune(bench, done, tuned[arm], tries[tuned[arm]], top_k, caching) if arm in tuned else Try()
         finetune = arm == "finetune"
-        aug, history = bench.trained(arm, seed, factor, caching + _seconds_of_heads(done, seed) if finetune else 0.0)
+        aug, history = bench.trained(arm, seed, best.factor, caching + _seconds_of_heads(done, seed) if finetune else 0.0, best.residual)
         seconds, head_seconds = (history.seconds, 0.0) if finetune else (caching + history.seconds, history.seconds)
         done.add(arm, seed, bench.judged(arm, aug, top_k, seed), seconds, head_seconds)
     about = {
         "date": date.today().isoformat(),
         "seeds": seeds, "epochs": epochs, "n_train": len(train), "n_test": len(test), "versions": versions(), "machine": machine(),
-        "tuned": {arm: _choice(done, of, factors) for arm, of in tuned.items()}, "searched": searched and searched.description,
+        "tuned": {arm: _tuning(done, of, tries[of]) for arm, of in tuned.items()}, "searched": searched and searched.description,
     }  # fmt: skip
     rows = [done.rows[key] for key in wanted]
     per_label = {arm: _mean_over_seeds([done.per_label[arm, seed] for seed in range(seeds)]) for arm in chosen}
@@ -314,24 +325,29 @@ def _tuned_as(arm: str) -> str:
     return "classifier" if arm == "views" else arm
 
 
-def _tune(bench: Bench, done: Journal, arm: str, factors: Sequence[float], top_k: int, caching: float) -> float:
-    """Trains an arm with each factor not tried yet, at seed 0, and gives the best."""
-    for factor in factors:
-        if (arm, factor) not in done.tries:
+def _tune(bench: Bench, done: Journal, arm: str, tries: Sequence[Try], top_k: int, caching: float) -> Try:
+    """Trains an arm in each way not tried yet, at seed 0, and gives the best."""
+    for tried in tries:
+        if (arm, tried) not in done.tries:
             try:
-                aug, _ = bench.trained(arm, 0, factor, caching + _seconds_of_heads(done, 0) if arm == "finetune" else 0.0)
+                aug, _ = bench.trained(arm, 0, tried.factor, caching + _seconds_of_heads(done, 0) if arm == "finetune" else 0.0, tried.residual)
                 score = bench.score(arm, aug, top_k)
             except SelfInformedError:  # a rate too high for the loss to stay finite; what is wrong with every rate is raised by the rows
                 score = float("nan")
-            done.add_try(arm, factor, score)
-    return float(_choice(done, arm, factors)["factor"])
+            done.add_try(arm, tried, score)
+    return _best(done, arm, tries)
 
 
-def _choice(done: Journal, arm: str, factors: Sequence[float]) -> dict[str, Any]:
-    """The factor with the highest mAP on hold-out data, the first of several, and what each gave."""
-    scores = [done.tries[arm, factor] for factor in factors]
-    best = max(range(len(factors)), key=lambda i: scores[i] if scores[i] == scores[i] else -1.0)
-    return {"factor": factors[best], "tries": [{"factor": f, "mean_average_precision": s} for f, s in zip(factors, scores, strict=True)]}
+def _best(done: Journal, arm: str, tries: Sequence[Try]) -> Try:
+    """The try with the highest mAP on hold-out data, the first of several."""
+    scores = [done.tries[arm, tried] for tried in tries]
+    return tries[max(range(len(tries)), key=lambda i: scores[i] if scores[i] == scores[i] else -1.0)]
+
+
+def _tuning(done: Journal, arm: str, tries: Sequence[Try]) -> dict[str, Any]:
+    """The best try, and what each gave."""
+    rows = [{**tried.to_dict(), "mean_average_precision": done.tries[arm, tried]} for tried in tries]
+    return {**_best(done, arm, tries).to_dict(), "tries": rows}
 
 
 def _seconds_of_heads(done: Journal, seed: int) -> float:

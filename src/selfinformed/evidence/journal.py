@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,31 @@ from selfinformed.runtime.files import plain
 from selfinformed.runtime.journals import JournalFile
 
 
+@dataclass(frozen=True)
+class Try:
+    """How an arm may be trained: a factor of its learning rates, and a `residual` where it is not only the recipe's."""
+
+    factor: float = 1.0
+    residual: float | None = None
+
+    def to_dict(self) -> dict[str, float]:
+        return {"factor": self.factor} if self.residual is None else {"factor": self.factor, "residual": self.residual}
+
+
 class Journal:
     """Rows and tries of the same inputs done so far, in memory and, if asked for, in a file.
 
     Attributes:
         rows: by arm and seed, the row of the comparison.
         per_label: by arm and seed, each label's average precision.
-        tries: by arm and learning-rate factor, mAP on hold-out data.
+        tries: by arm and `Try`, mAP on hold-out data.
     """
 
     def __init__(self, path: str | Path | None, inputs: Sequence[Any]) -> None:
         self.key = hashlib.sha256(json.dumps(plain(inputs), sort_keys=True, default=repr).encode()).hexdigest()
         self.rows: dict[tuple[str, int], dict[str, Any]] = {}
         self.per_label: dict[tuple[str, int], npt.NDArray[np.float64]] = {}
-        self.tries: dict[tuple[str, float], float] = {}
+        self.tries: dict[tuple[str, Try], float] = {}
         self._file = JournalFile(path, self.key, self._keep)
 
     def add(self, arm: str, seed: int, evaluation: Evaluation, seconds: float, head_seconds: float = 0.0) -> None:
@@ -38,15 +50,16 @@ class Journal:
         row = {"arm": arm, "seed": seed, **evaluation.figures(), "seconds": seconds, "head_seconds": head_seconds}
         self._file.add(row=row, per_label=evaluation.ranking.average_precision)
 
-    def add_try(self, arm: str, factor: float, score: float) -> None:
-        """Keeps one try of a learning rate."""
-        self._file.add(**{"try": {"arm": arm, "factor": factor, "mean_average_precision": score}})
+    def add_try(self, arm: str, tried: Try, score: float) -> None:
+        """Keeps one try."""
+        self._file.add(**{"try": {"arm": arm, **tried.to_dict(), "mean_average_precision": score}})
 
     def _keep(self, content: dict[str, Any]) -> None:
         if "try" in content:
             tried = content["try"]
-            score = tried["mean_average_precision"]
-            self.tries[str(tried["arm"]), float(tried["factor"])] = float("nan") if score is None else float(score)
+            score, residual = tried["mean_average_precision"], tried.get("residual")
+            key = Try(float(tried["factor"]), None if residual is None else float(residual))
+            self.tries[str(tried["arm"]), key] = float("nan") if score is None else float(score)
             return
         row, per_label = read_row(content["row"]), np.array(content["per_label"], dtype=float)
         if per_label.ndim != 1 or "head_seconds" not in row:

@@ -74,6 +74,10 @@ class RunConfig:
     learning_rate: float = _option(6e-3, "peak learning rate of the heads")
     classifier_learning_rate: float = _option(3e-3, "peak learning rate of the classifier")
     finetune: bool = _option(False, "train the whole network for one pass after the heads")
+    residual: float = _option(
+        1.0, "share of the network's own scores, 0 to 1, that heads see in training; 0.25, where it knows its training examples by heart, has them learn "
+        "the labels beside it instead of its mistakes"
+    )  # fmt: skip
     schedule: Literal["one_cycle", "cosine", "constant"] = _option("one_cycle", "of the learning rates over all passes")
     weight_decay: float = _option(1e-4, "weight decay of AdamW")
     epsilon: float = _option(1e-8, "epsilon of AdamW; 1e-4 to 1e-3, with higher learning rates, where thousands of labels are logistic")
@@ -232,7 +236,7 @@ def _is_text(text: str) -> bool:
 
 
 _MOST_DEPTH = 8
-_SHARES = ("label_smoothing", "class_weights", "balanced_sampling", "soft_targets", "ema", "tail_average")
+_SHARES = ("residual", "label_smoothing", "class_weights", "balanced_sampling", "soft_targets", "ema", "tail_average")
 _MOST = dict.fromkeys(_SHARES, 1) | {"n_labels": MOST_LABELS, "top_k": MOST_LABELS, "image_size": 2**14, "hidden": 2**20, "depth": 64,
 "attach_points": 64, "seed": 2**63 - 1}
 _MOST_NUMBER = 2**31 - 1  # of every other option
@@ -241,6 +245,6 @@ _LEAST = {
     "n_labels": 1, "hidden": 1, "top_k": 1, "map_k": 1, "views": 1, "skip_bad": 0, "depth": 1, "epochs": 0, "batch_size": 1,
     "forward_batch_size": 1, "probe_width": 1, "seeds": 1, "seed": 0, "budget": 0.0, "dense_share": 0.0, "learning_rate": 0.0,
     "classifier_learning_rate": 0.0, "image_size": 1, "candidates": 1, "rounds": 1, "tuning": 1, "attach_points": 0,
-    "weight_decay": 0.0, "epsilon": 0.0, "label_smoothing": 0.0, "logit_adjustment": 0.0, "class_weights": 0.0,
+    "weight_decay": 0.0, "residual": 0.0, "epsilon": 0.0, "label_smoothing": 0.0, "logit_adjustment": 0.0, "class_weights": 0.0,
     "balanced_sampling": 0.0, "soft_targets": 0.0, "temperature": 0.0, "ema": 0.0, "tail_average": 0.0, "patience": 0,
 }  # fmt: skip

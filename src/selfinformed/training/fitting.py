@@ -23,6 +23,7 @@ from selfinformed.runtime.memory import require_memory
 from selfinformed.structure.measuring import check_labels
 from selfinformed.training.checkpoints import Checkpoint
 from selfinformed.training.features import FeatureStore, HeadInput, metrics_of
+from selfinformed.training.joining import Join
 from selfinformed.training.logs import TrainingLog
 from selfinformed.training.losses import Objective, gradient_of, loss_of
 from selfinformed.training.processes import Processes
@@ -116,11 +117,15 @@ def fit(
     aug.output = output or aug.output or guess_output(store.targets)
     history, processes = History(), Processes.joined()
     copies = {source: CopiedEnd(aug.net.model, source.copy) for source in aug.plan.sources if source.copy is not None}
+    order, targets = _by_group(aug, store.targets)
+    join, seen = (Join.of(aug, recipe.residual, of, aug.output) for of in (store.targets, targets))
     kept = None
     if checkpoint is not None:
         rates = {"learning_rate": learning_rate, "classifier_learning_rate": classifier_learning_rate}
         rates |= {"finetune_learning_rate": finetune_learning_rate} if copies else {}
         about = {"epochs": epochs, "batch_size": batch_size, **rates, "head_input": head_input, "output": aug.output, "seed": seed, **asdict(recipe)}
+        if recipe.residual == 1:
+            del about["residual"]  # files of earlier versions do not have it
         data = {"features": _digest(store), "holdout": _digest(statistics), "starting weights": _starting(aug)}
         chosen = None if aug.dispatch is None else [aug.dispatch.top_groups, aug.dispatch.share, aug.dispatch.above]
         more = {"teacher": teacher is not None, "heads run": chosen}
@@ -128,14 +133,15 @@ def fit(
     trained = sum(p.numel() for p in aug.new_parameters())
     needed = 4 * (4 * trained + 4 * batch_size * aug.n_labels)  # weights, gradients and two moments; logits, targets and two gradients
     require_memory(needed, f"fit: {trained:,} parameters in batches of {batch_size} x {aug.n_labels:,} labels", "give a smaller --budget or --batch-size")
-    groups = [{"params": list(aug.classifier.parameters()), "lr": classifier_learning_rate}]
-    order, targets = _by_group(aug, store.targets)
+    alone = aug.heads is not None and not recipe.residual
+    groups = [] if alone else [{"params": list(aug.classifier.parameters()), "lr": classifier_learning_rate}]
     taught = teacher_of(teacher, aug, order, len(store)) if recipe.soft_targets else None
     heads = aug.heads
 
     def forward(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         at_heads, at_classifier = (part.to(aug.classifier.weight) for part in store.batch(rows))
-        logits = aug.from_features(at_heads, at_classifier) if order is None else aug.by_group(at_heads, at_classifier, order)
+        how = seen.in_training
+        logits = aug.from_features(at_heads, at_classifier, how) if order is None else aug.by_group(at_heads, at_classifier, order, how)
         return logits, None if taught is None else taught(rows, at_classifier)
 
     aug.eval()
@@ -153,7 +159,7 @@ def fit(
         if epochs:
             batches = Order(len(store), batch_size, seed, draw_of(store, recipe.balanced_sampling))
             objective = Objective.of(recipe, targets, aug.output)
-            watched = _watched(aug, statistics, recipe) if recipe.patience else None
+            watched = _watched(aug, statistics, recipe, join) if recipe.patience else None
             training = Training(
                 groups, batches, epochs, forward, targets, objective, recipe, history, "heads", watched=watched, checkpoint=kept, processes=processes
             )
@@ -161,6 +167,8 @@ def fit(
     finally:
         if heads is not None:
             heads.fold(transform)
+    if epochs:
+        join.fold(aug)
     processes.equalise(aug.new_parameters())  # the transform may have been computed with other rounding
     if finetune and store.examples is not None:  # without those that could not be read
         fit_whole(aug, store.examples, epochs=finetune_epochs, batch_size=batch_size, learning_rate=finetune_learning_rate, seed=seed, history=history)
@@ -232,7 +240,7 @@ def _by_group(aug: AugmentedClassifier, targets: Targets) -> tuple[torch.Tensor 
     return order.to(aug.classifier.weight.device), Targets(targets.offsets, place[targets.labels], targets.n_labels)
 
 
-def _watched(aug: AugmentedClassifier, holdout: FeatureStore, recipe: Recipe) -> tuple[str, Callable[[], float], bool]:
+def _watched(aug: AugmentedClassifier, holdout: FeatureStore, recipe: Recipe, join: Join) -> tuple[str, Callable[[], float], bool]:
     """The figure that patience watches: its name, what measures it, and whether lower is better."""
     output = aug.output
     assert output is not None
@@ -240,7 +248,8 @@ def _watched(aug: AugmentedClassifier, holdout: FeatureStore, recipe: Recipe) ->
     def batches() -> Iterator[tuple[torch.Tensor, Targets]]:
         with torch.no_grad():
             for rows in torch.arange(len(holdout)).split(_AT_ONCE):  # type: ignore[no-untyped-call]
-                yield aug.from_features(*(part.to(aug.classifier.weight) for part in holdout.batch(rows))).cpu(), holdout.targets.take(rows.numpy())
+                at_heads, at_classifier = (part.to(aug.classifier.weight) for part in holdout.batch(rows))
+                yield aug.from_features(at_heads, at_classifier, join.trained).cpu(), holdout.targets.take(rows.numpy())
 
     def loss() -> float:
         return sum(loss_of(scores, targets, output).item() * len(targets) for scores, targets in batches()) / len(holdout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -25,7 +26,8 @@ from selfinformed.structure.plans import HeadPlan, plan
 from selfinformed.training.features import FeatureStore, Model, metrics_of, rank, score_batches
 from selfinformed.training.fitting import fit
 from selfinformed.training.forecasting import WORTH_IT, Diagnosis, Forecast, Judged, Limit, foresee
-from selfinformed.training.structures import scaled
+from selfinformed.training.recipe import Recipe
+from selfinformed.training.structures import changed, seen_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,6 +49,7 @@ class Headroom:
         labels, groups: names for what lies where.
         points: a row for each attach point {attach, mean_average_precision, gain, budget_gain}: mAP with a wide dense head there, its gain over
             the base, and that of a dense head within the budget (None where the budget does not reach for one unit).
+        residual: how that head was trained: the share of the base's scores that it saw; see `Recipe`.
         forecast: what structures at the budget will gain.
         diagnosis: what limits the network.
     """
@@ -61,6 +64,7 @@ class Headroom:
     forecast: Forecast
     diagnosis: Diagnosis
     groups: LabelGroups | None = None
+    residual: float = 1.0
 
     @property
     def gain(self) -> float:
@@ -82,7 +86,7 @@ class Headroom:
     def verdict(self) -> str:
         """What is to be had, and what limits the network, in two sentences; a third where the base is near chance."""
         cheap = 100 * (self.classifier.mean_average_precision - self.base.mean_average_precision)
-        where = f"reading {self.attach}"
+        where = f"reading {self.attach}" + (f" and {seen_of(self.residual)}" if self.residual != 1 else "")
         if not self.worth_it:
             said = f"There is little to gain: heads {where} could add about {max(self.gain, 0):.1f} mAP at most, so heads there are not worth training."
         elif cheap > 0.7 * self.gain:
@@ -140,7 +144,7 @@ class Headroom:
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "verdict": self.verdict, "worth_it": self.worth_it, "gain": self.gain / 100, "attach": self.attach, "width": self.width,
+            "verdict": self.verdict, "worth_it": self.worth_it, "gain": self.gain / 100, "attach": self.attach, "width": self.width, "residual": self.residual,
             "mean_average_precision": {
                 "base": self.base.mean_average_precision, "classifier": self.classifier.mean_average_precision,
                 "dense": self.dense.mean_average_precision,
@@ -166,6 +170,7 @@ def probe(
     seed: int = 0,
     budget: float = 0.03,
     rates: Sequence[float] = (1.0,),
+    residuals: Sequence[float] | None = None,
     **training: Any,
 ) -> Headroom:
     """Says before any head is planned how much there is to win at each attach point, what a budget will win, and what limits the network.
@@ -173,8 +178,8 @@ def probe(
     All of it is judged on hold-out data, from which nothing else is taken: not even the heads' input transform, which comes from a sample of as
     many training examples. On cached features it trains, each for `epochs` passes or as many steps:
     the classifier alone; at each attach point (and over all side by side, where none is a map) a wide dense head that no budget binds and one
-    that keeps to the budget; and the best wide head on half of the examples. That is 4 trainings as `fit` does them, and with p > 1 attach
-    points 4 + 2p; half of the training features, and as many as there are hold-out examples, are held in memory beside the rest.
+    that keeps to the budget, each once for every residual; and the best wide head on half of the examples. That is 6 trainings as `fit` does them,
+    and with p > 1 attach points 6 + 4p; half of the training features, and as many as there are hold-out examples, are held in memory beside the rest.
 
     Args:
         net: the wrapped network, perhaps with several attach points; see `with_earlier_points`.
@@ -186,6 +191,7 @@ def probe(
         seed: of the training, the halves and the samples.
         budget: extra multiply-adds, as a share of the base's, for which to forecast the gain.
         rates: factors of the learning rates that the forecast's candidates are trained with; everything else uses the first.
+        residuals: shares of the base's scores that heads see in training (default: the recipe's where it has one, else 1 and 0).
         **training: further options of `fit`.
 
     Raises:
@@ -201,10 +207,13 @@ def probe(
     first = rng.permutation(len(holdout)) < len(holdout) // 2
     sample, half = (_take(train, rng.permutation(len(train))[:n]) for n in (len(holdout), len(train) // 2))
 
-    def trained(heads: HeadPlan, store: FeatureStore, passes: float, rate: float = rates[0]) -> AugmentedClassifier:
+    own = Recipe.of(training.get("recipe")).residual
+    tried_residuals = residuals or ((1.0, 0.0) if own == 1 else (own,))
+
+    def trained(heads: HeadPlan, store: FeatureStore, passes: float, rate: float = rates[0], residual: float = 1.0) -> AugmentedClassifier:
         aug = augment(net, heads, seed=seed)
         # whitened by the examples that judge, they would score lower than test examples
-        fit(aug, store, holdout=sample, epochs=passes, seed=seed, **scaled(training, rate))
+        fit(aug, store, holdout=sample, epochs=passes, seed=seed, **changed(training, rate, residual))
         return aug
 
     def judged(model: Model) -> Judged:
@@ -220,28 +229,35 @@ def probe(
     candidates |= {f"classifier, learning rates x{rate:g}": judged(trained(none, train, epochs, rate)) for rate in rates[1:]}
     seen = {"base": on_train(net), "classifier": on_train(aug)}
     points: list[dict[str, Any]] = []
-    tried: list[tuple[Ranking, HeadPlan, str, float]] = []  # the wide heads
+    tried: list[tuple[Ranking, HeadPlan, str, float, float]] = []  # the wide heads
     for name, module in places:
         within: HeadPlan | None = None
         with suppress(SelfInformedError):  # the budget does not reach for one unit
             within = plan(net, everything, budget=budget, attach=module)
         wide = plan(net, everything, hidden=(max(width, within.hidden[0][0] if within else 1),), attach=module)
-        aug = trained(wide, train, epochs)
-        tried.append((rank(aug, holdout, top_k), wide, name, on_train(aug)))
+        here = []
+        for residual in tried_residuals:
+            aug = trained(wide, train, epochs, residual=residual)
+            here.append((rank(aug, holdout, top_k), wide, name, on_train(aug), residual))
+        tried.append(max(here, key=_reached))
+        within_here = {}
         if within is not None:
-            for rate in rates:
+            for rate, residual in itertools.product(rates, tried_residuals):
                 also = f", learning rates x{rate:g}" if rate != rates[0] else ""
-                candidates[f"a dense head reading {name}{also}"] = judged(trained(within, train, epochs, rate))
-        points.append(_row(name, base.whole, tried[-1][0], candidates.get(f"a dense head reading {name}")))
-    dense, wide, attach, seen["dense"] = max(tried, key=lambda t: t[0].mean_average_precision)
+                also += f", {seen_of(residual)}" if residual != 1 else ""
+                within_here[f"a dense head reading {name}{also}"] = judged(trained(within, train, epochs, rate, residual))
+        candidates |= within_here
+        best_within = max(within_here.values(), key=lambda judgement: judgement.whole.mean_average_precision, default=None)
+        points.append(_row(name, base.whole, tried[-1][0], best_within))
+    dense, wide, attach, seen["dense"], residual = max(tried, key=_reached)
     classifier = candidates["classifier"].whole
     held_out = {"base": base.whole, "classifier": classifier, "dense": dense}
     diagnosis = Diagnosis(
         {name: 100 * ranking.mean_average_precision for name, ranking in held_out.items()}, seen,
-        100 * rank(trained(wide, half, 2 * epochs), holdout, top_k).mean_average_precision,
+        100 * rank(trained(wide, half, 2 * epochs, residual=residual), holdout, top_k).mean_average_precision,
     )  # fmt: skip
     forecast = foresee(base, candidates, budget, seed)
-    return Headroom(base.whole, classifier, dense, wide.hidden[0][0], attach, net.labels, points, forecast, diagnosis, groups)
+    return Headroom(base.whole, classifier, dense, wide.hidden[0][0], attach, net.labels, points, forecast, diagnosis, groups, residual)
 
 
 def _places(net: WrappedClassifier) -> list[tuple[str, str | None]]:
@@ -251,6 +267,10 @@ def _places(net: WrappedClassifier) -> list[tuple[str, str | None]]:
     modules = [point.module for point in net.attach_points]
     places: list[tuple[str, str | None]] = [(str(point), point.module) for point in net.attach_points if modules.count(point.module) == 1]
     return places if places and any(shape.map for shape in net.shapes) else [*places, (_SIDE_BY_SIDE, None)]
+
+
+def _reached(tried: tuple[Any, ...]) -> float:
+    return float(tried[0].mean_average_precision)
 
 
 def _row(name: str, base: Ranking, dense: Ranking, within: Judged | None) -> dict[str, Any]:

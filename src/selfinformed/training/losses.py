@@ -60,13 +60,10 @@ class Objective:
     @classmethod
     def of(cls, recipe: Recipe, targets: Targets, output: Output) -> Objective:
         """The objective of a recipe, for the label frequencies of these training examples."""
-        counts = targets.positives().astype(np.float64)
-        shift = weights = None
-        if recipe.logit_adjustment:
-            others = 1.0 if output == "softmax" else np.maximum(len(targets) - counts, 0.5) / len(targets)
-            share = np.maximum(counts, 0.5) / len(targets)
-            shift = torch.from_numpy(recipe.logit_adjustment * np.log(share / others)).float()
+        shift = (recipe.logit_adjustment * prior_of(targets, output)).float() if recipe.logit_adjustment else None
+        weights = None
         if recipe.class_weights:
+            counts = targets.positives().astype(np.float64)
             inverse = np.where(counts > 0, (1 - recipe.class_weights) / np.maximum(1 - recipe.class_weights**counts, 1e-300), 0.0)
             weights = torch.from_numpy(inverse / inverse[counts > 0].mean() if counts.any() else inverse).float()
         return cls(output, recipe.label_smoothing, shift, weights, recipe.soft_targets, recipe.temperature)
@@ -120,6 +117,16 @@ class Objective:
         sizes = torch.from_numpy(np.diff(targets.offsets)).to(scores)
         sums = torch.zeros_like(sizes).index_add(0, examples, self.weights.to(scores)[labels])
         return torch.where(sizes > 0, sums / sizes.clamp(min=1), 1.0)
+
+
+def prior_of(targets: Targets, output: Output) -> torch.Tensor:
+    """float64 [C]: the logits of the labels' frequencies: the log of each label's share of the examples (softmax) or its log odds (logistic).
+
+    Labels without an example count as half an example.
+    """
+    counts = targets.positives().astype(np.float64)
+    others = 1.0 if output == "softmax" else np.maximum(len(targets) - counts, 0.5) / len(targets)
+    return torch.from_numpy(np.log(np.maximum(counts, 0.5) / len(targets) / others))
 
 
 def _probabilities(logits: torch.Tensor, output: Output) -> torch.Tensor:

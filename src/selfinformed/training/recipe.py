@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from selfinformed.runtime.errors import SelfInformedError
 
+RESIDUALS = (1.0, 0.25, 0.0)  # what is tried where nothing is said of `residual`
 Schedule = Literal["one_cycle", "cosine", "constant"]
 Watched = Literal["mean_average_precision", "loss"]
 
@@ -18,6 +19,9 @@ class Recipe:
     """Options of training; the defaults are plain training.
 
     Attributes:
+        residual: r, 0 to 1: share of the classifier's logits that heads see in training. With 1 they learn what it gets wrong on the
+            training examples (the paper's way); with 0 they learn the labels beside it, it stays as it is, and the network is the mean of both
+            (see `Join`). 0.25 or so is for a base that knows its training examples by heart. Heads must be new, and all examples run them.
         schedule: of the learning rates: `one_cycle` (up over the first tenth, down to zero), `cosine` (down to zero) or `constant`.
         weight_decay: of AdamW, at least 0.
         epsilon: of AdamW, above 0. It divides gradients, means over the batch, by their own size plus this. With thousands of logistic outputs most
@@ -41,6 +45,7 @@ class Recipe:
         watch: the figure: `mean_average_precision` (at 50) or `loss`.
     """
 
+    residual: float = 1.0
     schedule: Schedule = "one_cycle"
     weight_decay: float = 1e-4
     epsilon: float = 1e-8
@@ -97,6 +102,7 @@ def _positive(value: float) -> bool:
 
 
 _RANGES = {
+    "residual": (_between, "from 0 to 1"),
     "weight_decay": (_not_negative, "of at least 0"),
     "epsilon": (_positive, "above 0"),
     "label_smoothing": (_below_one, "from 0 to below 1"),

@@ -28,7 +28,7 @@ from selfinformed.runtime.tabular import Table, frame
 from selfinformed.structure.counts import ConfusionCounts, Kind
 from selfinformed.structure.plans import HeadPlan
 from selfinformed.training.features import FeatureStore, rank
-from selfinformed.training.recipe import Recipe
+from selfinformed.training.recipe import RESIDUALS, Recipe
 from selfinformed.training.structures import Builder, Choice, Structure
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ _KEPT = 3  # one in so many goes on to the next round, which trains so many time
 
 @dataclass(frozen=True)
 class Space:
-    """The values a search chooses from; see `Choice`. Dense heads of every depth, shared layer and learning rate are always among the candidates."""
+    """The values a search chooses from; see `Choice`. Dense heads of every depth, shared layer, learning rate and residual are always among the candidates."""
 
     grouping: Sequence[str] = ("confusions", "codetections", "both", "balanced", "hinton", "greedy")
     n_groups: Sequence[int] = (3, 6, 12, 24, 48)
@@ -57,6 +57,7 @@ class Space:
     shared: Sequence[int] = (0, 64, 128)
     linear: Sequence[bool] = (True, False)
     rate: Sequence[float] = (1.0, 0.5, 0.25)
+    residual: Sequence[float] = RESIDUALS
 
     def __post_init__(self) -> None:
         for name, values in vars(self).items():
@@ -76,14 +77,15 @@ class Space:
 
     def dense(self) -> list[Choice]:
         """Every dense head of the space that is run on all examples and reads features as they are."""
-        parts = itertools.product(self.depth, self.attach, self.kernel, self.shared, self.linear, self.rate)
-        return list(dict.fromkeys(Choice("dense", depth=d, attach=a, kernel=k, shared=s, linear=line, rate=r) for d, a, k, s, line, r in parts))
+        names = ("depth", "attach", "kernel", "shared", "linear", "rate", "residual")
+        parts = itertools.product(*(getattr(self, name) for name in names))
+        return list(dict.fromkeys(Choice("dense", **dict(zip(names, values, strict=True))) for values in parts))
 
     def anchors(self) -> list[Choice]:
         """The paper's structure and its nearest relatives, so that no draw leaves them out."""
         numbers = sorted({self.n_groups[0], self.n_groups[len(self.n_groups) // 2], self.n_groups[-1]})
         rate = self.rate[(len(self.rate) - 1) // 2]
-        found = [Choice(self.grouping[0], n, rate=r) for n in numbers for r in (self.rate[0], rate)]
+        found = [Choice(self.grouping[0], n, rate=r, residual=q) for n in numbers for r in (self.rate[0], rate) for q in self.residual]
         for n, top in itertools.product(numbers, [top for top in self.top_groups if top is not None and top < numbers[-1]]):
             found += [Choice(self.grouping[0], n, depth=depth, top_groups=top, rate=rate) for depth in sorted({min(self.depth), 1})]
         few = next((top for top in self.top_groups if top is not None), None)
@@ -96,7 +98,7 @@ class Space:
         """One choice at random; each attribute has its first value half of the time, so that most draws differ from the paper in few ways."""
         drawn: dict[str, Any] = {}
         for name, values in vars(self).items():
-            free = name in ("grouping", "n_groups", "top_groups", "rate")
+            free = name in ("grouping", "n_groups", "top_groups", "rate", "residual")
             drawn[name] = values[rng.integers(len(values))] if free or rng.random() < 0.5 else values[0]
         return Choice(**drawn)
 

@@ -25,6 +25,7 @@ from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import Capacity, HeadPlan, plan
 from selfinformed.training.features import FeatureStore, score_batches
 from selfinformed.training.fitting import History, fit, guess_output
+from selfinformed.training.recipe import Recipe
 
 _SAMPLE = 4_000  # hold-out examples from which is known how often each head would be run
 _MARGIN = 0.98  # of a budget of executed multiply-adds: other examples choose a little differently
@@ -51,6 +52,7 @@ class Choice:
         shared: units of a layer before all heads; 0 for none.
         linear: whether that layer is linear (low-rank heads).
         rate: factor of all learning rates: wide layers want lower ones.
+        residual: share of the base's logits that heads see in training; see `Recipe`. Always 1 where only some examples run heads.
     """
 
     grouping: str = "confusions"
@@ -68,6 +70,7 @@ class Choice:
     shared: int = 0
     linear: bool = True
     rate: float = 1.0
+    residual: float = 1.0
 
     def __post_init__(self) -> None:
         if self.grouping == "dense":  # one structure should have one name
@@ -87,6 +90,8 @@ class Choice:
             object.__setattr__(self, "capacity", "uniform")
         if not self.shared:
             object.__setattr__(self, "linear", True)
+        if self.share < 1:
+            object.__setattr__(self, "residual", 1.0)
 
     @property
     def is_dense(self) -> bool:
@@ -119,6 +124,8 @@ class Choice:
             parts.append(f"on the least certain {self.share:.4g} of the examples")
         if self.rate != 1:
             parts.append(f"learning rates x{self.rate:g}")
+        if self.residual != 1:
+            parts.append(seen_of(self.residual))
         return ", ".join(parts)
 
 
@@ -132,6 +139,7 @@ class Structure:
         share: of the examples, 0 to 1, the least certain: only they run heads.
         rate: factor of all learning rates of `fit`.
         description: in words.
+        residual: of the recipe that trains it.
     """
 
     plan: HeadPlan
@@ -139,6 +147,7 @@ class Structure:
     share: float = 1.0
     description: str = ""
     rate: float = 1.0
+    residual: float = 1.0
 
     @property
     def is_conditional(self) -> bool:
@@ -149,7 +158,7 @@ class Structure:
         self, net: WrappedClassifier, train: Examples | FeatureStore, *, holdout: Examples | FeatureStore | None = None, seed: int = 0,
         classifier: Any = "keep", chance: int | None = None, **training: Any,
     ) -> tuple[AugmentedClassifier, History]:
-        """Trains it as `fit` does, on the examples each head will see; `training` are options of `fit`.
+        """Trains it as `fit` does, on the examples each head will see; `training` are options of `fit`, whose recipe has the structure's `residual`.
 
         With a `share` below 1, hold-out data (or else the training data) say which uncertainty that share of the examples exceeds; it is
         kept as the network's `above`. With `chance`, a seed, as many examples drawn at random run heads instead: the control of that choice.
@@ -157,7 +166,7 @@ class Structure:
         aug = augment(net, self.plan, classifier=classifier, seed=seed)
         aug.output = training.get("output") or aug.output or guess_output(train.targets)
         with aug.conditional(self.top_groups, share=self.share, chance=chance) if self.is_conditional else nullcontext():
-            history = fit(aug, train, holdout=holdout, seed=seed, **scaled(training, self.rate))
+            history = fit(aug, train, holdout=holdout, seed=seed, **changed(training, self.rate, self.residual))
         if self.share < 1 and chance is None:
             judged = train if holdout is None else holdout
             aug.above = float(np.quantile(uncertainties(aug, judged if isinstance(judged, FeatureStore) else FeatureStore.build(net, judged)), 1 - self.share))
@@ -174,16 +183,19 @@ class Structure:
             yield aug
 
     def to_dict(self) -> dict[str, Any]:
-        return {"plan": self.plan.to_dict(), "top_groups": self.top_groups, "share": self.share, "rate": self.rate, "description": self.description}
+        content = {"plan": self.plan.to_dict(), "top_groups": self.top_groups, "share": self.share, "rate": self.rate, "description": self.description}
+        return content if self.residual == 1 else content | {"residual": self.residual}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], where: str = "structure") -> Structure:
         """Reads what `to_dict` gave; `where` is named in errors."""
         try:
-            top_groups = content["top_groups"]
+            top_groups, residual = content["top_groups"], float(content.get("residual", 1.0))  # files of earlier versions have none
+            if not 0 <= residual <= 1:
+                raise ValueError(f"residual {residual}")
             return cls(
                 HeadPlan.from_dict(content["plan"], where), None if top_groups is None else int(top_groups), float(content["share"]),
-                str(content["description"]), float(content["rate"]),
+                str(content["description"]), float(content["rate"]), residual,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise SelfInformedError(f"{where}: not a valid structure ({error!r}); delete it to have it made again") from None
@@ -194,11 +206,19 @@ _RATES: dict[str, float] = {
 }
 
 
-def scaled(training: Mapping[str, Any], factor: float) -> dict[str, Any]:
-    """The options of `fit` with all learning rates, given or its own, times a factor."""
-    if factor == 1:
-        return dict(training)
-    return {**training, **{name: factor * training.get(name, own) for name, own in _RATES.items()}}
+def changed(training: Mapping[str, Any], factor: float = 1.0, residual: float | None = None) -> dict[str, Any]:
+    """The options of `fit` with all learning rates, given or its own, times a factor, and with another `residual` in its recipe."""
+    options = dict(training)
+    if factor != 1:
+        options |= {name: factor * training.get(name, own) for name, own in _RATES.items()}
+    if residual is not None and residual != (recipe := Recipe.of(training.get("recipe"))).residual:
+        options["recipe"] = replace(recipe, residual=residual)
+    return options
+
+
+def seen_of(residual: float) -> str:
+    """In words."""
+    return f"trained seeing {residual:g} of the base's scores" if residual else "trained without the base's scores"
 
 
 def uncertainties(model: WrappedClassifier | AugmentedClassifier, store: FeatureStore) -> np.ndarray:
@@ -268,7 +288,7 @@ class Builder:
             budget *= _MARGIN
         if choice.grouping == "dense":
             heads = self._plan(choice, LabelGroups.everything(self.net.n_labels), budget, [choice.share])
-            return Structure(heads, None, choice.share, str(choice), choice.rate)
+            return Structure(heads, None, choice.share, str(choice), choice.rate, choice.residual)
         groups = self.groups(choice)
         dense = choice.dense_share
         heads = self._plan(choice, groups, budget * (1 - dense), self._usage(groups, choice))
@@ -280,7 +300,7 @@ class Builder:
             shared = heads.shared_multiply_adds * choice.share / self.net.cost.multiply_adds if choice.shared else 0.0
             heads += self._plan(beside, LabelGroups.everything(self.net.n_labels), budget * dense + shared, [choice.share])
         top_groups = None if choice.top_groups is None else choice.top_groups + (dense > 0)
-        return Structure(heads, top_groups, choice.share, str(choice), choice.rate)
+        return Structure(heads, top_groups, choice.share, str(choice), choice.rate, choice.residual)
 
     def groups(self, choice: Choice) -> LabelGroups:
         """The groups of a choice."""

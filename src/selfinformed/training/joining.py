@@ -1,0 +1,76 @@
+"""How heads and classifier become one network: heads that correct the classifier's mistakes, or heads that learn the labels beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from selfinformed.augmented.network import AugmentedClassifier
+from selfinformed.data.targets import Targets
+from selfinformed.network.averaged import AveragedClassifier
+from selfinformed.network.wrap import Output
+from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.training.losses import prior_of
+
+
+@dataclass(frozen=True, eq=False)
+class Join:
+    """With r = `residual`, c the classifier's logits, h what the heads add and p the logits of the labels' frequencies, training sees
+
+        r c + (1 - r) p + h
+
+    and the trained network is ((1 - r) c + that) / (2 - r): for r = 1 the paper's c + h, for r = 0 the mean of two networks that learned the same
+    labels. Both are one set of weights: `fold` moves the factors and p into the classifier and the heads' output units, where they cost nothing.
+
+    A base that knows its training examples by heart leaves heads nothing there to correct; what it gets wrong it gets wrong on other examples. Heads
+    that never saw its scores make other mistakes than it does.
+
+    Attributes:
+        residual: r, 0 to 1.
+        prior: p [C], in the order of the labels that the logits have.
+    """
+
+    residual: float
+    prior: torch.Tensor
+
+    @classmethod
+    def of(cls, aug: AugmentedClassifier, residual: float, targets: Targets, output: Output) -> Join:
+        """The join for the label frequencies of these training examples; checks that the network can be trained so.
+
+        Raises:
+            SelfInformedError: with r < 1 only some examples would run heads, or heads are trained already; with r = 0 the classifier is new.
+        """
+        if residual < 1 and aug.heads is not None:
+            dispatch = aug.dispatch
+            if dispatch is not None and (dispatch.share is not None or dispatch.above is not None):
+                raise SelfInformedError("fit: with residual below 1 every example runs heads, or unlike scores would be ranked together; leave share at 1")
+            if aug.heads.trained:
+                raise SelfInformedError("fit: these heads are trained already, and residual below 1 trains them from the start; augment the network anew")
+            if not residual and not torch.equal(aug.classifier.weight, aug.own_classifier.weight):
+                raise SelfInformedError("fit: residual=0 leaves the classifier as it is, and this one is not the network's own; use classifier='keep'")
+        return cls(residual, prior_of(targets, output).to(aug.classifier.weight))
+
+    def in_training(self, logits: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
+        """[B, C] and [B, C] to what the loss sees. With r = 0 the classifier gets no gradient."""
+        if self.residual == 1:
+            return logits + added
+        prior = (1 - self.residual) * self.prior
+        return added + prior if not self.residual else added + torch.add(prior, logits, alpha=self.residual)
+
+    def trained(self, logits: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
+        """[B, C] and [B, C] to the logits that the network has after `fold`."""
+        return logits + added if self.residual == 1 else (logits + (1 - self.residual) * self.prior + added) / (2 - self.residual)
+
+    @torch.no_grad()
+    def fold(self, aug: AugmentedClassifier) -> None:
+        """Makes `trained` of the network's own parts their sum; `prior` must be in the labels' own order. A classifier without a bias takes no prior."""
+        if self.residual == 1 or aug.heads is None:
+            return
+        divisor = 2 - self.residual
+        for part in aug.classifier.parts if isinstance(aug.classifier, AveragedClassifier) else [aug.classifier]:
+            part.weight.div_(divisor)
+            if part.bias is not None:
+                part.bias.add_((1 - self.residual) * self.prior).div_(divisor)
+        for parameter in aug.heads.outputs.parameters():
+            parameter.div_(divisor)
