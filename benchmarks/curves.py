@@ -2,7 +2,7 @@
 
     python benchmarks/curves.py kanji budget 0.005 0.02 0.05
 
-Each arm is trained once at each budget, without a choice of learning rates, and its row joins results/NAME.json.
+Each arm is trained once at each budget, with the learning rates and the residual that the comparison chose, and its row joins results/NAME.json.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def main(name: str, kind: str, *budgets: str) -> None:
     base = next(row for row in bases if row["kind"] == kind)
     task: Task = importlib.import_module(name).task(kind)
     for budget in map(float, budgets):  # kept one by one
-        rows = curve(task, base["search"]["trials"], base["search"]["best"], [budget])
+        rows = curve(task, base["search"]["trials"], base["search"]["best"], base["comparison"]["about"]["tuned"], [budget])
         base["curve"] = [row for row in base["curve"] if row["budget"] != budget] + rows
         save(name, {"seed": 0, "bases": bases})
     draw(name, bases)

@@ -36,6 +36,16 @@ def seconds(base: dict[str, Any], arm: str) -> float:
     return float(sum(taken) / len(taken))
 
 
+def tuned(arms: dict[str, dict[str, Any]]) -> list[str]:
+    """Which arms chose, on hold-out data, to see how much of the base's scores."""
+    chosen: dict[float, list[str]] = {}
+    for arm, row in arms.items():
+        if "residual" in row:
+            chosen.setdefault(row["residual"], []).append(arm)
+    said = "; ".join(f"{residual:g} by {', '.join(names)}" for residual, names in sorted(chosen.items(), reverse=True))
+    return [f"Residual chosen on hold-out data: {said}."] if said else []
+
+
 def table(name: str, base: dict[str, Any]) -> str:
     lines = [
         f"### {name}, {base['kind']} base", "",
@@ -61,7 +71,7 @@ def table(name: str, base: dict[str, Any]) -> str:
     forecast, speed = base["probe"]["forecast"], base["speed"]
     lines += [
         "", f"Searched: {base['search']['best']}. Best dense head of the search: {base['search']['dense']}.",
-        f"Probe: {100 * forecast['gain']:+.2f} forecast for a dense head at this budget; gained {best_dense(base):+.2f}. "
+        *tuned(base["comparison"]["about"].get("tuned", {})), f"Probe: {100 * forecast['gain']:+.2f} forecast for a dense head at this budget; gained {best_dense(base):+.2f}. "
         f"Limited by: {base['probe']['limited_by']}.",
         f"Cached features train {speed['ratio']:.1f} times as many examples a second as the frozen trunk in the loop; heads took "
         f"{speed['heads_seconds']:.0f} s, {100 * speed['share_of_base_training']:.1f}% of the base's training.", "",

@@ -120,7 +120,7 @@ def measure(task: Task) -> dict[str, Any]:
         "comparison": {"rows": table.rows, "summary": table.summary(), "verdict": table.verdict, "about": table.about},
         "further": more, "against": {
             arm: table.difference("searched", arm) for arm in table.arms if arm != "searched"},
-        "curve": curve(task, found.trials, found.best.description, task.curve), "speed": speed(task, table), "seconds": round(time.perf_counter() - start),
+        "curve": curve(task, found.trials, found.best.description, table.about["tuned"], task.curve), "speed": speed(task, table), "seconds": round(time.perf_counter() - start),
     }  # fmt: skip
 
 
@@ -147,10 +147,16 @@ def further(task: Task, found: SearchResult, table: Comparison) -> dict[str, Any
     return rows
 
 
-def curve(task: Task, trials: Sequence[dict[str, Any]], searched: str, budgets: Sequence[float]) -> list[dict[str, Any]]:
-    """mAP on test data against multiply-adds: one seed for each budget and arm; `searched` is the name of the best of the trials."""
+def curve(
+    task: Task, trials: Sequence[dict[str, Any]], searched: str, tuned: dict[str, dict[str, Any]], budgets: Sequence[float]
+) -> list[dict[str, Any]]:
+    """mAP on test data against multiply-adds: one seed for each budget and arm; `searched` is the name of the best of the trials, `tuned` how the
+    comparison trained the others."""
     best = next(row["choice"] for row in trials if row["structure"] == searched)
-    arms = {"dense": Choice("dense"), "confusions": Choice("confusions", N_GROUPS), "random": Choice("random", N_GROUPS), "searched": Choice(**best)}
+    arms = {"dense": Choice("dense"), "confusions": Choice("confusions", N_GROUPS), "random": Choice("random", N_GROUPS)}
+    for arm, choice in arms.items():
+        arms[arm] = replace(choice, rate=tuned.get(arm, {}).get("factor", 1.0), residual=tuned.get(arm, {}).get("residual", 1.0))
+    arms["searched"] = Choice(**best)
     rows = []
     for budget in budgets:
         builder = Builder(task.net, task.holdout, budget)

@@ -38,7 +38,7 @@ def task(kind: str) -> Task:
     if kind == "budget":
         arms = (*arms, "hinton", "gated", "adapter")
     return Task(
-        "wordnet", kind, net, train, holdout, test, None, log_seconds("wordnet", kind), 0.5, SPACE, budget=0.01, candidates=10 if kind == "budget" else 6,
+        "wordnet", kind, net, train, holdout, test, None, log_seconds("wordnet", kind), 0.5 if kind == "budget" else 2.0, SPACE, budget=0.01, candidates=10,
         rounds=1, arms=arms, curve=(), tuning=None,
     )  # fmt: skip
 

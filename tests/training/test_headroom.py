@@ -66,6 +66,13 @@ def test_a_cheap_gain_sends_one_to_the_classifier(headroom: Headroom) -> None:
     assert "do that first" in found.verdict
 
 
+def test_the_verdict_says_how_to_train_them(headroom: Headroom) -> None:
+    assert headroom.residual in (1.0, 0.0)
+    found = replace(headroom, residual=0.25)
+    assert "heads reading the input of 'stack.0', trained with residual 0.25, could add" in found.verdict
+    assert found.to_dict()["residual"] == 0.25
+
+
 def test_saved_as_json(headroom: Headroom, tmp_path) -> None:
     headroom.save(tmp_path / "probe.json")
     content = json.loads((tmp_path / "probe.json").read_text())

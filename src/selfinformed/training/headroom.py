@@ -86,7 +86,7 @@ class Headroom:
     def verdict(self) -> str:
         """What is to be had, and what limits the network, in two sentences; a third where the base is near chance."""
         cheap = 100 * (self.classifier.mean_average_precision - self.base.mean_average_precision)
-        where = f"reading {self.attach}" + (f" and {seen_of(self.residual)}" if self.residual != 1 else "")
+        where = f"reading {self.attach}" + (f", trained with residual {self.residual:g}," if self.residual != 1 else "")
         if not self.worth_it:
             said = f"There is little to gain: heads {where} could add about {max(self.gain, 0):.1f} mAP at most, so heads there are not worth training."
         elif cheap > 0.7 * self.gain:
