@@ -71,7 +71,8 @@ def table(name: str, base: dict[str, Any]) -> str:
     forecast, speed = base["probe"]["forecast"], base["speed"]
     lines += [
         "", f"Searched: {base['search']['best']}. Best dense head of the search: {base['search']['dense']}.",
-        *tuned(base["comparison"]["about"].get("tuned", {})), f"Probe: {100 * forecast['gain']:+.2f} forecast for a dense head at this budget; gained {best_dense(base):+.2f}. "
+        *tuned(base["comparison"]["about"].get("tuned", {})),
+        f"Probe: {100 * forecast['gain']:+.2f} forecast for a dense head at this budget; gained {best_dense(base):+.2f}. "
         f"Limited by: {base['probe']['limited_by']}.",
         f"Cached features train {speed['ratio']:.1f} times as many examples a second as the frozen trunk in the loop; heads took "
         f"{speed['heads_seconds']:.0f} s, {100 * speed['share_of_base_training']:.1f}% of the base's training.", "",

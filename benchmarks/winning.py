@@ -120,7 +120,8 @@ def measure(task: Task) -> dict[str, Any]:
         "comparison": {"rows": table.rows, "summary": table.summary(), "verdict": table.verdict, "about": table.about},
         "further": more, "against": {
             arm: table.difference("searched", arm) for arm in table.arms if arm != "searched"},
-        "curve": curve(task, found.trials, found.best.description, table.about["tuned"], task.curve), "speed": speed(task, table), "seconds": round(time.perf_counter() - start),
+        "curve": curve(task, found.trials, found.best.description, table.about["tuned"], task.curve),
+        "speed": speed(task, table), "seconds": round(time.perf_counter() - start),
     }  # fmt: skip
 
 
