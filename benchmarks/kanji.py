@@ -28,9 +28,13 @@ def task(kind: str) -> Task:
     arms = ("base", "classifier", "confusions", "codetections", "random", "dense", "hinton", "gated", "adapter", "searched")
     if kind == "converged":  # where heads correct the base a tenth of the rates is enough, and more is too much
         arms = ("base", "classifier", "confusions", "random", "dense", "searched")
+        space = replace(
+            SPACE, grouping=("confusions", "codetections", "hinton"), n_groups=(6, 24), dense_share=(0.0,), capacity=("uniform",), top_groups=(None, 8),
+            rate=(1.0, 0.3),
+        )  # fmt: skip
         return Task(
-            "kanji", kind, net, train, holdout, test, views, log_seconds("kanji", kind), 2.0, replace(SPACE, rate=(1.0, 0.1)), candidates=12, rounds=1,
-            arms=arms, curve=(), tuning=(1.0, 0.1),
+            "kanji", kind, net, train, holdout, test, views, log_seconds("kanji", kind), 2.0, space, candidates=24, rounds=1, arms=arms, curve=(),
+            tuning=(1.0, 0.1),
         )  # fmt: skip
     return Task("kanji", kind, net, train, holdout, test, views, log_seconds("kanji", kind), 1.0, SPACE, arms=arms)
 

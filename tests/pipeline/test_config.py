@@ -122,7 +122,15 @@ def test_every_option_of_a_recipe_is_one_of_a_run_with_the_same_default():
     assert {option.name: option.default for option in fields(Recipe)}.items() <= defaults.items()
 
 
-@pytest.mark.parametrize("name", ["label_smoothing", "class_weights", "balanced_sampling", "soft_targets", "ema", "tail_average"])
+def test_residual_is_a_share_or_what_the_probe_found(tmp_path) -> None:
+    assert read(tmp_path, "residual: auto").residual == "auto"
+    assert read(tmp_path, "residual: 0.25").residual == 0.25
+    for wrong in ("always", "2", "-1", ".nan"):
+        with pytest.raises(SelfInformedError, match="residual"):
+            read(tmp_path, f"residual: {wrong}")
+
+
+@pytest.mark.parametrize("name", ["residual", "label_smoothing", "class_weights", "balanced_sampling", "soft_targets", "ema", "tail_average"])
 def test_shares_are_at_most_one(tmp_path, name):
     with pytest.raises(SelfInformedError, match=f"{name} = 1.5: expected at most 1"):
         read(tmp_path, f"{name}: 1.5")

@@ -280,6 +280,23 @@ def test_the_comparison_trains_by_the_same_recipe(workspace: Path, monkeypatch) 
     assert given == [{"label_smoothing": 0.1}] * 2
 
 
+def test_heads_are_trained_as_the_probe_found_better(workspace: Path, monkeypatch) -> None:
+    given = []
+    fit = module.fit
+    monkeypatch.setattr(module, "fit", lambda *args, **options: given.append(options.get("recipe")) or fit(*args, **options))
+    run = opened(workspace, residual="auto")
+    run.augmented()
+    assert given == [{"residual": run.headroom()["residual"]}]
+    probe = run.folder / "probe.json"
+    content = json.loads(probe.read_text("utf-8"))
+    del content["residual"], content["checksum"]  # as an earlier version wrote it
+    probe.write_text(json.dumps(content), "utf-8")
+    (run.folder / "config.json").unlink()
+    opened(workspace, residual="auto").augmented()
+    assert given[0] == given[1]
+    assert "residual" in json.loads(probe.read_text("utf-8"))
+
+
 def test_a_label_never_held_out_is_in_no_group(done: Run) -> None:
     assert 11 in done.groups().ungrouped
     assert done.augmented().n_labels == 12

@@ -21,6 +21,7 @@ from selfinformed.training.features import FeatureStore, rank
 from selfinformed.training.fitting import fit
 from selfinformed.training.joining import Join
 from selfinformed.training.losses import prior_of
+from selfinformed.training.structures import Structure
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +132,12 @@ def test_a_retrained_classifier_alone_is_no_matter_of_it(problem: Problem) -> No
     one, other = (trained(problem, residual, nothing)[0] for residual in (0.0, 1.0))
     assert torch.equal(one.classifier.weight, other.classifier.weight)
     assert not torch.equal(one.classifier.weight, problem.net.classifier.weight)
+
+
+def test_a_structure_without_scores_keeps_the_bases_classifier_whatever_the_others_do(problem: Problem) -> None:
+    options = {"holdout": problem.store("holdout"), "epochs": 1}
+    kept, other = (Structure(problem.plan(), residual=0.0).train(problem.net, problem.store("train"), classifier=c, **options) for c in ("keep", "reinitialise"))
+    assert torch.equal(kept[0].classifier.weight, other[0].classifier.weight)
 
 
 def test_what_cannot_be_trained_so_is_refused(problem: Problem) -> None:

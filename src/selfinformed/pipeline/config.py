@@ -74,9 +74,9 @@ class RunConfig:
     learning_rate: float = _option(6e-3, "peak learning rate of the heads")
     classifier_learning_rate: float = _option(3e-3, "peak learning rate of the classifier")
     finetune: bool = _option(False, "train the whole network for one pass after the heads")
-    residual: float = _option(
-        1.0, "share of the network's own scores, 0 to 1, that heads see in training; 0.25, where it knows its training examples by heart, has them learn "
-        "the labels beside it instead of its mistakes"
+    residual: float | Literal["auto"] = _option(
+        1.0, "share of the network's own scores, 0 to 1, that heads see in training; 0 or 0.25, where it knows its training examples by heart, has them "
+        "learn the labels beside it instead of its mistakes; auto: what the probe found better"
     )  # fmt: skip
     schedule: Literal["one_cycle", "cosine", "constant"] = _option("one_cycle", "of the learning rates over all passes")
     weight_decay: float = _option(1e-4, "weight decay of AdamW")

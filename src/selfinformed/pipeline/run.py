@@ -350,7 +350,19 @@ class Run:
     def _training(self) -> dict[str, Any]:
         names = ("batch_size", "learning_rate", "classifier_learning_rate", "head_input")
         recipe = {f.name: getattr(self.config, f.name) for f in fields(Recipe) if getattr(self.config, f.name) != f.default}
+        if self.config.residual == "auto":
+            recipe["residual"] = self._probed_residual()
         return {name: getattr(self.config, name) for name in names} | ({"recipe": recipe} if recipe else {})
+
+
+    def _probed_residual(self) -> float:
+        """That of the probe's best head; a probe.json of an earlier version, which has none, is made again."""
+        there = self._kept.there("probe.json")
+        if Processes.joined().world > 1 and not there:
+            raise SelfInformedError("residual: auto wants probe.json, which one process makes; run selfinformed probe on the run folder first")
+        if there and "residual" not in there:
+            self._kept.make_again("probe.json")
+        return float(self.headroom()["residual"])
 
 
 def _named(name: str, kind: Kind) -> str:

@@ -163,7 +163,7 @@ class Structure:
         With a `share` below 1, hold-out data (or else the training data) say which uncertainty that share of the examples exceeds; it is
         kept as the network's `above`. With `chance`, a seed, as many examples drawn at random run heads instead: the control of that choice.
         """
-        aug = augment(net, self.plan, classifier=classifier, seed=seed)
+        aug = augment(net, self.plan, classifier=classifier if self.residual else "keep", seed=seed)  # which residual 0 does not train
         aug.output = training.get("output") or aug.output or guess_output(train.targets)
         with aug.conditional(self.top_groups, share=self.share, chance=chance) if self.is_conditional else nullcontext():
             history = fit(aug, train, holdout=holdout, seed=seed, **changed(training, self.rate, self.residual))
