@@ -136,7 +136,8 @@ def test_a_retrained_classifier_alone_is_no_matter_of_it(problem: Problem) -> No
 
 def test_a_structure_without_scores_keeps_the_bases_classifier_whatever_the_others_do(problem: Problem) -> None:
     options = {"holdout": problem.store("holdout"), "epochs": 1}
-    kept, other = (Structure(problem.plan(), residual=0.0).train(problem.net, problem.store("train"), classifier=c, **options) for c in ("keep", "reinitialise"))
+    stores, ways = (problem.net, problem.store("train")), ("keep", "reinitialise")
+    kept, other = (Structure(problem.plan(), residual=0.0).train(*stores, classifier=way, **options) for way in ways)
     assert torch.equal(kept[0].classifier.weight, other[0].classifier.weight)
 
 
