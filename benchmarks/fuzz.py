@@ -93,10 +93,10 @@ def fuzz(name: str, seconds: int, folder: Path) -> None:
     """Fuzzes one reader in this process, which libFuzzer ends."""
     import atheris
 
-    from malformed import without_checksum
-
     # numba compiles the kernels, which it could not with what atheris puts in
     with atheris.instrument_imports(include=["selfinformed"], exclude=["selfinformed.structure.kernels"]):
+        from malformed import without_checksum  # imports readers, which are instrumented only the first time
+
         found = targets(folder)
     from selfinformed.runtime.errors import SelfInformedError
 
@@ -165,6 +165,8 @@ def of_process(name: str, minutes: float) -> dict[str, Any]:
             (kept / f"{name}-{crash.name}").write_bytes(crash.read_bytes())
         answers = Path(temporary, "answers.json")
         statistics = dict(line.removeprefix("stat::").split(":") for line in log.replace(" ", "").splitlines() if line.startswith("stat::"))
+        if not int(statistics.get("new_units_added", 0)):
+            sys.exit(f"fuzz: {name} found no input that runs other code than those it began with: the reader is not instrumented\n" + log[-3_000:])
         return {
             "reader": name, "minutes": minutes, "seconds": round(time.perf_counter() - start, 1), "crashes": max(len(crashes), int(process.returncode != 0)),
             "exit_code": process.returncode, "statistics": statistics, "answers": json.loads(answers.read_text()) if answers.exists() else {},
