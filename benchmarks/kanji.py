@@ -36,7 +36,7 @@ def task(kind: str) -> Task:
             "kanji", kind, net, train, holdout, test, views, log_seconds("kanji", kind), 2.0, space, candidates=24, rounds=1, arms=arms, curve=(),
             tuning=(1.0, 0.1),
         )  # fmt: skip
-    return Task("kanji", kind, net, train, holdout, test, views, log_seconds("kanji", kind), 1.0, SPACE, arms=arms)
+    return Task("kanji", kind, net, train, holdout, test, views, log_seconds("kanji", kind), 1.0, SPACE, candidates=36, rounds=1, arms=arms)
 
 
 if __name__ == "__main__":
