@@ -62,6 +62,8 @@ def table(name: str, base: dict[str, Any]) -> str:
             f"{row['extra_computation']:.4f}x | {seconds(base, row['arm']):.0f} |"
         )
     for arm, row in base["further"].items():
+        if arm == "dense as searched" and base["search"]["best"] == base["search"]["dense"]:
+            continue
         over = row["searched_over_it"]
         low, high = (100 * x for x in over["interval"])
         lines.append(

@@ -128,7 +128,8 @@ def measure(task: Task) -> dict[str, Any]:
 def further(task: Task, found: SearchResult, table: Comparison) -> dict[str, Any]:
     """Controls of the searched structure itself: the best dense head of the search, and random groups in the searched structure's place."""
     rows: dict[str, Any] = {}
-    arms: dict[str, Any] = {"dense as searched": found.dense} if str(found.dense.description) != str(Choice("dense")) else {}  # else that arm
+    own = found.dense.description not in (str(Choice("dense")), found.best.description)  # else there is a row of it
+    arms: dict[str, Any] = {"dense as searched": found.dense} if own else {}
     if len(found.best.plan.groups) > 1:
         arms["searched, random groups"] = None
     for name, structure in arms.items():
