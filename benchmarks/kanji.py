@@ -12,8 +12,8 @@ from winning import Task, cached, run
 from selfinformed.training.searching import Space
 
 SPACE = Space(
-    grouping=("confusions", "codetections", "balanced", "hinton"), n_groups=(6, 12, 24), cover_share=(None,), dense_share=(0.0, 0.25), depth=(1, 0),
-    capacity=("uniform", "labels"), top_groups=(None, 4, 8), share=(1.0,), shared=(0,), rate=(1.0, 0.5),
+    grouping=("confusions", "codetections", "hinton"), n_groups=(6, 24), cover_share=(None,), dense_share=(0.0,), depth=(1, 0), capacity=("uniform",),
+    top_groups=(None, 8), share=(1.0,), shared=(0,), rate=(1.0,),
 )  # fmt: skip
 
 
@@ -28,15 +28,14 @@ def task(kind: str) -> Task:
     arms = ("base", "classifier", "confusions", "codetections", "random", "dense", "hinton", "gated", "adapter", "searched")
     if kind == "converged":  # where heads correct the base a tenth of the rates is enough, and more is too much
         arms = ("base", "classifier", "confusions", "random", "dense", "searched")
-        space = replace(
-            SPACE, grouping=("confusions", "codetections", "hinton"), n_groups=(6, 24), dense_share=(0.0,), capacity=("uniform",), top_groups=(None, 8),
-            rate=(1.0, 0.3),
-        )  # fmt: skip
         return Task(
-            "kanji", kind, net, train, holdout, test, views, log_seconds("kanji", kind), 2.0, space, candidates=24, rounds=1, arms=arms, curve=(),
-            tuning=(1.0, 0.1),
+            "kanji", kind, net, train, holdout, test, views, log_seconds("kanji", kind), 2.0, replace(SPACE, rate=(1.0, 0.3)), candidates=24, rounds=1,
+            arms=arms, curve=(), tuning=(1.0, 0.1),
         )  # fmt: skip
-    return Task("kanji", kind, net, train, holdout, test, views, log_seconds("kanji", kind), 1.0, SPACE, candidates=36, rounds=1, arms=arms)
+    return Task(  # at the rates that every arm preferred to half of them
+        "kanji", kind, net, train, holdout, test, views, log_seconds("kanji", kind), 1.0, SPACE, candidates=36, rounds=1,
+        arms=arms, curve=(0.01, 0.1), tuning=(1.0,),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -87,7 +87,8 @@ class Space:
         rate = self.rate[(len(self.rate) - 1) // 2]
         found = [Choice(self.grouping[0], n, rate=r, residual=q) for n in numbers for r in (self.rate[0], rate) for q in self.residual]
         for n, top in itertools.product(numbers, [top for top in self.top_groups if top is not None and top < numbers[-1]]):
-            found += [Choice(self.grouping[0], n, depth=depth, top_groups=top, rate=rate) for depth in sorted({min(self.depth), 1})]
+            depths = sorted({min(self.depth), 1})
+            found += [Choice(self.grouping[0], n, depth=depth, top_groups=top, rate=rate, residual=q) for depth in depths for q in self.residual]
         few = next((top for top in self.top_groups if top is not None), None)
         for attach, n, share in itertools.product(self.attach, numbers[:2], sorted(self.share)[:2]):  # a draw would rarely hit on these
             found += [Choice(self.grouping[0], n, top_groups=few, share=share, attach=attach, copy=True, rate=rate) for copied in self.copy if copied]
