@@ -16,7 +16,7 @@ from selfinformed.training.features import FeatureStore
 from selfinformed.training.searching import Space
 
 SPACE = Space(
-    grouping=("confusions", "codetections", "balanced", "hinton"), n_groups=(3, 6, 12), cover_share=(None,), dense_share=(0.0, 0.5), depth=(1, 0),
+    grouping=("confusions", "codetections", "hinton"), n_groups=(3, 6, 12), cover_share=(None,), dense_share=(0.0, 0.5), depth=(1, 0),
     capacity=("uniform",), top_groups=(None, 4), share=(1.0,), shared=(0,), rate=(1.0,),
 )  # fmt: skip
 
@@ -37,9 +37,10 @@ def task(kind: str) -> Task:
     arms = ("base", "classifier", "confusions", "random", "dense", "searched")
     if kind == "budget":
         arms = (*arms, "hinton", "gated", "adapter")
+    epochs, candidates = (0.5, 30) if kind == "budget" else (2.0, 10)
     return Task(
-        "wordnet", kind, net, train, holdout, test, None, log_seconds("wordnet", kind), 0.5 if kind == "budget" else 2.0, SPACE, budget=0.01, candidates=10,
-        rounds=1, arms=arms, curve=(), tuning=None,
+        "wordnet", kind, net, train, holdout, test, None, log_seconds("wordnet", kind), epochs, SPACE, budget=0.01, candidates=candidates, rounds=1,
+        arms=arms, curve=(), tuning=None,
     )  # fmt: skip
 
 
