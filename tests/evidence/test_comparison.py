@@ -239,6 +239,12 @@ def test_arms_with_heads_choose_how_much_of_the_base_they_see_where_the_searched
         fit(aug, problem.store("train"), holdout=problem.store("holdout"), epochs=1, recipe={"residual": best["residual"]})
         assert found.values(arm)[0] == rank(aug, problem.store("test")).mean_average_precision
     assert without_seconds(compared(problem, **options)) == without_seconds(found)
+    before = compared(problem, **{**options, "arms": ["base", "dense"], "journal": tmp_path / "other.jsonl"})
+    assert not before.about["tuned"]
+    after = compared(problem, **{**options, "journal": tmp_path / "other.jsonl"})  # rows of arms that chose nothing do not serve it
+    assert without_seconds(after) == without_seconds(found)
+    begun_anew = compared(problem, **{**options, "arms": ["dense"], "classifier": "reinitialise", "recipe": {"residual": 0.0}})
+    assert begun_anew.values("dense")[0] > found.values("base")[0]  # it kept the classifier, which is not trained then
     with refused("searched: it was trained with another residual", "give holdout="):
         compared(problem, **{**options, "holdout": None})
 

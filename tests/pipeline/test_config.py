@@ -125,6 +125,9 @@ def test_every_option_of_a_recipe_is_one_of_a_run_with_the_same_default():
 def test_residual_is_a_share_or_what_the_probe_found(tmp_path) -> None:
     assert read(tmp_path, "residual: auto").residual == "auto"
     assert read(tmp_path, "residual: 0.25").residual == 0.25
+    probed, other = (RunConfig(residual=residual, attach_points=1) for residual in ("auto", 1.0))
+    assert probed.differences(RunConfig(residual="auto", attach_points=2)) == ["attach_points"]
+    assert not other.differences(RunConfig(attach_points=2))
     for wrong in ("always", "2", "-1", ".nan"):
         with pytest.raises(SelfInformedError, match="residual"):
             read(tmp_path, f"residual: {wrong}")

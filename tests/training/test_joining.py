@@ -17,11 +17,11 @@ from selfinformed.augmented.network import augment
 from selfinformed.network.wrap import wrap
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import plan
-from selfinformed.training.features import FeatureStore, rank
+from selfinformed.training.features import FeatureStore, rank, scores_from_features
 from selfinformed.training.fitting import fit
 from selfinformed.training.joining import Join
-from selfinformed.training.losses import prior_of
-from selfinformed.training.structures import Structure
+from selfinformed.training.losses import loss_of, prior_of
+from selfinformed.training.structures import Builder, Choice, Structure
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +132,44 @@ def test_a_retrained_classifier_alone_is_no_matter_of_it(problem: Problem) -> No
     one, other = (trained(problem, residual, nothing)[0] for residual in (0.0, 1.0))
     assert torch.equal(one.classifier.weight, other.classifier.weight)
     assert not torch.equal(one.classifier.weight, problem.net.classifier.weight)
+
+
+@pytest.mark.parametrize("residual", [0.0, 0.25])
+def test_training_and_the_trained_network_choose_the_same_heads_where_labels_are_rare_and_frequent(problem: Problem, residual: float) -> None:
+    labels = problem.train.targets.labels
+    kept = np.flatnonzero((labels % 6 == 0) | (np.arange(len(labels)) % 12 == 0))
+    rows = problem.train.take(kept.tolist())
+    train, test = FeatureStore.build(problem.net, rows), problem.store("holdout")
+    aug = augment(problem.net, problem.plan())
+    with aug.conditional(1) as dispatch:
+        history = fit(aug, train, holdout=test, epochs=1, recipe={"residual": residual, "patience": 1})
+        assert dispatch.shift is None
+        assert rank(aug, test).mean_average_precision == pytest.approx(history.rows[0]["holdout_mean_average_precision"], abs=1e-4)
+    choice = Choice("confusions", 6, top_groups=1, residual=residual)
+    builder = Builder(problem.net, train, 0.2)
+    structure = builder.structure(choice)
+    trained, _ = structure.train(problem.net, train, epochs=1)
+    with structure.evaluating(trained):
+        rank(trained, train)
+        assert 0.15 < trained.dispatch.multiply_adds / problem.net.cost.multiply_adds - 1 <= 0.2
+
+
+def test_a_classifier_without_a_bias_takes_no_prior(problem: Problem) -> None:
+    model = copy.deepcopy(problem.net.model)
+    model.classifier.bias = None
+    net = wrap(model, problem.test.example_inputs(), labels=problem.net.labels)
+    store, test = FeatureStore.build(net, problem.train), FeatureStore.build(net, problem.holdout)
+    aug = augment(net, problem.plan())
+    history = fit(aug, store, holdout=test, epochs=1, recipe={"residual": 0.0, "patience": 1, "watch": "loss"})
+    logits = scores_from_features(aug, *test.batch(torch.arange(len(test))))
+    assert loss_of(logits, test.targets, "softmax").item() == pytest.approx(history.rows[0]["holdout_loss"], rel=1e-5)
+
+
+def test_no_head_run_is_no_error(problem: Problem) -> None:
+    aug = augment(problem.net, problem.plan())
+    with aug.conditional(0):
+        fit(aug, problem.store("train"), epochs=1, recipe={"residual": 0.0})
+    assert all(not weight.any() for name, weight in aug.heads.to_weights().items() if name.startswith("outputs"))
 
 
 def test_a_structure_without_scores_keeps_the_bases_classifier_whatever_the_others_do(problem: Problem) -> None:

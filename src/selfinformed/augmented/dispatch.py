@@ -40,6 +40,7 @@ class Dispatch:
         examples: how many were seen since `reset`.
         helped: how many of them ran heads.
         multiply_adds: executed on average for each of them, the base's included.
+        shift: [C], added to the logits before groups are chosen; None for none. Training sets it where it will change the classifier (see `Join`).
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Dispatch:
         if cover:
             self._group_of = torch.repeat_interleave(torch.arange(len(groups)), torch.tensor(groups.sizes))
         self._layers = _disjoint(plan)
+        self.shift: torch.Tensor | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -87,7 +89,7 @@ class Dispatch:
 
     def choose(self, logits: torch.Tensor) -> torch.Tensor:
         """Logits [B, C] to the chosen groups [B, top_groups], the best first; ties go to the lower group."""
-        scores = logits.detach()
+        scores = logits.detach() if self.shift is None else logits.detach() + self.shift
         if self._labels is not None:
             scores = scores.index_select(1, self._labels.to(scores.device))
         best = scores.new_full((len(scores), len(self.plan.groups) + 1), -torch.inf)  # the last is for labels in no group

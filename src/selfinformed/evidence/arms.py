@@ -18,6 +18,8 @@ from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import HeadPlan, plan
 from selfinformed.training.features import FeatureStore, rank
 from selfinformed.training.fitting import History, fit, fit_whole
+from selfinformed.training.joining import classifier_for
+from selfinformed.training.recipe import Recipe
 from selfinformed.training.structures import Structure, changed
 
 ARMS = (
@@ -97,6 +99,7 @@ class Bench:
     ) -> tuple[AugmentedClassifier, History]:
         """Trains one arm, with its learning rates times a factor and perhaps another `residual` than the recipe's; `finetune` for so many seconds."""
         training = changed(self.training, factor, residual)
+        seen = Recipe.of(training.get("recipe")).residual
         if arm == "finetune":
             assert self.train.examples is not None
             aug = augment(self.net, self._no_heads, seed=seed)
@@ -108,7 +111,7 @@ class Bench:
                 self.net, self.train, holdout=self.holdout, epochs=self.epochs, seed=seed, classifier=self.classifier,
                 chance=seed if arm == "chance" else None, **training,
             )  # fmt: skip
-        aug = self._made(arm, seed)
+        aug = self._made(arm, seed, seen)
         return aug, fit(aug, self.train, holdout=self.holdout, epochs=self.epochs, seed=seed, **training)
 
     def score(self, arm: str, aug: AugmentedClassifier, top_k: int) -> float:
@@ -135,12 +138,13 @@ class Bench:
         with self.searched.evaluating(aug, chance=seed if arm == "chance" else None):
             return evaluate(aug, data, top_k)
 
-    def _made(self, arm: str, seed: int) -> AugmentedClassifier:
+    def _made(self, arm: str, seed: int, residual: float = 1.0) -> AugmentedClassifier:
+        classifier = classifier_for(residual, self.classifier) if arm in HEADED else self.classifier
         if arm == "gated":
-            return gated(self.net, self.plan, classifier=self.classifier, seed=seed)
+            return gated(self.net, self.plan, classifier=classifier, seed=seed)
         if arm == "adapter":
             return adapted(self.net, self.plan, seed=seed)
-        return augment(self.net, self.plan_of(arm, seed), classifier=self.classifier, seed=seed)
+        return augment(self.net, self.plan_of(arm, seed), classifier=classifier, seed=seed)
 
     def plan_of(self, arm: str, seed: int) -> HeadPlan:
         """The heads of an arm that has heads, or none."""

@@ -256,25 +256,26 @@ def compare(
         raise SelfInformedError(f"seeds: expected at least 1, got {seeds}")
     factors = _factors(tuning, holdout, tune_finetune and "finetune" in chosen)
     residuals = [Recipe.of(training.get("recipe")).residual]
-    if searched and "searched" in chosen and (holdout is not None or searched.residual not in residuals):
+    if searched and "searched" in chosen and {*HEADED} & {*chosen} and (holdout is not None or searched.residual not in residuals):
         residuals = list(dict.fromkeys([*residuals, *RESIDUALS, searched.residual]))
     if len(residuals) > 1 and holdout is None:
         raise SelfInformedError("searched: it was trained with another residual than the other arms, which choose theirs on hold-out data; give holdout=")
     inputs = [
         net.fingerprint, [store and store.digest() for store in (train, test, holdout, views)], plan.to_dict(), codetections and codetections.to_dict(),
         hinton and hinton.to_dict(), searched and searched.to_dict(),
-        top_k, epochs, factors, tune_finetune, finetune_learning_rate, classifier, training,
+        top_k, epochs, factors, tune_finetune, finetune_learning_rate, classifier, training, *([residuals] if len(residuals) > 1 else []),
     ]  # fmt: skip
     done = Journal(journal, inputs)
     wanted = [(arm, seed) for seed in range(seeds) for arm in chosen]
     missing = sorted((key for key in wanted if key not in done.rows), key=lambda key: (key[1], key[0] == "finetune"))  # which waits for the method's time
     base = evaluate(net, test, top_k) if any(arm == "base" for arm, _ in missing) else None
     caching = train.seconds + (holdout.seconds if holdout is not None else 0.0)
-    tuned = {arm: _tuned_as(arm) for arm in chosen if factors and arm != "base" and (arm != "finetune" or tune_finetune)}
-    tries = {arm: [Try(factor) for factor in factors] for arm in tuned.values()}
-    if len(residuals) > 1:
-        tries |= {arm: [Try(factor, residual) for factor in factors or [1.0] for residual in residuals] for arm in chosen if arm in HEADED}
-        tuned |= {arm: arm for arm in tries if arm in HEADED}
+    seen: dict[str, Sequence[float | None]] = {arm: residuals if arm in HEADED and len(residuals) > 1 else [None] for arm in ARMS}
+    tries = {arm: [Try(factor, residual) for factor in factors or [1.0] for residual in seen[arm]] for arm in ARMS}
+    tuned = {
+        arm: _tuned_as(arm) for arm in chosen
+        if arm != "base" and (factors or len(seen[arm]) > 1) and (arm != "finetune" or tune_finetune)
+    }  # fmt: skip
     for arm, seed in progress(missing, len(missing), "comparing"):
         if base is not None and arm == "base":
             done.add(arm, seed, base, 0.0)

@@ -104,6 +104,7 @@ class Forecast(TypedDict):
 @with_config(OPEN)
 class Place(TypedDict):
     attach: str
+    residual: NotRequired[Share]
     mean_average_precision: Share | None
     gain: Gain | None
     budget_gain: Gain | None
@@ -124,6 +125,7 @@ class Probe(TypedDict):
     verdict: str
     attach: str
     width: Count
+    residual: NotRequired[Share]
     mean_average_precision: Wide
     limited_by: str
     forecast: Forecast

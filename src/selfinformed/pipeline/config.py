@@ -123,8 +123,9 @@ class RunConfig:
 
     def differences(self, other: RunConfig) -> list[str]:
         """Names of the options in which two configurations differ and for which a run needs another folder: not the folder itself, nor what
-        changes one artefact only, which is then made again."""
-        return [name for name in self._differing(other) if name not in ("output", "top_groups", "attach_points", *MAKES_AGAIN)]
+        changes one artefact only, which is then made again. With `residual: auto` heads are made from what the probe found."""
+        free = {"output", "top_groups", "attach_points", *MAKES_AGAIN} - ({"probe_width", "attach_points"} if self.residual == "auto" else set())
+        return [name for name in self._differing(other) if name not in free]
 
     def made_again(self, other: RunConfig) -> list[str]:
         """The artefacts that the options in which two configurations differ make out of date."""

@@ -41,6 +41,7 @@ from selfinformed.structure.stability import stability
 from selfinformed.training.features import FeatureStore, estimate
 from selfinformed.training.fitting import fit
 from selfinformed.training.headroom import probe
+from selfinformed.training.joining import classifier_for
 from selfinformed.training.processes import Processes
 from selfinformed.training.recipe import Recipe
 from selfinformed.training.searching import search
@@ -207,11 +208,13 @@ class Run:
                 self.counts()
             with processes.first_alone(self.net.classifier.weight):
                 heads = self.plan()
-            aug = augment(self.net, heads, classifier="keep" if c.keep_classifier else "reinitialise", seed=c.seed)
+            training = self._training()
+            seen = Recipe.of(training.get("recipe")).residual
+            aug = augment(self.net, heads, classifier=classifier_for(seen, "keep" if c.keep_classifier else "reinitialise"), seed=c.seed)
             history = fit(
                 aug, self.inputs.examples("train") if c.finetune else self.features("train"), holdout=self.features("holdout"),
                 epochs=c.epochs, seed=c.seed, finetune=c.finetune, checkpoint=checkpoint, log=self.folder / "log", tensorboard=None if c.log else False,
-                **self._training(),
+                **training,
             )  # fmt: skip
             if rank() == 0:
                 write_text(self.folder / "history.jsonl", "".join(to_line(row) + "\n" for row in history.rows))
@@ -356,14 +359,16 @@ class Run:
 
 
     def _probed_residual(self) -> float:
-        """That of the probe's best head; a probe.json of an earlier version, which has none, is made again."""
+        """That of the probe's best head where this plan's heads read; a probe.json of an earlier version, which has none, is made again."""
         there = self._kept.there("probe.json")
-        if Processes.joined().world > 1 and not there:
+        whole = bool(there) and "residual" in there and self._kept.is_current("probe.json")
+        if Processes.joined().world > 1 and not whole:
             raise SelfInformedError("residual: auto wants probe.json, which one process makes; run selfinformed probe on the run folder first")
-        if there and "residual" not in there:
+        if there and not whole:
             self._kept.make_again("probe.json")
-        return float(self.headroom()["residual"])
-
+        found = self.headroom()
+        own = str(self.net.attach) if len(self.net.attach_points) == 1 else None
+        return float(next((row["residual"] for row in found["attach_points"] if row["attach"] == own and "residual" in row), found["residual"]))
 
 def _named(name: str, kind: Kind) -> str:
     return f"{name}.json" if kind == "confusions" else f"{name}-{kind}.json"

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +118,8 @@ def fit(
     history, processes = History(), Processes.joined()
     copies = {source: CopiedEnd(aug.net.model, source.copy) for source in aug.plan.sources if source.copy is not None}
     order, targets = _by_group(aug, store.targets)
-    join, seen = (Join.of(aug, recipe.residual, of, aug.output) for of in (store.targets, targets))
+    join = Join.of(aug, recipe.residual, store.targets, aug.output)
+    seen = join if order is None else replace(join, prior=join.prior[order])
     kept = None
     if checkpoint is not None:
         rates = {"learning_rate": learning_rate, "classifier_learning_rate": classifier_learning_rate}
@@ -145,6 +146,8 @@ def fit(
         return logits, None if taught is None else taught(rows, at_classifier)
 
     aug.eval()
+    if aug.dispatch is not None:
+        aug.dispatch.shift = join.shift
     if heads is not None:
         named = list(heads.named_parameters())
         if copies:
@@ -167,8 +170,10 @@ def fit(
     finally:
         if heads is not None:
             heads.fold(transform)
-    if epochs:
-        join.fold(aug)
+        if epochs:
+            join.fold(aug)
+        if aug.dispatch is not None:
+            aug.dispatch.shift = None
     processes.equalise(aug.new_parameters())  # the transform may have been computed with other rounding
     if finetune and store.examples is not None:  # without those that could not be read
         fit_whole(aug, store.examples, epochs=finetune_epochs, batch_size=batch_size, learning_rate=finetune_learning_rate, seed=seed, history=history)

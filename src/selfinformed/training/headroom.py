@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -47,7 +47,7 @@ class Headroom:
         width: of that dense head.
         attach: where it read.
         labels, groups: names for what lies where.
-        points: a row for each attach point {attach, mean_average_precision, gain, budget_gain}: mAP with a wide dense head there, its gain over
+        points: a row for each attach point {attach, residual, mean_average_precision, gain, budget_gain}: mAP with a wide dense head there, its gain over
             the base, and that of a dense head within the budget (None where the budget does not reach for one unit).
         residual: how that head was trained: the share of the base's scores that it saw; see `Recipe`.
         forecast: what structures at the budget will gain.
@@ -229,7 +229,7 @@ def probe(
     candidates |= {f"classifier, learning rates x{rate:g}": judged(trained(none, train, epochs, rate)) for rate in rates[1:]}
     seen = {"base": on_train(net), "classifier": on_train(aug)}
     points: list[dict[str, Any]] = []
-    tried: list[tuple[Ranking, HeadPlan, str, float, float]] = []  # the wide heads
+    tried: list[_Wide] = []
     for name, module in places:
         within: HeadPlan | None = None
         with suppress(SelfInformedError):  # the budget does not reach for one unit
@@ -238,8 +238,8 @@ def probe(
         here = []
         for residual in tried_residuals:
             aug = trained(wide, train, epochs, residual=residual)
-            here.append((rank(aug, holdout, top_k), wide, name, on_train(aug), residual))
-        tried.append(max(here, key=_reached))
+            here.append(_Wide(rank(aug, holdout, top_k), wide, name, on_train(aug), residual))
+        tried.append(max(here, key=_Wide.reached))
         within_here = {}
         if within is not None:
             for rate, residual in itertools.product(rates, tried_residuals):
@@ -248,8 +248,8 @@ def probe(
                 within_here[f"a dense head reading {name}{also}"] = judged(trained(within, train, epochs, rate, residual))
         candidates |= within_here
         best_within = max(within_here.values(), key=lambda judgement: judgement.whole.mean_average_precision, default=None)
-        points.append(_row(name, base.whole, tried[-1][0], best_within))
-    dense, wide, attach, seen["dense"], residual = max(tried, key=_reached)
+        points.append(_row(base.whole, tried[-1], best_within))
+    dense, wide, attach, seen["dense"], residual = max(tried, key=_Wide.reached)
     classifier = candidates["classifier"].whole
     held_out = {"base": base.whole, "classifier": classifier, "dense": dense}
     diagnosis = Diagnosis(
@@ -269,14 +269,23 @@ def _places(net: WrappedClassifier) -> list[tuple[str, str | None]]:
     return places if places and any(shape.map for shape in net.shapes) else [*places, (_SIDE_BY_SIDE, None)]
 
 
-def _reached(tried: tuple[Any, ...]) -> float:
-    return float(tried[0].mean_average_precision)
+class _Wide(NamedTuple):
+    """A wide head as it was trained and judged."""
+
+    ranking: Ranking
+    heads: HeadPlan
+    attach: str
+    on_train: float
+    residual: float
+
+    def reached(self) -> float:
+        return float(self.ranking.mean_average_precision)
 
 
-def _row(name: str, base: Ranking, dense: Ranking, within: Judged | None) -> dict[str, Any]:
+def _row(base: Ranking, wide: _Wide, within: Judged | None) -> dict[str, Any]:
     gained = None if within is None else within.whole.mean_average_precision - base.mean_average_precision
-    reached = dense.mean_average_precision
-    return {"attach": name, "mean_average_precision": reached, "gain": reached - base.mean_average_precision, "budget_gain": gained}
+    gain = wide.reached() - base.mean_average_precision
+    return {"attach": wide.attach, "residual": wide.residual, "mean_average_precision": wide.reached(), "gain": gain, "budget_gain": gained}
 
 
 def _judged(model: Model, store: FeatureStore, top_k: int, first: npt.NDArray[np.bool_]) -> Judged:

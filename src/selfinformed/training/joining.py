@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -12,6 +13,8 @@ from selfinformed.network.averaged import AveragedClassifier
 from selfinformed.network.wrap import Output
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.training.losses import prior_of
+
+NewClassifier = Literal["keep", "reinitialise"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +31,7 @@ class Join:
 
     Attributes:
         residual: r, 0 to 1.
-        prior: p [C], in the order of the labels that the logits have.
+        prior: p [C], in the order of the labels that the logits have; zero where the classifier has no bias that could take it.
     """
 
     residual: float
@@ -48,8 +51,15 @@ class Join:
             if aug.heads.trained:
                 raise SelfInformedError("fit: these heads are trained already, and residual below 1 trains them from the start; augment the network anew")
             if not residual and not torch.equal(aug.classifier.weight, aug.own_classifier.weight):
-                raise SelfInformedError("fit: residual=0 leaves the classifier as it is, and this one is not the network's own; use classifier='keep'")
-        return cls(residual, prior_of(targets, output).to(aug.classifier.weight))
+                said = "use classifier='keep', and no `onto` whose classifier was retrained"
+                raise SelfInformedError(f"fit: residual=0 leaves the classifier as it is, and this one is not the network's own; {said}")
+        prior = prior_of(targets, output).to(aug.classifier.weight)
+        return cls(residual, prior if aug.classifier.bias is not None else torch.zeros_like(prior))
+
+    @property
+    def shift(self) -> torch.Tensor | None:
+        """What `fold` adds to the classifier, up to a factor: groups are chosen by the classifier as it will be."""
+        return None if self.residual == 1 else (1 - self.residual) * self.prior
 
     def in_training(self, logits: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
         """[B, C] and [B, C] to what the loss sees. With r = 0 the classifier gets no gradient."""
@@ -64,13 +74,20 @@ class Join:
 
     @torch.no_grad()
     def fold(self, aug: AugmentedClassifier) -> None:
-        """Makes `trained` of the network's own parts their sum; `prior` must be in the labels' own order. A classifier without a bias takes no prior."""
+        """Makes `trained` of the network's own parts their sum; `prior` must be in the labels' own order."""
         if self.residual == 1 or aug.heads is None:
             return
         divisor = 2 - self.residual
-        for part in aug.classifier.parts if isinstance(aug.classifier, AveragedClassifier) else [aug.classifier]:
+        parts = aug.classifier.parts if isinstance(aug.classifier, AveragedClassifier) else [aug.classifier]
+        biases = [part.bias for part in parts if part.bias is not None]
+        for part in parts:
             part.weight.div_(divisor)
-            if part.bias is not None:
-                part.bias.add_((1 - self.residual) * self.prior).div_(divisor)
+        for bias in biases:  # whose sum is divided by the number of parts
+            bias.add_((1 - self.residual) * self.prior * len(parts) / len(biases)).div_(divisor)
         for parameter in aug.heads.outputs.parameters():
             parameter.div_(divisor)
+
+
+def classifier_for(residual: float, classifier: NewClassifier) -> NewClassifier:
+    """How the classifier begins: as the base's where residual is 0, which does not train it."""
+    return classifier if residual else "keep"

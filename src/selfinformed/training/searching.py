@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -243,7 +243,10 @@ def search(
     structures: dict[str, Structure] = {}
     choices: dict[str, Choice] = {}
     left_out = []
-    for choice in (space or Space.of(net)).candidates(candidates, seed, builder.settled):
+    if space is None:
+        own = Recipe.of(training.get("recipe")).residual
+        space = replace(Space.of(net), residual=tuple(dict.fromkeys((*RESIDUALS, own))))
+    for choice in space.candidates(candidates, seed, builder.settled):
         try:
             built = builder.structure(choice) if budget_of == "multiply_adds" else _within_latency(builder, choice)
         except SelfInformedError as error:  # more groups than the labels or the budget carry, an extra that is not there

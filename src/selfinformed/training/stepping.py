@@ -184,7 +184,8 @@ class Training:
         logits, teacher = self.forward(mine)
         wanted = self.targets.take(mine.numpy())
         self.optimizer.zero_grad()
-        logits.backward(self.objective.gradient(logits, wanted, teacher, len(rows)))  # type: ignore[no-untyped-call]
+        if logits.requires_grad:  # else not one of these examples runs a head
+            logits.backward(self.objective.gradient(logits, wanted, teacher, len(rows)))  # type: ignore[no-untyped-call]
         self.processes.sum_gradients(self.parameters)
         self.optimizer.step()
         if not state.losses or state.step % _LOSS_EVERY == 0 or state.step + 1 == self.total:

@@ -25,6 +25,8 @@ from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import Capacity, HeadPlan, plan
 from selfinformed.training.features import FeatureStore, score_batches
 from selfinformed.training.fitting import History, fit, guess_output
+from selfinformed.training.joining import NewClassifier, classifier_for
+from selfinformed.training.losses import prior_of
 from selfinformed.training.recipe import Recipe
 
 _SAMPLE = 4_000  # hold-out examples from which is known how often each head would be run
@@ -156,14 +158,14 @@ class Structure:
 
     def train(
         self, net: WrappedClassifier, train: Examples | FeatureStore, *, holdout: Examples | FeatureStore | None = None, seed: int = 0,
-        classifier: Any = "keep", chance: int | None = None, **training: Any,
+        classifier: NewClassifier = "keep", chance: int | None = None, **training: Any,
     ) -> tuple[AugmentedClassifier, History]:
         """Trains it as `fit` does, on the examples each head will see; `training` are options of `fit`, whose recipe has the structure's `residual`.
 
         With a `share` below 1, hold-out data (or else the training data) say which uncertainty that share of the examples exceeds; it is
         kept as the network's `above`. With `chance`, a seed, as many examples drawn at random run heads instead: the control of that choice.
         """
-        aug = augment(net, self.plan, classifier=classifier if self.residual else "keep", seed=seed)  # which residual 0 does not train
+        aug = augment(net, self.plan, classifier=classifier_for(self.residual, classifier), seed=seed)
         aug.output = training.get("output") or aug.output or guess_output(train.targets)
         with aug.conditional(self.top_groups, share=self.share, chance=chance) if self.is_conditional else nullcontext():
             history = fit(aug, train, holdout=holdout, seed=seed, **changed(training, self.rate, self.residual))
@@ -343,6 +345,8 @@ class Builder:
         scores = self._sample()
         output: Output = self.net.output or guess_output(self.holdout.targets)
         probe = Dispatch(plan(self.net, groups, hidden=(1,), attach=choice.attach), choice.top_groups, output, choice.share)
+        if choice.residual != 1:  # as training will choose, from its own labels' frequencies
+            probe.shift = ((1 - choice.residual) * prior_of(self.holdout.targets, output)).to(scores)
         rows = probe.unsure(scores)
         chosen = probe.choose(scores if rows is None else scores[rows])
         return (torch.bincount(chosen.flatten(), minlength=len(groups)) / len(scores)).tolist()
