@@ -161,7 +161,7 @@ def curve(
     arms["searched"] = Choice(**best)
     rows = []
     for budget in budgets:
-        builder = Builder(task.net, task.holdout, budget)
+        builder = Builder(task.net, task.holdout, budget, train=task.train.targets)
         for name, choice in arms.items():
             try:
                 structure = builder.structure(choice)

@@ -239,7 +239,7 @@ def search(
         raise SelfInformedError(f"search: expected candidates >= 1, rounds >= 1 and epochs > 0; got {candidates}, {rounds} and {epochs}")
     train = train if isinstance(train, FeatureStore) else FeatureStore.build(net, train)
     holdout = holdout if isinstance(holdout, FeatureStore) else FeatureStore.build(net, holdout)
-    builder = Builder(net, holdout, budget, counts, seed)
+    builder = Builder(net, holdout, budget, counts, seed, train.targets)
     structures: dict[str, Structure] = {}
     choices: dict[str, Choice] = {}
     left_out = []

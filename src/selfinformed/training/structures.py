@@ -14,6 +14,7 @@ import torch
 from selfinformed.augmented.dispatch import Dispatch, uncertainty
 from selfinformed.augmented.network import AugmentedClassifier, augment
 from selfinformed.data.examples import Examples
+from selfinformed.data.targets import Targets
 from selfinformed.network.trunk import trunk_end
 from selfinformed.network.wrap import Output, WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
@@ -243,11 +244,14 @@ class Builder:
         budget: extra multiply-adds as a share of the base's, executed on average.
         counts: counts already measured, by kind.
         seed: of clustering.
+        train: targets of the training examples, whose frequencies say which heads run where residual is below 1 (default: the hold-out ones).
     """
 
     def __init__(
-        self, net: WrappedClassifier, holdout: FeatureStore, budget: float, counts: Mapping[Kind, ConfusionCounts] | None = None, seed: int = 0
-    ) -> None:
+        self, net: WrappedClassifier, holdout: FeatureStore, budget: float, counts: Mapping[Kind, ConfusionCounts] | None = None, seed: int = 0,
+        train: Targets | None = None,
+    ) -> None:  # fmt: skip
+        self.train = holdout.targets if train is None else train
         self.net, self.holdout, self.budget, self.seed = net, holdout, budget, seed
         self._counts: dict[tuple[Kind, int | None], ConfusionCounts] = {(kind, None): found for kind, found in (counts or {}).items()}
         self._groups: dict[tuple[str, int, int | None, float | None], LabelGroups] = {}
@@ -345,8 +349,8 @@ class Builder:
         scores = self._sample()
         output: Output = self.net.output or guess_output(self.holdout.targets)
         probe = Dispatch(plan(self.net, groups, hidden=(1,), attach=choice.attach), choice.top_groups, output, choice.share)
-        if choice.residual != 1:  # as training will choose, from its own labels' frequencies
-            probe.shift = ((1 - choice.residual) * prior_of(self.holdout.targets, output)).to(scores)
+        if choice.residual != 1:  # as training will choose
+            probe.shift = ((1 - choice.residual) * prior_of(self.train, output)).to(scores)
         rows = probe.unsure(scores)
         chosen = probe.choose(scores if rows is None else scores[rows])
         return (torch.bincount(chosen.flatten(), minlength=len(groups)) / len(scores)).tolist()
