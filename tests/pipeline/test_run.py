@@ -311,7 +311,8 @@ def test_codetections_and_search_have_artefacts_of_their_own(workspace: Path) ->
     assert found["trials"]
     found = json.loads((run.folder / "search.json").read_text())
     assert HeadPlan.from_dict(found["plan"]).extra_computation > 1
-    assert [row["structure"] for row in found["trials"] if row["extra_computation"] > 1.52] == []  # executed on average; other examples choose heads a little differently
+    # executed on average; other examples choose heads a little differently
+    assert [row["structure"] for row in found["trials"] if row["extra_computation"] > 1.52] == []
 
 
 def test_earlier_points_kept_as_maps_are_searched_and_what_wins_is_compared(workspace: Path) -> None:
