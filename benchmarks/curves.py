@@ -2,7 +2,8 @@
 
     python benchmarks/curves.py kanji budget 0.005 0.02 0.05
 
-Each arm is trained once at each budget, with the learning rates and the residual that the comparison chose, and its row joins results/NAME.json.
+Each arm is trained at each budget with the learning rates that the comparison chose and the residual that is best on hold-out data, and its row
+joins results/NAME.json.
 """
 
 from __future__ import annotations

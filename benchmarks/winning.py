@@ -24,12 +24,14 @@ from selfinformed.evidence.comparison import Comparison, compare, interval
 from selfinformed.evidence.evaluation import evaluate
 from selfinformed.evidence.figures import save_figure
 from selfinformed.network.wrap import WrappedClassifier
+from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_json
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import HeadPlan, plan
 from selfinformed.training.features import FeatureStore
 from selfinformed.training.fitting import gradient_of
 from selfinformed.training.headroom import probe
+from selfinformed.training.recipe import RESIDUALS
 from selfinformed.training.searching import SearchResult, Space, search
 from selfinformed.training.structures import Builder, Choice
 
@@ -152,27 +154,31 @@ def further(task: Task, found: SearchResult, table: Comparison) -> dict[str, Any
 def curve(
     task: Task, trials: Sequence[dict[str, Any]], searched: str, tuned: dict[str, dict[str, Any]], budgets: Sequence[float]
 ) -> list[dict[str, Any]]:
-    """mAP on test data against multiply-adds: one seed for each budget and arm; `searched` is the name of the best of the trials, `tuned` how the
-    comparison trained the others."""
+    """mAP on test data against multiply-adds: one seed for each budget and arm, with the residual that is best there on hold-out data; `searched` is the
+    name of the best of the trials, `tuned` how the comparison trained the others."""
     best = next(row["choice"] for row in trials if row["structure"] == searched)
     arms = {"dense": Choice("dense"), "confusions": Choice("confusions", N_GROUPS), "random": Choice("random", N_GROUPS)}
     for arm, choice in arms.items():
-        arms[arm] = replace(choice, rate=tuned.get(arm, {}).get("factor", 1.0), residual=tuned.get(arm, {}).get("residual", 1.0))
+        arms[arm] = replace(choice, rate=tuned.get(arm, {}).get("factor", 1.0))
     arms["searched"] = Choice(**best)
     rows = []
     for budget in budgets:
         builder = Builder(task.net, task.holdout, budget, train=task.train.targets)
         for name, choice in arms.items():
-            try:
-                structure = builder.structure(choice)
-            except Exception as error:
-                said(f"curve: {name} at {budget:.1%} left out ({error})")
-                continue
-            aug, _ = structure.train(task.net, task.train, holdout=task.holdout, epochs=task.epochs, seed=0, **task.training)
-            with structure.evaluating(aug):
-                figures = evaluate(aug, task.test).figures()
-            rows.append({"arm": name, "budget": budget, **figures})
-            said(f"curve {name} {figures['extra_computation']:.4f}x {100 * figures['mean_average_precision']:.2f}")
+            tries = []
+            for residual in RESIDUALS:
+                try:
+                    structure = builder.structure(replace(choice, residual=residual))
+                except SelfInformedError as error:
+                    said(f"curve: {name} at {budget:.1%} left out ({error})")
+                    break
+                aug, _ = structure.train(task.net, task.train, holdout=task.holdout, epochs=task.epochs, seed=0, **task.training)
+                with structure.evaluating(aug):
+                    held_out, figures = (evaluate(aug, data).figures() for data in (task.holdout, task.test))
+                tries.append((held_out["mean_average_precision"], {"arm": name, "budget": budget, "residual": residual, **figures}))
+            if tries:
+                rows.append(max(tries, key=lambda tried: tried[0])[1])
+                said(f"curve {name} {rows[-1]['extra_computation']:.4f}x residual {rows[-1]['residual']:g}: {100 * rows[-1]['mean_average_precision']:.2f}")
     return rows
 
 
