@@ -34,7 +34,7 @@ def task(kind: str) -> Task:
         )  # fmt: skip
     return Task(  # at the rates that every arm preferred to half of them
         "kanji", kind, net, train, holdout, test, views, log_seconds("kanji", kind), 1.0, SPACE, candidates=36, rounds=1,
-        arms=arms, curve=(0.01, 0.1), tuning=(1.0,),
+        arms=arms, tuning=(1.0,),
     )  # fmt: skip
 
 

@@ -38,7 +38,7 @@ from selfinformed.training.structures import Builder, Choice
 N_GROUPS = 6
 TUNING = (1.0, 0.5)  # factors of the learning rates that every arm tries on hold-out data, as the search does
 RATES = {"learning_rate": 3e-3, "classifier_learning_rate": 1.5e-3}
-CURVE = (0.005, 0.01, 0.02, 0.05, 0.1)
+CURVE = (0.01, 0.1)
 
 
 @dataclass(frozen=True, eq=False)

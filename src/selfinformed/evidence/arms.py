@@ -99,7 +99,6 @@ class Bench:
     ) -> tuple[AugmentedClassifier, History]:
         """Trains one arm, with its learning rates times a factor and perhaps another `residual` than the recipe's; `finetune` for so many seconds."""
         training = changed(self.training, factor, residual)
-        seen = Recipe.of(training.get("recipe")).residual
         if arm == "finetune":
             assert self.train.examples is not None
             aug = augment(self.net, self._no_heads, seed=seed)
@@ -111,7 +110,7 @@ class Bench:
                 self.net, self.train, holdout=self.holdout, epochs=self.epochs, seed=seed, classifier=self.classifier,
                 chance=seed if arm == "chance" else None, **training,
             )  # fmt: skip
-        aug = self._made(arm, seed, seen)
+        aug = self._made(arm, seed, Recipe.of(training.get("recipe")).residual)
         return aug, fit(aug, self.train, holdout=self.holdout, epochs=self.epochs, seed=seed, **training)
 
     def score(self, arm: str, aug: AugmentedClassifier, top_k: int) -> float:

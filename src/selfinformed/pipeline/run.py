@@ -357,7 +357,6 @@ class Run:
             recipe["residual"] = self._probed_residual()
         return {name: getattr(self.config, name) for name in names} | ({"recipe": recipe} if recipe else {})
 
-
     def _probed_residual(self) -> float:
         """That of the probe's best head where this plan's heads read; a probe.json of an earlier version, which has none, is made again."""
         there = self._kept.there("probe.json")
@@ -369,6 +368,7 @@ class Run:
         found = self.headroom()
         own = str(self.net.attach) if len(self.net.attach_points) == 1 else None
         return float(next((row["residual"] for row in found["attach_points"] if row["attach"] == own and "residual" in row), found["residual"]))
+
 
 def _named(name: str, kind: Kind) -> str:
     return f"{name}.json" if kind == "confusions" else f"{name}-{kind}.json"

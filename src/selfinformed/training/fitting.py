@@ -146,8 +146,6 @@ def fit(
         return logits, None if taught is None else taught(rows, at_classifier)
 
     aug.eval()
-    if aug.dispatch is not None:
-        aug.dispatch.shift = join.shift
     if heads is not None:
         named = list(heads.named_parameters())
         if copies:
@@ -159,6 +157,8 @@ def fit(
             statistics = statistics.transformed(transform)
         heads.unfold(transform)
     try:
+        if aug.dispatch is not None and recipe.residual != 1:
+            aug.dispatch.shift = join.shift
         if epochs:
             batches = Order(len(store), batch_size, seed, draw_of(store, recipe.balanced_sampling))
             objective = Objective.of(recipe, targets, aug.output)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import nn
 
 from selfinformed.augmented.network import AugmentedClassifier
 from selfinformed.data.targets import Targets
@@ -53,24 +54,28 @@ class Join:
             if not residual and not torch.equal(aug.classifier.weight, aug.own_classifier.weight):
                 said = "use classifier='keep', and no `onto` whose classifier was retrained"
                 raise SelfInformedError(f"fit: residual=0 leaves the classifier as it is, and this one is not the network's own; {said}")
-        prior = prior_of(targets, output).to(aug.classifier.weight)
-        return cls(residual, prior if aug.classifier.bias is not None else torch.zeros_like(prior))
+        return cls.to(aug.classifier, residual, targets, output)
+
+    @classmethod
+    def to(cls, classifier: nn.Linear | AveragedClassifier, residual: float, targets: Targets, output: Output) -> Join:
+        """The join of any heads to a classifier, for the label frequencies of these training examples."""
+        prior = prior_of(targets, output).to(classifier.weight)
+        return cls(residual, prior if classifier.bias is not None else torch.zeros_like(prior))
 
     @property
-    def shift(self) -> torch.Tensor | None:
-        """What `fold` adds to the classifier, up to a factor: groups are chosen by the classifier as it will be."""
-        return None if self.residual == 1 else (1 - self.residual) * self.prior
+    def shift(self) -> torch.Tensor:
+        """(1 - r) p [C]: what `fold` adds to the classifier, up to a factor. Groups are chosen by the classifier as it will be."""
+        return (1 - self.residual) * self.prior
 
     def in_training(self, logits: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
         """[B, C] and [B, C] to what the loss sees. With r = 0 the classifier gets no gradient."""
         if self.residual == 1:
             return logits + added
-        prior = (1 - self.residual) * self.prior
-        return added + prior if not self.residual else added + torch.add(prior, logits, alpha=self.residual)
+        return added + (torch.add(self.shift, logits, alpha=self.residual) if self.residual else self.shift)
 
     def trained(self, logits: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
         """[B, C] and [B, C] to the logits that the network has after `fold`."""
-        return logits + added if self.residual == 1 else (logits + (1 - self.residual) * self.prior + added) / (2 - self.residual)
+        return logits + added if self.residual == 1 else (logits + self.shift + added) / (2 - self.residual)
 
     @torch.no_grad()
     def fold(self, aug: AugmentedClassifier) -> None:
@@ -83,7 +88,7 @@ class Join:
         for part in parts:
             part.weight.div_(divisor)
         for bias in biases:  # whose sum is divided by the number of parts
-            bias.add_((1 - self.residual) * self.prior * len(parts) / len(biases)).div_(divisor)
+            bias.add_(self.shift * len(parts) / len(biases)).div_(divisor)
         for parameter in aug.heads.outputs.parameters():
             parameter.div_(divisor)
 

@@ -26,8 +26,7 @@ from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import Capacity, HeadPlan, plan
 from selfinformed.training.features import FeatureStore, score_batches
 from selfinformed.training.fitting import History, fit, guess_output
-from selfinformed.training.joining import NewClassifier, classifier_for
-from selfinformed.training.losses import prior_of
+from selfinformed.training.joining import Join, NewClassifier, classifier_for
 from selfinformed.training.recipe import Recipe
 
 _SAMPLE = 4_000  # hold-out examples from which is known how often each head would be run
@@ -350,7 +349,7 @@ class Builder:
         output: Output = self.net.output or guess_output(self.holdout.targets)
         probe = Dispatch(plan(self.net, groups, hidden=(1,), attach=choice.attach), choice.top_groups, output, choice.share)
         if choice.residual != 1:  # as training will choose
-            probe.shift = ((1 - choice.residual) * prior_of(self.train, output)).to(scores)
+            probe.shift = Join.to(self.net.classifier, choice.residual, self.train, output).shift.to(scores)
         rows = probe.unsure(scores)
         chosen = probe.choose(scores if rows is None else scores[rows])
         return (torch.bincount(chosen.flatten(), minlength=len(groups)) / len(scores)).tolist()
