@@ -142,6 +142,13 @@ def embeddings() -> torch.Tensor:
     return load_file(path)["embeddings"]
 
 
+def embedding_seconds(part: str) -> float:
+    """What the frozen trunk took for a part of the glosses."""
+    embeddings()
+    parts = glosses()[3]
+    return float(load_file(CACHE / "glosses.safetensors")["seconds"]) * float(np.mean(parts == PARTS.index(part)))
+
+
 def examples(part: str) -> Examples:
     _, targets, labels, parts = glosses()
     rows, inputs = np.flatnonzero(parts == PARTS.index(part)), tokens()

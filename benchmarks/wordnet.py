@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from bases import log_seconds
 from characters import PARTS
-from glosses import base, embeddings, examples, glosses
+from glosses import base, embedding_seconds, embeddings, examples, glosses
 from winning import Task, run
 
 from selfinformed.network.wrap import wrap
@@ -32,7 +32,7 @@ def task(kind: str) -> Task:
         attached = embeddings()[torch.from_numpy(rows)]
         with torch.no_grad():
             penultimate = network.stack(attached[:, -384:])
-        stores.append(FeatureStore(attached, penultimate, targets.take(rows), net.fingerprint, 0.0, examples(name), net.shapes))
+        stores.append(FeatureStore(attached, penultimate, targets.take(rows), net.fingerprint, embedding_seconds(name), examples(name), net.shapes))
     train, holdout, test = stores
     arms = ("base", "classifier", "confusions", "random", "dense", "searched")
     if kind == "budget":

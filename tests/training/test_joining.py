@@ -58,6 +58,19 @@ def test_with_one_it_is_the_papers_sum_bit_for_bit(either: Problem) -> None:
         assert torch.equal(one, other)
 
 
+def test_without_the_classifiers_scores_training_is_the_same_as_with_them_beside_it(either: Problem, monkeypatch) -> None:
+    """Their product is left out where nothing needs it; where heads are chosen by them it is not."""
+    alone, beside = (augment(either.net, either.plan(), seed=3) for _ in range(2))
+    options = {"epochs": 1, "learning_rate": 1e-3, "recipe": {"residual": 0.0}}
+    with beside.conditional(len(beside.plan.groups)):
+        fit(beside, either.store("train"), **options)
+    monkeypatch.setattr(alone.classifier, "forward", lambda penultimate: pytest.fail("computed"))
+    fit(alone, either.store("train"), **options)
+    monkeypatch.undo()
+    inputs = either.test.read(range(200))
+    torch.testing.assert_close(alone.logits(inputs), beside.logits(inputs), rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("residual", [0.0, 0.25])
 def test_folding_changes_no_logit(either: Problem, residual: float) -> None:
     aug, rows = augment(either.net, either.plan()), torch.arange(60)

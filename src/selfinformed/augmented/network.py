@@ -125,10 +125,15 @@ class AugmentedClassifier(nn.Module):
         """
         bias = self.classifier.bias
         logits = torch.nn.functional.linear(penultimate, self.classifier.weight[order], None if bias is None else bias[order])
-        if self.heads is None:
-            return logits
-        added = self.heads.by_group(attached)
-        return join(logits, torch.nn.functional.pad(added, (0, self.n_labels - added.shape[1])))
+        return logits if self.heads is None else join(logits, self.added(attached, by_group=True))
+
+    def added(self, attached: torch.Tensor, by_group: bool = False) -> torch.Tensor:
+        """What all heads add to the logits, attached [B, D] -> [B, C], in the order of the labels or in `group_order`."""
+        assert self.heads is not None
+        if not by_group:
+            return self.heads(attached)  # type: ignore[no-any-return]
+        units = self.heads.by_group(attached)
+        return torch.nn.functional.pad(units, (0, self.n_labels - units.shape[1]))
 
     @property
     def group_order(self) -> torch.Tensor | None:

@@ -28,7 +28,7 @@ from selfinformed.runtime.versions import machine, versions
 from selfinformed.structure.average_precision import nan_mean
 from selfinformed.structure.plans import HeadPlan
 from selfinformed.training.features import FeatureStore
-from selfinformed.training.recipe import RESIDUALS, Recipe
+from selfinformed.training.recipe import RESIDUALS, REVISION, Recipe
 from selfinformed.training.structures import Structure
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ def compare(
         net: the wrapped base.
         plan: the method's heads, on groups from confusions.
         train, test: examples, or cached features (`finetune` needs the examples they were built from).
-        holdout: where the mean and covariance of the heads' input come from (default: `train`), and what `tuning` chooses by.
+        holdout: what learning rates and residuals are chosen by, and what `Recipe.patience` watches.
         codetections: heads on groups from co-detections; without it that arm is left out.
         hinton: heads on as many groups at the same budget from `cluster(counts, method="hinton")`; likewise.
         searched: what `search` found; likewise. It is then the method that the controls are held against.
@@ -261,8 +261,8 @@ def compare(
     if len(residuals) > 1 and holdout is None:
         raise SelfInformedError("searched: it was trained with another residual than the other arms, which choose theirs on hold-out data; give holdout=")
     inputs = [
-        net.fingerprint, [store and store.digest() for store in (train, test, holdout, views)], plan.to_dict(), codetections and codetections.to_dict(),
-        hinton and hinton.to_dict(), searched and searched.to_dict(),
+        REVISION, net.fingerprint, [store and store.digest() for store in (train, test, holdout, views)], plan.to_dict(),
+        codetections and codetections.to_dict(), hinton and hinton.to_dict(), searched and searched.to_dict(),
         top_k, epochs, factors, tune_finetune, finetune_learning_rate, classifier, training, *([residuals] if len(residuals) > 1 else []),
     ]  # fmt: skip
     done = Journal(journal, inputs)

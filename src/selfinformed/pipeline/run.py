@@ -209,10 +209,10 @@ class Run:
             with processes.first_alone(self.net.classifier.weight):
                 heads = self.plan()
             training = self._training()
-            seen = Recipe.of(training.get("recipe")).residual
-            aug = augment(self.net, heads, classifier=classifier_for(seen, "keep" if c.keep_classifier else "reinitialise"), seed=c.seed)
+            recipe = Recipe.of(training.get("recipe"))
+            aug = augment(self.net, heads, classifier=classifier_for(recipe.residual, "keep" if c.keep_classifier else "reinitialise"), seed=c.seed)
             history = fit(
-                aug, self.inputs.examples("train") if c.finetune else self.features("train"), holdout=self.features("holdout"),
+                aug, self.inputs.examples("train") if c.finetune else self.features("train"), holdout=self.features("holdout") if recipe.patience else None,
                 epochs=c.epochs, seed=c.seed, finetune=c.finetune, checkpoint=checkpoint, log=self.folder / "log", tensorboard=None if c.log else False,
                 **training,
             )  # fmt: skip

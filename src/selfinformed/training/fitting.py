@@ -27,7 +27,7 @@ from selfinformed.training.joining import Join
 from selfinformed.training.logs import TrainingLog
 from selfinformed.training.losses import Objective, gradient_of, loss_of
 from selfinformed.training.processes import Processes
-from selfinformed.training.recipe import Recipe
+from selfinformed.training.recipe import REVISION, Recipe
 from selfinformed.training.sampling import draw_of
 from selfinformed.training.stepping import History, Order, Training, one_cycle
 from selfinformed.training.teachers import Teacher, teacher_of
@@ -71,12 +71,13 @@ def fit(
     Args:
         aug: the augmented network, changed in place.
         train: examples, or their cached features.
-        holdout: where the mean and covariance of the heads' input come from (default: `train`), and what `Recipe.patience` watches.
+        holdout: what `Recipe.patience` watches; not read without it.
         epochs: passes over `train`; a fraction is a part of a pass.
         batch_size: examples per step.
         learning_rate: peak, for the heads.
         classifier_learning_rate: peak, for the classifier.
-        head_input: `whitened`, `standardised` or `raw`; folded into the heads' first layer after training, at no cost.
+        head_input: `whitened`, `standardised` or `raw`, by the mean and covariance of the training features; folded into the heads' first layer
+            after training, at no cost.
         output: `softmax` or `logistic`; by default the network's own, or softmax where every example has exactly one label.
         seed: of the order of examples.
         recipe: everything else about this training: schedule, smoothing, long tails, soft targets, averaging, early stopping.
@@ -108,12 +109,11 @@ def fit(
         raise SelfInformedError("fit: a teacher is given, but soft_targets is 0; set the share of the loss that is the teacher's in the recipe")
     start = time.perf_counter()
     store = train if isinstance(train, FeatureStore) else FeatureStore.build(aug.net, train)
-    statistics = store if holdout is None else holdout
-    if isinstance(statistics, Examples):
-        statistics = FeatureStore.build(aug.net, statistics)
-    for features in (store, statistics):
-        if features.fingerprint != aug.net.fingerprint:
-            raise SelfInformedError("fit: these features are of another network; cache them again with the one to augment")
+    held_out = holdout if recipe.patience else None
+    if isinstance(held_out, Examples):
+        held_out = FeatureStore.build(aug.net, held_out)
+    if any(features.fingerprint != aug.net.fingerprint for features in (store, held_out) if features is not None):
+        raise SelfInformedError("fit: these features are of another network; cache them again with the one to augment")
     aug.output = output or aug.output or guess_output(store.targets)
     history, processes = History(), Processes.joined()
     copies = {source: CopiedEnd(aug.net.model, source.copy) for source in aug.plan.sources if source.copy is not None}
@@ -125,12 +125,10 @@ def fit(
         rates = {"learning_rate": learning_rate, "classifier_learning_rate": classifier_learning_rate}
         rates |= {"finetune_learning_rate": finetune_learning_rate} if copies else {}
         about = {"epochs": epochs, "batch_size": batch_size, **rates, "head_input": head_input, "output": aug.output, "seed": seed, **asdict(recipe)}
-        if recipe.residual == 1:
-            del about["residual"]  # files of earlier versions do not have it
-        data = {"features": _digest(store), "holdout": _digest(statistics), "starting weights": _starting(aug)}
+        about |= {"revision": REVISION, "features": _digest(store), "watched": held_out and _digest(held_out), "starting weights": _starting(aug)}
         chosen = None if aug.dispatch is None else [aug.dispatch.top_groups, aug.dispatch.share, aug.dispatch.above]
         more = {"teacher": teacher is not None, "heads run": chosen}
-        kept = Checkpoint(Path(checkpoint), about | data | more, checkpoint_every)
+        kept = Checkpoint(Path(checkpoint), about | more, checkpoint_every)
     trained = sum(p.numel() for p in aug.new_parameters())
     needed = 4 * (4 * trained + 4 * batch_size * aug.n_labels)  # weights, gradients and two moments; logits, targets and two gradients
     require_memory(needed, f"fit: {trained:,} parameters in batches of {batch_size} x {aug.n_labels:,} labels", "give a smaller --budget or --batch-size")
@@ -142,7 +140,10 @@ def fit(
     def forward(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         at_heads, at_classifier = (part.to(aug.classifier.weight) for part in store.batch(rows))
         how = seen.in_training
-        logits = aug.from_features(at_heads, at_classifier, how) if order is None else aug.by_group(at_heads, at_classifier, order, how)
+        if alone and aug.dispatch is None:  # the classifier's scores count for nothing, and take as long as the heads do
+            logits = seen.shift + aug.added(at_heads, by_group=order is not None)
+        else:
+            logits = aug.from_features(at_heads, at_classifier, how) if order is None else aug.by_group(at_heads, at_classifier, order, how)
         return logits, None if taught is None else taught(rows, at_classifier)
 
     aug.eval()
@@ -151,10 +152,9 @@ def fit(
         if copies:
             groups.append({"params": [p for name, p in named if ".copy." in name], "lr": finetune_learning_rate})
         groups.append({"params": [p for name, p in named if ".copy." not in name], "lr": learning_rate})
-        transform = statistics.input_transform(head_input, copies)
+        transform = store.input_transform(head_input, copies)
         store = store.transformed(transform)
-        if recipe.patience:
-            statistics = statistics.transformed(transform)
+        held_out = None if held_out is None else held_out.transformed(transform)
         heads.unfold(transform)
     try:
         if aug.dispatch is not None and recipe.residual != 1:
@@ -162,7 +162,7 @@ def fit(
         if epochs:
             batches = Order(len(store), batch_size, seed, draw_of(store, recipe.balanced_sampling))
             objective = Objective.of(recipe, targets, aug.output)
-            watched = _watched(aug, statistics, recipe, join) if recipe.patience else None
+            watched = None if held_out is None else _watched(aug, held_out, recipe, join)
             training = Training(
                 groups, batches, epochs, forward, targets, objective, recipe, history, "heads", watched=watched, checkpoint=kept, processes=processes
             )

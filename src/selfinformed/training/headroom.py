@@ -175,8 +175,7 @@ def probe(
 ) -> Headroom:
     """Says before any head is planned how much there is to win at each attach point, what a budget will win, and what limits the network.
 
-    All of it is judged on hold-out data, from which nothing else is taken: not even the heads' input transform, which comes from a sample of as
-    many training examples. On cached features it trains, each for `epochs` passes or as many steps:
+    All of it is judged on hold-out data, from which nothing else is taken. On cached features it trains, each for `epochs` passes or as many steps:
     the classifier alone; at each attach point (and over all side by side, where none is a map) a wide dense head that no budget binds and one
     that keeps to the budget, each once for every residual; and the best wide head on half of the examples. That is 6 trainings as `fit` does them,
     and with p > 1 attach points 6 + 4p; half of the training features, and as many as there are hold-out examples, are held in memory beside the rest.
@@ -212,7 +211,6 @@ def probe(
 
     def trained(heads: HeadPlan, store: FeatureStore, passes: float, rate: float = rates[0], residual: float = 1.0) -> AugmentedClassifier:
         aug = augment(net, heads, seed=seed)
-        # whitened by the examples that judge, they would score lower than test examples
         fit(aug, store, holdout=sample, epochs=passes, seed=seed, **changed(training, rate, residual))
         return aug
 

@@ -28,7 +28,7 @@ from selfinformed.runtime.tabular import Table, frame
 from selfinformed.structure.counts import ConfusionCounts, Kind
 from selfinformed.structure.plans import HeadPlan
 from selfinformed.training.features import FeatureStore, rank
-from selfinformed.training.recipe import RESIDUALS, Recipe
+from selfinformed.training.recipe import RESIDUALS, REVISION, Recipe
 from selfinformed.training.structures import Builder, Choice, Structure
 
 if TYPE_CHECKING:
@@ -256,7 +256,7 @@ def search(
     dense = [name for name in structures if choices[name].is_dense]
     if not dense:
         raise SelfInformedError(f"search: not one dense head fits; {left_out[0]['reason']}")
-    done = _Trials(journal, [train.digest(), holdout.digest(), budget, budget_of, epochs, rounds, top_k, seed, training])
+    done = _Trials(journal, [REVISION, train.digest(), holdout.digest(), budget, budget_of, epochs, rounds, top_k, seed, training])
     trials: list[dict[str, Any]] = []
     alive = list(structures)
     for number in range(rounds):
@@ -285,10 +285,8 @@ def _judged(
     net: WrappedClassifier, structure: Structure, train: FeatureStore, holdout: FeatureStore, epochs: float, top_k: int, seed: int, training: Any
 ) -> dict[str, Any]:
     start = time.perf_counter()
-    # Whitened by training examples: whitened by the very examples that judge, heads score lower than they will on test examples.
-    watched = holdout if Recipe.of(training.get("recipe")).patience else None
     try:
-        aug, _ = structure.train(net, train, holdout=watched, epochs=epochs, seed=seed, **training)
+        aug, _ = structure.train(net, train, holdout=holdout, epochs=epochs, seed=seed, **training)
         with structure.evaluating(aug):
             score = rank(aug, holdout, top_k).mean_average_precision
             executed = aug.dispatch.multiply_adds if aug.dispatch is not None else structure.plan.multiply_adds
