@@ -19,7 +19,7 @@ from selfinformed.training.structures import Builder, Choice, Structure
 
 SMALL = Space(
     grouping=("confusions", "codetections"), n_groups=(3, 6), dense_share=(0.0, 0.5), cover_share=(None,), depth=(1,), capacity=("uniform",), share=(1.0,),
-    top_groups=(None, 1), shared=(0,),
+    top_groups=(None, 1), shared=(0,), residual=(1.0,),
 )  # fmt: skip
 
 
@@ -37,7 +37,9 @@ def test_rounds_shrink_train_longer_and_the_best_of_the_last_wins(found: SearchR
     rounds = [list(rows) for _, rows in groupby(found.trials, key=lambda row: row["round"])]
     assert [rows[0]["epochs"] for rows in rounds] == [2, pytest.approx(2 / 3)]  # the last round first
     assert len(rounds[1]) == 10
-    assert 3 <= len(rounds[0]) <= 4  # a third, and the best dense head
+    finalists = [*{row["structure"].partition(", learning rates")[0]: None for row in rounds[0]}]
+    assert 1 < len(finalists) <= 4  # a third, and the best dense head
+    assert len(rounds[0]) <= 4 + 2 * 2
     for rows in rounds:
         scores = [row["mean_average_precision"] for row in rows]
         assert scores == sorted(scores, reverse=True)
@@ -46,6 +48,45 @@ def test_rounds_shrink_train_longer_and_the_best_of_the_last_wins(found: SearchR
     assert found.best.description == found.trials[0]["structure"]
     assert found.plan is found.best.plan
     assert found.base == rank(problem.net, problem.store("holdout")).mean_average_precision
+
+
+def test_what_wins_only_when_trained_for_long_reaches_the_last_round(problem: Problem, monkeypatch) -> None:
+    """Heads that learn the labels beside the base are behind all others in short training."""
+
+    def judged(net, structure, train, holdout, epochs, *_):
+        score = 0.5 + (structure.residual == 1) * 0.1 + len(structure.plan.groups) / 1000
+        if epochs == 2:
+            score += 0.2 * (structure.residual == 0)
+        return {"mean_average_precision": score, "extra_computation": 1.1, "seconds": 0.0}
+
+    monkeypatch.setattr(module, "_judged", judged)
+    space = replace(SMALL, residual=(1.0, 0.25, 0.0))
+    result = searched(problem, space=space, candidates=30, rounds=3)
+    last = [row["choice"] for row in result.trials if row["round"] == 3]
+    assert {choice["residual"] for choice in last} == {1.0, 0.25, 0.0}
+    assert {choice["residual"] for choice in last if choice["grouping"] == "dense"} == {1.0, 0.25, 0.0}
+    assert result.best.residual == result.dense.residual == 0
+    assert len(result.best.plan.groups) > 1
+    assert len(last) <= 6 + 2 * 2
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_the_best_and_the_best_dense_head_are_judged_at_every_rate(problem: Problem, monkeypatch, rounds: int) -> None:
+    def judged(net, structure, train, holdout, epochs, *_):
+        score = 0.5 + len(structure.plan.groups) / 1000 + (structure.rate if epochs < 2 else -structure.rate) / 10  # short training likes high rates
+        return {"mean_average_precision": score, "extra_computation": 1.1, "seconds": 0.0}
+
+    monkeypatch.setattr(module, "_judged", judged)
+    result = searched(problem, candidates=6, rounds=rounds)
+    assert result.best.rate == result.dense.rate == 0.25
+    assert result.best.description.endswith("learning rates x0.25")
+    assert len(result.best.plan.groups) > 1
+    last = [row["structure"] for row in result.trials if row["round"] == rounds]
+    assert len(last) == len(set(last))
+    for found in (result.best, result.dense):
+        assert {name for name in last if name.partition(", learning")[0] == found.description.partition(", learning")[0]} == {
+            found.description.partition(", learning")[0] + rate for rate in ("", ", learning rates x0.5", ", learning rates x0.25")
+        }
 
 
 def test_the_best_dense_head_is_always_in_the_last_round(found: SearchResult) -> None:

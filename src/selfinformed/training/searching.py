@@ -211,8 +211,9 @@ def search(
 ) -> SearchResult:
     """Finds which structure at a budget helps most, judged on hold-out data only. Judge the winner once more on test data (`compare`).
 
-    Successive halving (Jamieson and Talwalkar 2016): all candidates are trained briefly; a third goes on, from the start, three times as long,
-    until a few are trained for `epochs`. The best dense head always goes on, so that the last round compares both.
+    Successive halving (Jamieson and Talwalkar 2016): all candidates are trained briefly; the best third of each `residual` goes on, from the start,
+    three times as long, until a few are trained for `epochs`. The best dense head of each always goes on, so that the last round compares both. What
+    wins it, and the best dense head, are then trained at the space's other learning rates too.
 
     Args:
         net: the wrapped network.
@@ -253,32 +254,58 @@ def search(
             left_out.append({"structure": str(choice), "reason": str(error)})
         else:
             structures[str(choice)], choices[str(choice)] = built, choice
-    dense = [name for name in structures if choices[name].is_dense]
-    if not dense:
+    if not any(choice.is_dense for choice in choices.values()):
         raise SelfInformedError(f"search: not one dense head fits; {left_out[0]['reason']}")
     done = _Trials(journal, [REVISION, train.digest(), holdout.digest(), budget, budget_of, epochs, rounds, top_k, seed, training])
-    trials: list[dict[str, Any]] = []
-    alive = list(structures)
-    for number in range(rounds):
-        passes = epochs / _KEPT ** (rounds - 1 - number)
-        rows = []
-        for name in progress(alive, len(alive), f"searching, round {number + 1} of {rounds}"):
-            about = {"structure": name, "choice": asdict(choices[name]), "round": number + 1, "epochs": passes}
+
+    def tried(names: Sequence[str], number: int, what: str) -> list[dict[str, Any]]:
+        passes, rows = epochs / _KEPT ** (rounds - number), []
+        for name in progress(names, len(names), f"searching, {what}"):
+            about = {"structure": name, "choice": asdict(choices[name]), "round": number, "epochs": passes}
             row = done.find(structures[name], passes)
             if row is None:
                 row = about | _judged(net, structures[name], train, holdout, passes, top_k, seed, training)
                 done.add(structures[name], row)
             rows.append(row | about)  # of what a file holds only the figures count
+        return rows
+
+    def best_of(rows: list[dict[str, Any]]) -> tuple[str, str]:
+        """Puts the best first; gives its name and that of the best dense head."""
+        rows.sort(key=lambda row: -row["mean_average_precision"])
+        ranked = [row["structure"] for row in rows]
+        return ranked[0], next(name for name in ranked if choices[name].is_dense)
+
+    trials: list[dict[str, Any]] = []
+    alive = list(structures)
+    for number in range(1, rounds + 1):
+        rows = tried(alive, number, f"round {number} of {rounds}")
         if all("reason" in row for row in rows):
             raise SelfInformedError(f"search: no structure could be trained; {rows[0]['reason']}")
-        rows.sort(key=lambda row: -row["mean_average_precision"])
+        best, dense = best_of(rows)
+        if number == rounds:  # short rounds cannot say which rates are best in the end
+            others = []
+            for name, rate in itertools.product(dict.fromkeys((best, dense)), space.rate):
+                choice = replace(choices[name], rate=rate)
+                if str(choice) not in alive:
+                    structures[str(choice)], choices[str(choice)] = replace(structures[name], description=str(choice), rate=rate), choice
+                    others.append(str(choice))
+            rows += tried(others, number, "learning rates of the best")
+            best, dense = best_of(rows)
         trials = rows + trials
-        ranked = [row["structure"] for row in rows]
-        best_dense = next(name for name in ranked if name in dense)
-        alive = ranked[: max(1, len(ranked) // _KEPT)]
-        alive += [best_dense] if best_dense not in alive else []
+        alive = _going_on({row["structure"]: choices[row["structure"]] for row in rows})
     base = rank(net, holdout, top_k).mean_average_precision
-    return SearchResult(structures[ranked[0]], structures[best_dense], trials, base, budget, budget_of, left_out)
+    return SearchResult(structures[best], structures[dense], trials, base, budget, budget_of, left_out)
+
+
+def _going_on(ranked: Mapping[str, Choice]) -> list[str]:
+    """Of structures, the best first: for each residual the best third, and the best dense head. Heads that learn the labels beside the base are behind
+    those that correct it as long as training is short, and would never reach the round that they win."""
+    found: dict[str, None] = {}
+    for residual in {choice.residual: None for choice in ranked.values()}:
+        alike = {name: choice for name, choice in ranked.items() if choice.residual == residual}
+        found |= dict.fromkeys(list(alike)[: max(1, len(alike) // _KEPT)])
+        found |= dict.fromkeys([name for name, choice in alike.items() if choice.is_dense][:1])
+    return list(found)
 
 
 def _judged(
