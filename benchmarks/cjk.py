@@ -11,7 +11,7 @@ from winning import Task, cached, run
 from selfinformed.training.searching import Space
 
 SPACE = Space(
-    grouping=("confusions", "balanced"), n_groups=(24, 48), cover_share=(None,), dense_share=(0.0,), depth=(1, 0), capacity=("uniform",),
+    grouping=("confusions", "balanced"), n_groups=(24, 48), detections=(None,), cover_share=(None,), dense_share=(0.0,), depth=(1, 0), capacity=("uniform",),
     top_groups=(8,), share=(1.0,), shared=(0,), rate=(1.0,),
 )  # fmt: skip
 # Chosen among eleven by a dense head on hold-out data: with AdamW's usual epsilon every rate loses in so short a training (see docs/results.md).

@@ -12,8 +12,8 @@ from winning import Task, cached, run
 from selfinformed.training.searching import Space
 
 SPACE = Space(
-    grouping=("confusions", "codetections", "hinton"), n_groups=(6, 24), cover_share=(None,), dense_share=(0.0,), depth=(1, 0), capacity=("uniform",),
-    top_groups=(None, 8), share=(1.0,), shared=(0,), rate=(1.0,),
+    grouping=("confusions", "codetections", "hinton"), n_groups=(6, 24), detections=(None,), cover_share=(None,), dense_share=(0.0,), depth=(1, 0),
+    capacity=("uniform",), top_groups=(None, 8), share=(1.0,), shared=(0,), rate=(1.0,),
 )  # fmt: skip
 
 

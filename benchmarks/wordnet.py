@@ -16,7 +16,7 @@ from selfinformed.training.features import FeatureStore
 from selfinformed.training.searching import Space
 
 SPACE = Space(
-    grouping=("confusions", "codetections", "hinton"), n_groups=(3, 6, 12), cover_share=(None,), dense_share=(0.0, 0.5), depth=(1, 0),
+    grouping=("confusions", "codetections", "hinton"), n_groups=(3, 6, 12), detections=(None,), cover_share=(None,), dense_share=(0.0, 0.5), depth=(1, 0),
     capacity=("uniform",), top_groups=(None, 4), share=(1.0,), shared=(0,), rate=(1.0,),
 )  # fmt: skip
 

@@ -41,11 +41,11 @@ _INPUTS = [
 _COUNTS = ["top_k", "predictions", "n_labels"]
 _CLUSTER = ["n_groups", "grouping", "cover_share", "seed"]
 _PLAN = ["budget", "hidden", "depth", "capacity", "dense_share"]
-_FIT = [
-    "keep_classifier", "head_input", "epochs", "batch_size", "learning_rate", "classifier_learning_rate", "finetune", "residual", "schedule", "weight_decay",
-    "epsilon", "label_smoothing", "logit_adjustment", "class_weights", "balanced_sampling", "soft_targets", "temperature", "ema", "tail_average", "patience",
-    "watch", "log",
+_TRAINING = [
+    "head_input", "epochs", "batch_size", "learning_rate", "classifier_learning_rate", "residual", "schedule", "weight_decay", "epsilon",
+    "label_smoothing", "logit_adjustment", "class_weights", "balanced_sampling", "soft_targets", "temperature", "ema", "tail_average", "patience", "watch",
 ]  # fmt: skip
+_FIT = ["keep_classifier", *_TRAINING, "finetune", "log"]
 
 _LONGEST = 1_500  # characters of an error
 _SMALLER = "what was finished is kept; give a smaller --forward-batch-size, --batch-size or --budget, and run again"
@@ -229,7 +229,7 @@ def plan(run: Run, json: bool) -> None:
     _show(json, {**heads.to_dict(), **parts, "estimate": run.estimate()}, rows, _price(run))
 
 
-@_verb(_INPUTS + _COUNTS + _CLUSTER + ["budget", "epochs", "probe_width", "attach_points"], "selfinformed probe config.yaml --attach-points 3")
+@_verb(_INPUTS + _COUNTS + _CLUSTER + _TRAINING + ["budget", "probe_width", "attach_points"], "selfinformed probe config.yaml --attach-points 3")
 def probe(run: Run, json: bool) -> None:
     """Says before training how much heads could gain and where, what a budget will gain, and what limits the network."""
     headroom = run.headroom()
@@ -287,7 +287,10 @@ def compare(run: Run, json: bool) -> None:
     _show_comparison(run, json)
 
 
-@_verb(_INPUTS + _COUNTS + _FIT + ["budget", "budget_of", "candidates", "rounds", "map_k", "seed"], "selfinformed search config.yaml --budget 0.03")
+@_verb(
+    _INPUTS + _COUNTS + _TRAINING + ["keep_classifier", "budget", "budget_of", "candidates", "rounds", "map_k", "seed"],
+    "selfinformed search config.yaml --budget 0.03",
+)
 def search(run: Run, json: bool) -> None:
     """Finds which structure at a budget helps most, judged on hold-out data, and says whether specialists were worth it."""
     from selfinformed.evidence.papers import trial_table

@@ -296,6 +296,17 @@ def test_the_verdict_says_what_won_and_what_did_better() -> None:
     assert "They do not beat dense (-10.05), which did better" in verdict
 
 
+@pytest.mark.parametrize(("grouping", "words"), [
+    ("spectral", "from confusions"), ("spectral cover", "from confusions"), ("balanced", "of equal size from confusions"), ("random", "drawn at random"),
+    ("hinton", "from the covariance of predictions"), ("codetections", "from co-detections"), ("given", "that were given"),
+])  # fmt: skip
+def test_the_verdict_names_the_groups_that_were_compared(grouping: str, words: str) -> None:
+    found = by_hand({"base": [0.4, 0.4], "confusions": [0.5, 0.501]})
+    found.about["grouping"] = grouping
+    assert found.verdict.startswith(f"Heads on groups {words} raise mAP@50")
+    assert f"heads on groups {words}" in found.summary()[1]["description"]
+
+
 def test_the_verdict_does_not_claim_what_seeds_do_not_show() -> None:
     assert "do not surely change" in by_hand({"base": [0.4, 0.4], "confusions": [0.3, 0.5]}).verdict
     assert "lower mAP@50" in by_hand({"base": [0.4, 0.4], "confusions": [0.3, 0.301]}).verdict

@@ -16,8 +16,9 @@ text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 configs = st.builds(
     RunConfig,
     output=text, model=text, checkpoint=st.none() | text, reduce=st.sampled_from(["flatten", "mean"]), top_k=st.none() | st.integers(1, 1000),
-    n_groups=st.just("auto") | st.integers(1, 99), budget=st.floats(0, 10), hidden=st.none() | st.lists(st.integers(1, 999), min_size=1).map(tuple),
-    keep_classifier=st.booleans(), learning_rate=st.floats(0, 1), arms=st.none() | st.lists(text).map(tuple), seed=st.integers(0, 2**40),
+    n_groups=st.just("auto") | st.integers(1, 99), budget=st.floats(0, 10, exclude_min=True),
+    hidden=st.none() | st.lists(st.integers(1, 999), min_size=1).map(tuple),
+    keep_classifier=st.booleans(), learning_rate=st.floats(0, 1), arms=st.none() | st.lists(text, min_size=1).map(tuple), seed=st.integers(0, 2**40),
 )  # fmt: skip
 
 
@@ -139,3 +140,31 @@ def test_shares_are_at_most_one(tmp_path, name):
         read(tmp_path, f"{name}: 1.5")
     with pytest.raises(SelfInformedError, match=f"{name} = -0.5: expected at least 0"):
         read(tmp_path, f"{name}: -0.5")
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ("budget: 0", "budget = 0.0: expected more than 0"),
+    ("temperature: 0", "temperature = 0.0: expected more than 0"),
+    ("epsilon: 0", "epsilon = 0.0: expected more than 0"),
+    ("ema: 1", "ema = 1.0: expected less than 1"),
+    ("label_smoothing: 1", "label_smoothing = 1.0: expected less than 1"),
+    ("dense_share: 1", "dense_share = 1.0: expected less than 1"),
+    ("dense_share: 2", "dense_share = 2.0: expected at most 1"),
+    ("arms: []", "arms is empty; name at least one"),
+    ("hidden: [8]\ndepth: 2", "hidden: depth, capacity and dense_share say how a budget becomes widths"),
+    ("hidden: [8]\ndense_share: 0.5", "hidden: depth, capacity and dense_share"),
+    ("train: images\nviews: 4", "views: distorted views are drawn of glyphs alone"),
+    ("residual: 0\nkeep_classifier: false", "keep_classifier: with residual 0 the classifier stays as it is"),
+    ("ema: 0.9\ntail_average: 0.5", "ema: ema and tail_average are two ways"),
+    ("arms: [base, views]", "arms: views needs the test examples seen once more; give second_view"),
+])  # fmt: skip
+def test_what_no_training_could_be_is_refused_before_anything_is_made(tmp_path, content, message):
+    with pytest.raises(SelfInformedError) as refused:
+        read(tmp_path, content)
+    assert message in str(refused.value)
+
+
+def test_options_that_go_together_are_taken(tmp_path):
+    assert read(tmp_path, "train: glyphs\nviews: 4").views == 4
+    assert read(tmp_path, "arms: [base, views]\nsecond_view: mirrored").second_view == "mirrored"
+    assert read(tmp_path, "residual: auto\nkeep_classifier: false").residual == "auto"

@@ -95,8 +95,8 @@ def test_volumes(config, tmp_path):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("", "'' names no model; expected timm:NAME, torchvision:NAME, transformers:FOLDER, FILE.py:FUNCTION"),
-        ("make", "'make' names no model"),
+        ("", "none is named, and this runs the network"),
+        ("make", "'make' names no model; expected timm:NAME, torchvision:NAME, transformers:FOLDER, FILE.py:FUNCTION"),
         ("FILE:", "names no model"),
         ("nowhere.py:make", r"the file nowhere\.py does not exist"),
         ("FILE:absent", r"cannot be opened \(AttributeError: .*absent"),

@@ -24,6 +24,7 @@ from selfinformed.pipeline.config import read_config
 from selfinformed.pipeline.folder import RunFolder
 from selfinformed.pipeline.run import Run
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.structure.clustering import cluster
 from selfinformed.structure.counts import ConfusionCounts
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import HeadPlan
@@ -445,7 +446,22 @@ def test_the_probe_is_made_again_for_more_attach_points_only(workspace: Path, mo
     with_pooled = [AttachPoint("trunk.2", "output", "mean"), AttachPoint("classifier", "input")]
     monkeypatch.setattr(module, "with_earlier_points", lambda net, n: wrap(net.model, net.example_inputs, labels=net.labels, attach=with_pooled[-1 - n :]))
     three = ["the output of 'trunk.2'", "the input of 'classifier'", "all attach points side by side"]
+    with monkeypatch.context() as stopped, pytest.raises(KeyboardInterrupt):
+        stopped.setattr(module, "probe", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        rows(Run(more))
+    cached = [workspace / "out" / "features" / f"{part}-1-earlier" for part in ("train", "holdout")]
+    times = [path.stat().st_mtime_ns for folder in cached for path in sorted(folder.glob("unit-*"))]
+    assert times  # what was cached is there for the next call
+    unlinked = []
+
+    def remove(folder: Path) -> None:
+        unlinked.extend(path.stat().st_mtime_ns for path in sorted(folder.glob("unit-*")))
+        shutil.rmtree(folder)
+
+    monkeypatch.setattr(module, "rmtree", remove)
     assert rows(Run(more, said.append)) == three
+    assert unlinked == times  # which has read it
+    assert not any(folder.exists() for folder in cached)
     assert any("heads may read the output of 'trunk.2'" in line and "takes about" in line for line in said)
     monkeypatch.setattr(module, "probe", lambda *_, **__: pytest.fail("it was probed again"))
     assert rows(Run(config)) == rows(Run(more)) == three
@@ -462,6 +478,41 @@ def test_groups_are_found_by_the_method_that_was_chosen(workspace: Path) -> None
     by_covariance = opened(workspace, grouping="hinton", output=str(workspace / "hinton"))
     assert by_covariance.groups().method == "hinton"  # which needs co-detections
     assert by_covariance.counts("codetections").kind == "codetections"
+    assert by_covariance.groups("codetections").method == "spectral"  # else both arms of a comparison would be one
+    unannotated = opened(workspace, grouping="codetections", output=str(workspace / "codetections"))
+    assert unannotated.groups().method == "codetections"
+    assert unannotated.groups().to_dict()["members"] == cluster(unannotated.counts("codetections"), 3, labels=unannotated.labels).to_dict()["members"]
+    assert not (unannotated.folder / "counts.safetensors").exists()
+    assert unannotated.stability()["n_groups"] == 3
+
+
+def test_a_second_view_of_the_test_examples_is_an_arm(workspace: Path) -> None:
+    mirrored = opened(workspace, second_view="mirrored", arms=["base", "classifier", "views"])
+    images, flipped = (mirrored.inputs.examples(part) for part in ("test", "second_view"))
+    assert torch.equal(flipped.read([0, 3]), images.read([0, 3]).flip(3))
+    assert flipped.fingerprint != images.fingerprint
+    table = mirrored.comparison()
+    assert table.arms == ["base", "classifier", "views"]
+    assert 1 < table.values("views", "extra_computation")[0] <= mirrored.plan().extra_computation
+    same = opened(workspace, second_view=mirrored.config.test, arms=["classifier", "views"], output=str(workspace / "same")).comparison()
+    assert same.values("views") == pytest.approx(same.values("classifier"))
+
+
+def test_the_probe_trains_as_fit_does(workspace: Path, monkeypatch) -> None:
+    given: dict[str, object] = {}
+    probe = module.probe
+    monkeypatch.setattr(module, "probe", lambda *args, **options: given.update(options) or probe(*args, **options))
+    opened(workspace, residual=0.25, learning_rate=1e-3, head_input="raw", epsilon=1e-4).headroom()
+    assert given["recipe"] == {"residual": 0.25, "epsilon": 1e-4}
+    assert (given["learning_rate"], given["head_input"]) == (1e-3, "raw")
+
+
+def test_a_search_starts_from_the_classifier_that_fit_starts_from(workspace: Path, monkeypatch) -> None:
+    given: dict[str, object] = {}
+    search = module.search
+    monkeypatch.setattr(module, "search", lambda *args, **options: given.update(options) or search(*args, **options))
+    assert opened(workspace, keep_classifier=False, candidates=2, rounds=1).search()["trials"]
+    assert given["classifier"] == "reinitialise"
 
 
 def test_a_second_process_is_told_of_the_first(workspace: Path, monkeypatch) -> None:

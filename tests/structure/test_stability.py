@@ -71,3 +71,9 @@ def test_agreement_looks_at_labels_that_both_have_grouped() -> None:
 def test_it_says_what_it_found() -> None:
     assert str(Stability(4, 0.5, (0.61, 0.7))).startswith("groups from two halves of the examples agree 0.50; 2 bootstraps agree with them 0.61 to 0.70")
     assert str(Stability(4, 0.5, ())) == "groups from two halves of the examples agree 0.50 (adjusted Rand index: 1 the same, 0 chance)"
+
+
+def test_random_groups_are_not_stable(tmp_path: Path) -> None:
+    predictions = saved(tmp_path, 1.0)
+    found = stability(predictions, cluster(count(predictions), 4, method="random"), method="random")
+    assert all(abs(agreed) < 0.3 for agreed in (found.halves, *found.bootstraps))

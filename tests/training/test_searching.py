@@ -18,8 +18,8 @@ from selfinformed.training.searching import SearchResult, Space, search
 from selfinformed.training.structures import Builder, Choice, Structure
 
 SMALL = Space(
-    grouping=("confusions", "codetections"), n_groups=(3, 6), dense_share=(0.0, 0.5), cover_share=(None,), depth=(1,), capacity=("uniform",), share=(1.0,),
-    top_groups=(None, 1), shared=(0,), residual=(1.0,),
+    grouping=("confusions", "codetections"), n_groups=(3, 6), detections=(None,), dense_share=(0.0, 0.5), cover_share=(None,), depth=(1,),
+    capacity=("uniform",), share=(1.0,), top_groups=(None, 1), shared=(0,), residual=(1.0,),
 )  # fmt: skip
 
 

@@ -41,6 +41,12 @@ DESCRIPTIONS = {
     "chance": "the searched heads on as many examples, drawn at random",
 }
 
+# Of the arm `confusions`, which has the groups of its plan: by `LabelGroups.method`.
+GROUPED = {
+    "spectral": "from confusions", "balanced": "of equal size from confusions", "greedy": "from pairs of confusions", "leiden": "from confusions by Leiden",
+    "codetections": "from co-detections", "hinton": "from the covariance of predictions", "random": "drawn at random", "randomized": "drawn at random",
+}  # fmt: skip
+
 HEADED = ("confusions", "codetections", "random", "dense", "hinton", "gated")  # arms whose heads see as much of the base's scores as the recipe says
 
 
@@ -68,6 +74,8 @@ class Bench:
             check_views(self.test, self.views)
         if arms is None:
             return [arm for arm in ARMS if not self.missing(arm)]
+        if not arms:
+            raise SelfInformedError(f"arms: expected some of {', '.join(ARMS)}; got none")
         for arm in arms:
             if arm not in ARMS:
                 raise SelfInformedError(f"arms: expected some of {', '.join(ARMS)}; got {arm!r}")

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from selfinformed.data.examples import Examples
-from selfinformed.evidence.arms import ARMS, DESCRIPTIONS, HEADED, Bench
+from selfinformed.evidence.arms import ARMS, DESCRIPTIONS, GROUPED, HEADED, Bench
 from selfinformed.evidence.evaluation import evaluate
 from selfinformed.evidence.journal import Journal, Try
 from selfinformed.evidence.papers import comparison_table
@@ -68,6 +68,11 @@ class Comparison:
         scores = {arm: self.values(arm).mean() for arm in self.arms if arm not in ("base", self.method)}
         return max(scores, key=lambda arm: scores[arm] if scores[arm] == scores[arm] else -1.0, default=None)
 
+    @property
+    def groups(self) -> str:
+        """Where the groups of the arm `confusions` come from, in words."""
+        return GROUPED.get(str(self.about.get("grouping", "spectral")).removesuffix(" cover"), "that were given")
+
     def values(self, arm: str, column: str = "mean_average_precision") -> FloatArray:
         """One figure of an arm for each seed, in the order of the seeds."""
         rows = sorted((row for row in self.rows if row["arm"] == arm), key=lambda row: row["seed"])
@@ -77,7 +82,8 @@ class Comparison:
         """A row per arm: mean and 95% interval over seeds of mAP, its paired difference to the base and of the method to it."""
         rows = []
         for arm in self.arms:
-            row: dict[str, Any] = {"arm": arm, "description": DESCRIPTIONS[arm], "seeds": len(self.values(arm))}
+            description = DESCRIPTIONS[arm] if arm != "confusions" or self.groups == GROUPED["spectral"] else f"heads on groups {self.groups}"
+            row: dict[str, Any] = {"arm": arm, "description": description, "seeds": len(self.values(arm))}
             for column in ("mean_average_precision", "mean_average_precision_per_example", "top1", "top5", "multiply_adds",
                            "extra_computation", "parameters", "seconds"):  # fmt: skip
                 row[column] = float(self.values(arm, column).mean())
@@ -105,6 +111,8 @@ class Comparison:
         subject, raises, lowers, unclear, beats, loses = _WORDS[method]
         change = raises if gain["low"] > 0 else lowers if gain["high"] < 0 else unclear
         by = _points(gain, len(self.values(method)), change != lowers)
+        if method == "confusions":
+            subject = f"Heads on groups {self.groups}"
         text = f"{subject} {change} mAP@{self.top_k} by {by} for {100 * (cost - 1):.1f}% more multiply-adds."
         above, below = self._told_apart()
         unsure = [arm for arm in self.arms if arm not in (method, "base", *above, *below)]
@@ -286,7 +294,7 @@ def compare(
         seconds, head_seconds = (history.seconds, 0.0) if finetune else (caching + history.seconds, history.seconds)
         done.add(arm, seed, bench.judged(arm, aug, top_k, seed), seconds, head_seconds)
     about = {
-        "date": date.today().isoformat(),
+        "date": date.today().isoformat(), "grouping": plan.groups.method,
         "seeds": seeds, "epochs": epochs, "n_train": len(train), "n_test": len(test), "versions": versions(), "machine": machine(),
         "tuned": {arm: _tuning(done, of, tries[of]) for arm, of in tuned.items()}, "searched": searched and searched.description,
     }  # fmt: skip
@@ -362,7 +370,7 @@ def _mean_over_seeds(values: Sequence[FloatArray]) -> FloatArray:
 
 
 _WORDS = {
-    "confusions": ("Heads on groups from confusions", "raise", "lower", "do not surely change", "They beat", "They do not beat"),
+    "confusions": ("Heads on groups", "raise", "lower", "do not surely change", "They beat", "They do not beat"),
     "searched": ("The structure that the search found", "raises", "lowers", "does not surely change", "It beats", "It does not beat"),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -39,8 +40,11 @@ class RunConfig:
     outputs: Literal["auto", "softmax", "logistic"] = _option("auto", "softmax: one label per example; logistic: several")
     labels: str | None = _option(None, "text file with one label name per line, in the order of the network's outputs")
     train: str = _option("", "training examples: folder of images, .csv or .parquet manifest, .npz; or glyphs")
-    holdout: str = _option("", "held-out examples for counts, standardisation and the probe; or glyphs")
+    holdout: str = _option("", "held-out examples for counts, probe, search and early stopping; or glyphs")
     test: str = _option("", "test examples, judged once at the end; or glyphs")
+    second_view: str | None = _option(
+        None, "the test examples seen once more, in their order, for the arm `views` of a comparison: mirrored, or a source like test"
+    )
     predictions: str | None = _option(None, "saved top-K predictions to count instead of running the network: .safetensors, .npz, .parquet, .csv")
     n_labels: int | None = _option(None, "number of labels, for saved predictions that do not say it and without label names")
     image_size: int | None = _option(None, "side in pixels to which images are resized and cropped (default: as they are)")
@@ -54,12 +58,13 @@ class RunConfig:
     top_k: int | None = _option(None, "detections per example (default: min(100, max(5, labels // 150)))")
     map_k: int = _option(50, "K of mAP@K, labels kept of each example")
     n_groups: int | Literal["auto"] = _option(6, "label groups, or auto for the largest eigengap")
-    grouping: Literal["spectral", "balanced", "hinton", "greedy", "leiden", "random"] = _option(
-        "spectral", "how labels are grouped: the paper's spectral clustering, or another of docs/groupings.md (hinton: always on co-detections)"
+    grouping: Literal["spectral", "codetections", "balanced", "hinton", "greedy", "leiden", "random"] = _option(
+        "spectral", "how labels are grouped: the paper's spectral clustering of confusions, the same of codetections, which needs no annotations, "
+        "or another of docs/groupings.md (hinton: always on co-detections)"
     )
     cover_share: float | None = _option(None, "a label joins each group in which it has more than this share of its confusions (default: a partition)")
     bootstraps: int = _option(3, "samples with replacement on which the groups are found again, to see how stable they are")
-    sweep: tuple[int, ...] | None = _option(None, "numbers of groups to compare, e.g. 2,4,8,16: sweep.json and figures/sweep.png")
+    sweep: tuple[int, ...] | None = _option(None, "numbers of groups to compare, by spectral clustering, e.g. 2,4,8,16: sweep.json and figures/sweep.png")
     budget: float = _option(0.03, "extra multiply-adds as a share of the base's")
     hidden: tuple[int, ...] | None = _option(None, "widths of every head's ReLU layers, e.g. 512,512, instead of a budget")
     depth: int = _option(1, "ReLU layers per head when a budget sets the widths")
@@ -137,7 +142,8 @@ class RunConfig:
 
 # Options that change these artefacts and nothing that others are made from.
 MAKES_AGAIN = {
-    "seeds": ("comparison.json",), "arms": ("comparison.json",), "tuning": ("comparison.json",), "candidates": ("search.json",), "rounds": ("search.json",),
+    "seeds": ("comparison.json",), "arms": ("comparison.json",), "tuning": ("comparison.json",),
+    "second_view": ("comparison.json",), "candidates": ("search.json",), "rounds": ("search.json",),
     "budget_of": ("search.json",), "bootstraps": ("stability.json",), "sweep": ("sweep.json",), "probe_width": ("probe.json",),
     "mapping": ("evaluation.json",), "log": (), "device": (),
 }  # fmt: skip
@@ -226,6 +232,13 @@ def _checked(content: dict[str, Any], where: str) -> RunConfig:
                 raise SelfInformedError(f"{where}: {name} = {shown(value)}: expected at least {_LEAST.get(name)} ({known[name]})")
             if isinstance(part, int | float) and part > (most := _MOST.get(name, _MOST_NUMBER)):
                 raise SelfInformedError(f"{where}: {name} = {shown(value)}: expected at most {most:,} ({known[name]})")
+            if isinstance(part, int | float) and ((name in _ABOVE_ZERO and part == 0) or (name in _BELOW_ONE and part == 1)):
+                raise SelfInformedError(f"{where}: {name} = {shown(value)}: expected {'less than 1' if part else 'more than 0'} ({known[name]})")
+        if value == ():
+            raise SelfInformedError(f"{where}: {name} is empty; name at least one, or leave it out ({known[name]})")
+    for others, (wrong, why) in _TOGETHER.items():
+        if wrong(config):
+            raise SelfInformedError(f"{where}: {others}: {why}")
     return config
 
 
@@ -239,8 +252,23 @@ def _is_text(text: str) -> bool:
 _MOST_DEPTH = 8
 _SHARES = ("residual", "label_smoothing", "class_weights", "balanced_sampling", "soft_targets", "ema", "tail_average")
 _MOST = dict.fromkeys(_SHARES, 1) | {"n_labels": MOST_LABELS, "top_k": MOST_LABELS, "image_size": 2**14, "hidden": 2**20, "depth": 64,
-"attach_points": 64, "seed": 2**63 - 1}
+         "dense_share": 1, "attach_points": 64, "seed": 2**63 - 1}
 _MOST_NUMBER = 2**31 - 1  # of every other option
+_ABOVE_ZERO = ("temperature", "epsilon", "budget")
+_BELOW_ONE = ("label_smoothing", "class_weights", "ema", "dense_share")
+_TOGETHER: dict[str, tuple[Callable[[RunConfig], bool], str]] = {
+    "hidden": (
+        lambda c: c.hidden is not None and (c.depth, c.capacity, c.dense_share) != (1, "uniform", 0.0),
+        "depth, capacity and dense_share say how a budget becomes widths; leave them out, or hidden",
+    ),
+    "views": (lambda c: c.views != RunConfig.views and c.train != "glyphs", "distorted views are drawn of glyphs alone; leave it out"),
+    "keep_classifier": (lambda c: c.residual == 0 and not c.keep_classifier, "with residual 0 the classifier stays as it is; leave keep_classifier at true"),
+    "arms": (
+        lambda c: "views" in (c.arms or ()) and not c.second_view,
+        "views needs the test examples seen once more; give second_view: mirrored, or a source like test",
+    ),
+    "ema": (lambda c: bool(c.ema and c.tail_average), "ema and tail_average are two ways of averaging the weights; leave one of them at 0"),
+}  # fmt: skip
 _LEAST = {
     "n_groups": 1, "top_groups": 0, "bootstraps": 0, "cover_share": 0.0, "sweep": 1,
     "n_labels": 1, "hidden": 1, "top_k": 1, "map_k": 1, "views": 1, "skip_bad": 0, "depth": 1, "epochs": 0, "batch_size": 1,

@@ -6,15 +6,19 @@ import importlib
 import importlib.util
 import inspect
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from selfinformed.data.examples import Examples, open_dataset
-from selfinformed.data.glyphs import GlyphLabels, Split, glyph_examples, shipped_glyphs
+from selfinformed.data.examples import Inputs as Batch
+from selfinformed.data.glyphs import GlyphLabels, glyph_examples, shipped_glyphs
 from selfinformed.data.labels import LabelSpace
 from selfinformed.network.families import FAMILIES, labels_of, open_family
 from selfinformed.network.glyphnet import BaseName, GlyphNet
@@ -28,6 +32,8 @@ from selfinformed.structure.groups import LabelGroups
 if TYPE_CHECKING:
     from torch import nn
 
+Part = Literal["train", "holdout", "test", "second_view"]
+
 
 class Inputs:
     """Opens what a configuration names, each once and only when asked for."""
@@ -39,8 +45,6 @@ class Inputs:
 
     def network(self) -> WrappedClassifier:
         """The wrapped network, on the chosen device, its convolutions laid out channels last (over twice as fast on a CPU)."""
-        import torch
-
         config, model = self.config, self._model
         examples = self.examples("holdout")
         volumes = any(p.ndim == 5 for p in model.parameters())  # the weights of a Conv3d have no such layout
@@ -74,14 +78,14 @@ class Inputs:
             _load_checkpoint(model, Path(config.checkpoint))
         return model
 
-    def examples(self, split: Split) -> Examples:
-        """The examples of a split."""
-        if split not in self._examples:
-            source = getattr(self.config, split)
+    def examples(self, part: Part) -> Examples:
+        """The examples of a split, or the second view of the test examples."""
+        if part not in self._examples:
+            source = getattr(self.config, part)
             if not source:
-                raise SelfInformedError(f"{split}: the configuration names no {split} examples; add `{split}: FOLDER, MANIFEST or FILE.npz`")
-            self._examples[split] = self._open(source, split)
-        return self._examples[split]
+                raise SelfInformedError(f"{part}: the configuration names no {part} examples; add `{part}: FOLDER, MANIFEST or FILE.npz`")
+            self._examples[part] = _mirrored(self.examples("test")) if (part, source) == ("second_view", "mirrored") else self._open(source, part)
+        return self._examples[part]
 
     def mapping(self) -> dict[str, str] | Path | None:
         """Source to target labels; the demo's maps every character to itself and leaves the words out."""
@@ -116,8 +120,6 @@ class Inputs:
 
     def _images(self, labels: list[int]) -> dict[int, npt.NDArray[np.uint8]]:
         """The first example of each label as uint8 [H, W] or [H, W, 3], its values spread from black to white."""
-        import torch
-
         examples = self.examples("holdout")
         rows, annotated = examples.targets.pairs()
         first = {label: int(row) for row, label in zip(rows[::-1].tolist(), annotated[::-1].tolist(), strict=True)}
@@ -132,8 +134,10 @@ class Inputs:
             found[label] = pixels[..., 0].numpy() if pixels.shape[2] == 1 else pixels.numpy()
         return found
 
-    def _open(self, source: str, split: Split) -> Examples:
+    def _open(self, source: str, split: Part) -> Examples:
         if source == "glyphs":
+            if split == "second_view":
+                raise SelfInformedError("second_view: glyphs have one view for test; give mirrored, or a source of your own")
             return glyph_examples(split, self.config.fonts, self.config.views if split == "train" else None)
         labels = self.labels
         if labels is None and self.config.model.startswith("transformers:"):
@@ -153,6 +157,18 @@ class Inputs:
             raise SelfInformedError(f"{error}; expected a text file with one name per line") from None
 
 
+def _mirrored(examples: Examples) -> Examples:
+    """Images, left and right exchanged."""
+
+    def read(rows: Sequence[int]) -> Batch:
+        inputs = examples.read(rows)
+        if not isinstance(inputs, torch.Tensor) or inputs.ndim != 4:
+            raise SelfInformedError("second_view: only images (N, channels, height, width) can be mirrored; give a source of the same examples")
+        return inputs.flip(3)
+
+    return replace(examples, read=read, skipped={}, content=lambda: b"mirrored" + examples.content())
+
+
 def _attach_points(config: RunConfig) -> list[AttachPoint] | None:
     if config.attach is None:
         return None
@@ -166,6 +182,8 @@ def _open_model(name: str, output: Path) -> nn.Module:
     from torch import nn
 
     place, _, function = name.rpartition(":")
+    if not name:
+        raise SelfInformedError("model: none is named, and this runs the network; of saved predictions alone labels can be measured and clustered")
     if not place or not function:
         raise SelfInformedError(
             f"model: {name!r} names no model; expected timm:NAME, torchvision:NAME, transformers:FOLDER, FILE.py:FUNCTION, PACKAGE.MODULE:FUNCTION, "
@@ -235,7 +253,6 @@ def _load_checkpoint(model: nn.Module, path: Path) -> None:
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     """The tensors of a .safetensors file, or of a .pt file read with weights_only=True, where they may be under `state_dict` or `model`."""
-    import torch
     from safetensors.torch import load_file
 
     check_file(path, "checkpoint")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
+from shutil import rmtree
 from typing import Any, get_args
 
 import numpy as np
 
 from selfinformed.augmented.network import AugmentedClassifier, augment
 from selfinformed.augmented.saved import load
-from selfinformed.data.glyphs import Split
 from selfinformed.data.labels import LabelSpace
 from selfinformed.data.predictions import Predictions, open_predictions
 from selfinformed.evidence.comparison import Comparison, compare
@@ -27,7 +27,7 @@ from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.pipeline.artefacts import read_artefact, read_history
 from selfinformed.pipeline.config import RunConfig
 from selfinformed.pipeline.folder import RunFolder, Say
-from selfinformed.pipeline.inputs import Inputs
+from selfinformed.pipeline.inputs import Inputs, Part
 from selfinformed.runtime.device import rank
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import to_line, write_json, write_text
@@ -65,7 +65,7 @@ class Run:
         self._kept = RunFolder(config, say)
         self.folder = self._kept.path
         self.inputs = Inputs(config)
-        self._features: dict[Split, FeatureStore] = {}
+        self._features: dict[Part, FeatureStore] = {}
 
     @cached_property
     def net(self) -> WrappedClassifier:
@@ -105,9 +105,13 @@ class Run:
         """groups.json, or groups-codetections.json."""
 
         def make() -> LabelGroups:
-            wanted = self.config.n_groups if kind == "confusions" else len(self.groups())
-            counts = self.counts("codetections" if self.config.grouping == "hinton" else kind)
-            return cluster(counts, wanted, self.config.seed, self.labels, self.config.cover_share, self.config.grouping)
+            c, how = self.config, self.config.grouping
+            if kind == "codetections":  # the paper's control of the method, whatever that groups
+                how = how if how in ("balanced", "greedy", "leiden") else "spectral"
+                return cluster(self.counts(kind), len(self.groups()), c.seed, self.labels, c.cover_share, how)
+            counts = self.counts("codetections" if how in ("codetections", "hinton") else "confusions")
+            found = cluster(counts, c.n_groups, c.seed, self.labels, c.cover_share, "spectral" if how == "codetections" else how)
+            return replace(found, method=found.method.replace("spectral", how)) if how == "codetections" else found
 
         return self._kept.stage("cluster", _named("groups", kind), LabelGroups.load, make, lambda g, path: g.save(path))
 
@@ -116,8 +120,9 @@ class Run:
 
         def make() -> dict[str, Any]:
             c = self.config
-            kind: Kind = "codetections" if c.grouping == "hinton" else "confusions"
-            found = stability(self.predictions, self.groups(), kind, bootstraps=c.bootstraps, seed=c.seed, method=c.grouping)
+            kind: Kind = "codetections" if c.grouping in ("codetections", "hinton") else "confusions"
+            method = "spectral" if c.grouping == "codetections" else c.grouping
+            found = stability(self.predictions, self.groups(), kind, bootstraps=c.bootstraps, seed=c.seed, method=method)
             return {**vars(found), "text": str(found)}
 
         return self._kept.json_stage("stability", "stability.json", make)
@@ -148,7 +153,7 @@ class Run:
 
         return self._kept.stage("plan", _named("plan", kind), HeadPlan.load, make, lambda p, path: p.save(path))
 
-    def features(self, split: Split) -> FeatureStore:
+    def features(self, split: Part) -> FeatureStore:
         """features/SPLIT/unit-*.safetensors; what an older version kept as features/SPLIT.safetensors is read too."""
         c, name = self.config, f"features/{split}"
         if split in self._features:
@@ -181,17 +186,22 @@ class Run:
 
         def make() -> dict[str, Any]:
             net = with_earlier_points(self.net, c.attach_points) if c.attach_points else self.net
+            stores, folders = list[FeatureStore](), list[Path]()
             if net.attach_points == self.net.attach_points:
                 stores = [self.features("train"), self.features("holdout")]
             else:
                 data = [self.inputs.examples("train"), self.inputs.examples("holdout")]
                 seconds = self.estimate()["cache_seconds"] * sum(map(len, data)) / len(data[0])
                 self.say(f"           heads may read {', '.join(map(str, net.attach_points))}; caching their features takes about {seconds:.0f} s")
-                stores = [FeatureStore.build(net, examples, c.forward_batch_size) for examples in data]
+                for part, examples in zip(("train", "holdout"), data, strict=True):
+                    folders.append(self.folder / f"features/{part}-{c.attach_points}-earlier")
+                    stores.append(FeatureStore.build(net, examples, c.forward_batch_size, f"caching {part} features", folders[-1], c.feature_dtype))
             found = probe(
                 net, *stores, groups=self.groups(), width=c.probe_width, epochs=c.epochs, top_k=c.map_k, seed=c.seed,
-                budget=self.plan().extra_computation - 1 if c.hidden else c.budget,
+                budget=self.plan().extra_computation - 1 if c.hidden else c.budget, **self._training(probed=False),
             )  # fmt: skip
+            for folder in folders:
+                rmtree(folder)
             return {**found.to_dict(), "earlier_points": c.attach_points}
 
         return self._kept.json_stage("probe", "probe.json", make)
@@ -273,16 +283,19 @@ class Run:
             def wants(arm: str) -> bool:
                 return c.arms is None or arm in c.arms
 
+            if c.finetune:
+                self.say("           compared are trained heads; the network that was trained on as a whole after them is judged in evaluation.json")
             heads, hinton, searched = self.plan(), None, None
             if "searched" in (c.arms or ()) or (c.arms is None and (self.folder / "search.json").exists()):
                 searched = Structure.from_dict(self.search()["best"], str(self.folder / "search.json"))
+            views = self.features("second_view") if c.second_view and wants("views") else None
             if wants("hinton"):
                 found = cluster(self.counts("codetections"), len(self.groups()), c.seed, self.labels, method="hinton")
                 budget = heads.extra_computation - 1 + 0.5 / heads.base_multiply_adds  # the half keeps rounding from losing a unit that just fits
                 hinton = plan(self.net, found, budget=budget, depth=max(map(len, heads.hidden), default=1), dense_share=0.0 if c.hidden else c.dense_share)
             return compare(
                 self.net, heads, self.features("train"), self.features("test"), holdout=self.features("holdout"),
-                codetections=self.plan("codetections") if wants("codetections") else None, hinton=hinton, searched=searched, seeds=c.seeds,
+                codetections=self.plan("codetections") if wants("codetections") else None, hinton=hinton, searched=searched, views=views, seeds=c.seeds,
                 arms=c.arms, top_k=c.map_k, epochs=c.epochs, tuning=c.tuning, classifier="keep" if c.keep_classifier else "reinitialise",
                 journal=self.folder / "comparison.jsonl", **self._training(),
             )  # fmt: skip
@@ -305,7 +318,7 @@ class Run:
             return search(
                 self.net, self.features("train"), self.features("holdout"), budget=c.budget, budget_of=c.budget_of, candidates=c.candidates,
                 rounds=c.rounds, epochs=c.epochs, counts={kind: self.counts(kind) for kind in get_args(Kind)}, top_k=c.map_k, seed=c.seed,
-                journal=self.folder / "search.jsonl", **self._training(),
+                journal=self.folder / "search.jsonl", classifier="keep" if c.keep_classifier else "reinitialise", **self._training(),
             ).to_dict()  # fmt: skip
 
         return self._kept.json_stage("search", "search.json", make)
@@ -350,11 +363,12 @@ class Run:
             "training_seconds": about["forward_seconds"] * self.config.epochs * 3 * trained / cost.multiply_adds,  # a backward pass costs two forward
         }
 
-    def _training(self) -> dict[str, Any]:
+    def _training(self, probed: bool = True) -> dict[str, Any]:
+        """Options of `fit`; what the probe says of `residual: auto` among them, unless they are for the probe."""
         names = ("batch_size", "learning_rate", "classifier_learning_rate", "head_input")
         recipe = {f.name: getattr(self.config, f.name) for f in fields(Recipe) if getattr(self.config, f.name) != f.default}
-        if self.config.residual == "auto":
-            recipe["residual"] = self._probed_residual()
+        if recipe.get("residual") == "auto":
+            recipe["residual"] = self._probed_residual() if probed else 1.0
         return {name: getattr(self.config, name) for name in names} | ({"recipe": recipe} if recipe else {})
 
     def _probed_residual(self) -> float:

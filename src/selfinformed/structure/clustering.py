@@ -105,7 +105,8 @@ class Confused:
         labels = np.flatnonzero(degree > 0)
         n = len(labels)
         if n == 0:
-            raise SelfInformedError("cluster: no two labels are ever detected together; measure more hold-out data, or a larger top_k")
+            without = "; without annotations group by co-detections (--grouping codetections)" if counts.kind == "confusions" else ""
+            raise SelfInformedError(f"cluster: no two labels are ever detected together; measure more hold-out data, or a larger top_k{without}")
         if n_groups != "auto" and not (isinstance(n_groups, int | np.integer) and 1 <= n_groups <= n):
             raise SelfInformedError(
                 f"n_groups: expected 'auto' or 1 to {n}, the labels (of {counts.n_labels}) confused with another; got {n_groups!r}"

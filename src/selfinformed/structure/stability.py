@@ -57,15 +57,15 @@ def stability(
     A bootstrap takes each example a number of times drawn from a Poisson distribution of mean 1, so that predictions are read as a stream.
     """
 
-    def again(number: int, weights: Weights) -> LabelGroups | None:
+    def again(number: int, weights: Weights, half: int = 0) -> LabelGroups | None:
         counts = _weighted(predictions, kind, lambda first, n: weights(np.random.default_rng([seed, number, first, _STREAM]), n))
         try:
-            return cluster(counts, len(groups), seed, method=method)
+            return cluster(counts, len(groups), seed if method != "random" else seed + 1 + 2 * number + half, method=method)
         except SelfInformedError:  # too few examples to have that many groups
             return None
 
     def half(which: int) -> LabelGroups | None:
-        return again(0, lambda rng, n: (rng.integers(0, 2, n) == which).astype(np.int64))
+        return again(0, lambda rng, n: (rng.integers(0, 2, n) == which).astype(np.int64), which)
 
     steps: list[Callable[[], float]] = [lambda: agreement(half(0), half(1))]
     steps += [lambda number=number: agreement(groups, again(number, lambda rng, n: rng.poisson(1.0, n))) for number in range(1, bootstraps + 1)]  # type: ignore[misc]

@@ -40,11 +40,11 @@ _KEPT = 3  # one in so many goes on to the next round, which trains so many time
 
 @dataclass(frozen=True)
 class Space:
-    """The values a search chooses from; see `Choice`. Dense heads of every depth, shared layer, learning rate and residual are always among the candidates."""
+    """The values a search chooses from; see `Choice`. Up to a third of the candidates are dense heads, of its depths, shared layers, rates and residuals."""
 
-    grouping: Sequence[str] = ("confusions", "codetections", "both", "balanced", "hinton", "greedy")
+    grouping: Sequence[str] = ("confusions", "codetections", "both", "balanced", "hinton", "greedy", "dense")
     n_groups: Sequence[int] = (3, 6, 12, 24, 48)
-    detections: Sequence[int | None] = (None,)
+    detections: Sequence[int | None] = (None, 5, 20)
     cover_share: Sequence[float | None] = (None, 0.2)
     dense_share: Sequence[float] = (0.0, 0.25, 0.5, 0.75)
     depth: Sequence[int] = (1, 0, 2)
@@ -82,7 +82,7 @@ class Space:
         return list(dict.fromkeys(Choice("dense", **dict(zip(names, values, strict=True))) for values in parts))
 
     def anchors(self) -> list[Choice]:
-        """The paper's structure and its nearest relatives, so that no draw leaves them out."""
+        """The paper's structure and its nearest relatives, of which a third of the candidates is taken."""
         numbers = sorted({self.n_groups[0], self.n_groups[len(self.n_groups) // 2], self.n_groups[-1]})
         rate = self.rate[(len(self.rate) - 1) // 2]
         found = [Choice(self.grouping[0], n, rate=r, residual=q) for n in numbers for r in (self.rate[0], rate) for q in self.residual]
@@ -229,7 +229,7 @@ def search(
         top_k: K of mAP@K.
         seed: of the draw, of clustering and of training.
         journal: a file that takes each trial as it is done; with it a stopped search goes on where it was.
-        **training: further options of `fit`, the same for all.
+        **training: further options of `fit`, and `classifier` of `augment`, the same for all.
 
     Raises:
         SelfInformedError: no candidate fits the labels and the budget.
