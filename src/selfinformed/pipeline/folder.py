@@ -97,13 +97,17 @@ class RunFolder:
         return read_artefact(path) if path.exists() else None
 
     def is_current(self, name: str) -> bool:
-        """Whether an artefact that is there was made with the options of this run; it says so itself, or, of an older version, config.yaml does."""
+        """Whether an artefact that is there was made with the options of this run; it says so itself, or, of an older version, config.yaml does. What
+        an older version had no option for it did as the option's default says."""
         wanted = self._options_of(name)
         if name in self._again or not wanted:
             return name not in self._again
         content = read_json(self.path / name, Path(name).stem)
         made_with = content.get("made_with") if isinstance(content, dict) else None
-        return name not in self._outdated if made_with is None else made_with == plain(wanted)
+        if made_with is None:
+            return name not in self._outdated
+        before = {option: getattr(RunConfig, option) for option in wanted}
+        return isinstance(made_with, dict) and bool(plain(before) | made_with == plain(wanted))
 
     def make_again(self, name: str) -> None:
         """The artefact stays until what takes its place is whole."""
