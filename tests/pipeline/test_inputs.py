@@ -95,7 +95,7 @@ def test_volumes(config, tmp_path):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("", "none is named, and this runs the network"),
+        ("", "the configuration names no model, and this runs it"),
         ("make", "'make' names no model; expected timm:NAME, torchvision:NAME, transformers:FOLDER, FILE.py:FUNCTION"),
         ("FILE:", "names no model"),
         ("nowhere.py:make", r"the file nowhere\.py does not exist"),

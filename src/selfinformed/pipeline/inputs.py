@@ -183,7 +183,7 @@ def _open_model(name: str, output: Path) -> nn.Module:
 
     place, _, function = name.rpartition(":")
     if not name:
-        raise SelfInformedError("model: none is named, and this runs the network; of saved predictions alone labels can be measured and clustered")
+        raise SelfInformedError("model: the configuration names no model, and this runs it; of saved predictions alone labels can be measured and clustered")
     if not place or not function:
         raise SelfInformedError(
             f"model: {name!r} names no model; expected timm:NAME, torchvision:NAME, transformers:FOLDER, FILE.py:FUNCTION, PACKAGE.MODULE:FUNCTION, "
