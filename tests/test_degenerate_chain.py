@@ -107,7 +107,10 @@ def examples(targets: list[list[int]], n_labels: int = N_LABELS, alike: bool = F
     return open_dataset((pictures[:1].expand(len(targets), -1, -1, -1) if alike else pictures, targets), LabelSpace(f"label {i}" for i in range(n_labels)))
 
 
-NOTHING = "cluster: no two labels are ever detected together; measure more hold-out data, or a larger top_k; without annotations group by co-detections (--grouping codetections)"
+NOTHING = (
+    "cluster: no two labels are ever detected together; measure more hold-out data, or a larger top_k; "
+    "without annotations group by co-detections (--grouping codetections)"
+)
 
 
 def test_data_without_annotations(problem: Problem) -> None:
