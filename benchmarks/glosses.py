@@ -121,9 +121,14 @@ def tokens() -> dict[str, torch.Tensor]:
     return {name: found[name] for name in ("input_ids", "attention_mask")}
 
 
-@cache
 def embeddings() -> torch.Tensor:
-    """What the frozen trunk gives for every gloss: float32 [N, LAYERS * 384], computed once and cached; the last 384 are the stack's input."""
+    """What the frozen trunk gives for every gloss: float32 [N, LAYERS * 384]; the last 384 are the stack's input."""
+    return _embedded()["embeddings"]
+
+
+@cache
+def _embedded() -> dict[str, torch.Tensor]:
+    """`embeddings` and the `seconds` that they took, computed once and cached."""
     path = CACHE / "glosses.safetensors"
     if not path.exists():
         texts, *_ = glosses()
@@ -139,14 +144,12 @@ def embeddings() -> torch.Tensor:
                     print(f"{256 * number:,} of {len(texts):,} glosses, {time.time() - start:.0f} s", flush=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({"embeddings": found, "seconds": torch.tensor(time.time() - start)}, path)
-    return load_file(path)["embeddings"]
+    return load_file(path)
 
 
 def embedding_seconds(part: str) -> float:
     """What the frozen trunk took for a part of the glosses."""
-    embeddings()
-    parts = glosses()[3]
-    return float(load_file(CACHE / "glosses.safetensors")["seconds"]) * float(np.mean(parts == PARTS.index(part)))
+    return float(_embedded()["seconds"]) * float(np.mean(glosses()[3] == PARTS.index(part)))
 
 
 def examples(part: str) -> Examples:

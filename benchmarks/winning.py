@@ -28,7 +28,7 @@ from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_json
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import HeadPlan, plan
-from selfinformed.training.features import FeatureStore
+from selfinformed.training.features import FeatureStore, rank
 from selfinformed.training.fitting import gradient_of
 from selfinformed.training.headroom import probe
 from selfinformed.training.recipe import RESIDUALS
@@ -174,10 +174,11 @@ def curve(
                     break
                 aug, _ = structure.train(task.net, task.train, holdout=task.holdout, epochs=task.epochs, seed=0, **task.training)
                 with structure.evaluating(aug):
-                    held_out, figures = (evaluate(aug, data).figures() for data in (task.holdout, task.test))
-                tries.append((held_out["mean_average_precision"], {"arm": name, "budget": budget, "residual": residual, **figures}))
+                    tries.append((rank(aug, task.holdout).mean_average_precision, structure, aug))
             if tries:
-                rows.append(max(tries, key=lambda tried: tried[0])[1])
+                _, structure, aug = max(tries, key=lambda tried: tried[0])
+                with structure.evaluating(aug):
+                    rows.append({"arm": name, "budget": budget, "residual": structure.residual, **evaluate(aug, task.test).figures()})
                 said(f"curve {name} {rows[-1]['extra_computation']:.4f}x residual {rows[-1]['residual']:g}: {100 * rows[-1]['mean_average_precision']:.2f}")
     return rows
 

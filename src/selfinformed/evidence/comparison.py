@@ -111,9 +111,7 @@ class Comparison:
         subject, raises, lowers, unclear, beats, loses = _WORDS[method]
         change = raises if gain["low"] > 0 else lowers if gain["high"] < 0 else unclear
         by = _points(gain, len(self.values(method)), change != lowers)
-        if method == "confusions":
-            subject = f"Heads on groups {self.groups}"
-        text = f"{subject} {change} mAP@{self.top_k} by {by} for {100 * (cost - 1):.1f}% more multiply-adds."
+        text = f"{subject.format(groups=self.groups)} {change} mAP@{self.top_k} by {by} for {100 * (cost - 1):.1f}% more multiply-adds."
         above, below = self._told_apart()
         unsure = [arm for arm in self.arms if arm not in (method, "base", *above, *below)]
         if above:
@@ -370,7 +368,7 @@ def _mean_over_seeds(values: Sequence[FloatArray]) -> FloatArray:
 
 
 _WORDS = {
-    "confusions": ("Heads on groups", "raise", "lower", "do not surely change", "They beat", "They do not beat"),
+    "confusions": ("Heads on groups {groups}", "raise", "lower", "do not surely change", "They beat", "They do not beat"),
     "searched": ("The structure that the search found", "raises", "lowers", "does not surely change", "It beats", "It does not beat"),
 }
 

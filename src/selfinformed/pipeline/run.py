@@ -32,7 +32,7 @@ from selfinformed.runtime.device import rank
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import to_line, write_json, write_text
 from selfinformed.runtime.work import sweep as sweep_units
-from selfinformed.structure.clustering import cluster, sweep
+from selfinformed.structure.clustering import cluster, grouping_of, sweep
 from selfinformed.structure.counts import ConfusionCounts, Kind
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.measuring import count, detect
@@ -105,13 +105,13 @@ class Run:
         """groups.json, or groups-codetections.json."""
 
         def make() -> LabelGroups:
-            c, how = self.config, self.config.grouping
+            c = self.config
+            counted, method = grouping_of(c.grouping)
             if kind == "codetections":  # the paper's control of the method, whatever that groups
-                how = how if how in ("balanced", "greedy", "leiden") else "spectral"
-                return cluster(self.counts(kind), len(self.groups()), c.seed, self.labels, c.cover_share, how)
-            counts = self.counts("codetections" if how in ("codetections", "hinton") else "confusions")
-            found = cluster(counts, c.n_groups, c.seed, self.labels, c.cover_share, "spectral" if how == "codetections" else how)
-            return replace(found, method=found.method.replace("spectral", how)) if how == "codetections" else found
+                method = method if method in ("balanced", "greedy", "leiden") else "spectral"
+                return cluster(self.counts(kind), len(self.groups()), c.seed, self.labels, c.cover_share, method)
+            found = cluster(self.counts(counted), c.n_groups, c.seed, self.labels, c.cover_share, method)
+            return replace(found, method=found.method.replace(method, c.grouping))  # its own name also where that is a kind of counts
 
         return self._kept.stage("cluster", _named("groups", kind), LabelGroups.load, make, lambda g, path: g.save(path))
 
@@ -120,8 +120,7 @@ class Run:
 
         def make() -> dict[str, Any]:
             c = self.config
-            kind: Kind = "codetections" if c.grouping in ("codetections", "hinton") else "confusions"
-            method = "spectral" if c.grouping == "codetections" else c.grouping
+            kind, method = grouping_of(c.grouping)
             found = stability(self.predictions, self.groups(), kind, bootstraps=c.bootstraps, seed=c.seed, method=method)
             return {**vars(found), "text": str(found)}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from selfinformed.data.labels import LabelSpace
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.structure.counts import ConfusionCounts
+from selfinformed.structure.counts import ConfusionCounts, Kind
 from selfinformed.structure.eigenpairs import FloatArray, leading_eigenpairs
 from selfinformed.structure.groupings import Method, balanced, confusion_graph, covariance_rows, greedy, leiden, random_groups
 from selfinformed.structure.groups import LabelGroups
@@ -67,6 +67,12 @@ def cluster(
     if cover_share is not None:
         groups = covering(groups, counts, cover_share)
     return groups.renamed(labels) if labels is not None else groups
+
+
+def grouping_of(name: str) -> tuple[Kind, Method]:
+    """Which counts a grouping is of, and the method of `cluster` that finds it: a kind of counts, clustered spectrally, or a method by its own name."""
+    kind: Kind = "codetections" if name in ("codetections", "hinton") else "confusions"
+    return kind, "spectral" if name in get_args(Kind) else cast("Method", name)
 
 
 def _grouped(counts: ConfusionCounts, n_groups: int | Literal["auto"], seed: int, method: Method) -> LabelGroups:

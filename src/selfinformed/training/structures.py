@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +18,9 @@ from selfinformed.data.targets import Targets
 from selfinformed.network.trunk import trunk_end
 from selfinformed.network.wrap import Output, WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.structure.clustering import cluster
+from selfinformed.structure.clustering import cluster, grouping_of
 from selfinformed.structure.counts import ConfusionCounts, Kind
 from selfinformed.structure.detections import default_top_k
-from selfinformed.structure.groupings import Method
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import Capacity, HeadPlan, plan
 from selfinformed.training.features import FeatureStore, score_batches
@@ -326,8 +325,7 @@ class Builder:
     def _clustered(self, grouping: str, choice: Choice) -> LabelGroups:
         key = grouping, choice.n_groups, choice.detections, choice.cover_share
         if key not in self._groups:
-            kind: Kind = "codetections" if grouping in ("codetections", "hinton") else "confusions"
-            method: Method = "spectral" if grouping in ("confusions", "codetections") else cast("Method", grouping)
+            kind, method = grouping_of(grouping)
             counts = self.counts(kind, choice.detections)
             self._groups[key] = cluster(counts, choice.n_groups, self.seed, self.net.labels, choice.cover_share, method)
         return self._groups[key]
