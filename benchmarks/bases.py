@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -28,10 +29,10 @@ from selfinformed.training.fitting import gradient_of, loss_of, one_cycle
 
 BASES = Path(__file__).parent / "bases"
 PASSES = {
-    ("kanji", "budget"): 5, ("kanji", "converged"): 16, ("kanji-2", "budget"): 5, ("kanji-2", "converged"): 16,
+    ("kanji", "budget"): 5, ("kanji", "converged"): 16, ("kanji2", "budget"): 5, ("kanji2", "converged"): 16,
     ("cjk", "budget"): 8, ("cjk", "converged"): 32,
 }  # fmt: skip
-DATA = {"kanji": lambda: kanji(1), "kanji-2": lambda: kanji(2), "cjk": cjk}
+DATA = {"kanji": lambda: kanji(1), "kanji2": lambda: kanji(2), "cjk": cjk}
 
 
 class CharacterNet(nn.Module):
@@ -125,20 +126,40 @@ def train(name: str, kind: str, learning_rate: float = 3e-3, batch_size: int = 1
     if not single:
         with torch.no_grad():
             network.classifier.bias.copy_(torch.from_numpy(targets.positives() / len(rows)).float().clamp(min=1e-6).logit())
-    passes, before = PASSES[name, kind], -1.0
-    for stage in range(6):
-        log = f"{name}-{kind}{f'-on{stage}' if stage else ''}"
+    staged(
+        f"{name}-{kind}", PASSES[name, kind], learning_rate, proven=kind == "converged",
+        stage=lambda log, passes, peak: _stage(log, network, data, rows, targets, passes, peak, batch_size, single),
+        keep=lambda: save(network, f"{name}-{kind}"),
+        restore=lambda: network.load_state_dict(base(name, kind, len(data.labels)).state_dict()),
+    )  # fmt: skip
+
+
+def staged(
+    name: str, passes: int, learning_rate: float, proven: bool, stage: Callable[[str, int, float], float], keep: Callable[[], None],
+    restore: Callable[[], object],
+) -> None:  # fmt: skip
+    """Trains a base for some passes and, where it is to be `proven` that it converged, on for as long again as it was so far, until that adds less
+    than half a point of mAP: what was there before that last stage is what is kept. Stages with a complete log are not trained again.
+
+    Args:
+        name: of the base, and of its logs.
+        stage: trains for (log, passes, peak learning rate); gives hold-out mAP in percent.
+        keep, restore: save the network as the base, and read it back.
+    """
+    before = -1.0
+    for number in range(6):
+        log = f"{name}{f'-on{number}' if number else ''}"
         done = _last(log)
-        if done and done["pass"] == done["of"] and (BASES / f"{name}-{kind}-00.safetensors").exists():  # that stage is in the base that is saved
-            network.load_state_dict(base(name, kind, len(data.labels)).state_dict())
+        if done and done["pass"] == done["of"] and list(BASES.glob(f"{name}*.safetensors")):  # that stage is in the base that is saved
+            restore()
             reached = done["holdout_map50"]
         else:
-            reached = _stage(name, log, network, data, rows, targets, passes, learning_rate / (3 if stage else 1), batch_size, single)
+            reached = stage(log, passes, learning_rate / (3 if number else 1))
             if reached >= before + 0.5:
-                save(network, f"{name}-{kind}")
-        if kind != "converged" or reached < before + 0.5:
+                keep()
+        if not proven or reached < before + 0.5:
             break
-        passes, before = passes * (2 if stage else 1), reached
+        passes, before = passes * (2 if number else 1), reached
 
 
 def _last(log: str) -> dict[str, float]:
@@ -165,7 +186,7 @@ def save(network: nn.Module, name: str) -> None:
         save_file(shard, BASES / f"{name}-{number:02d}.safetensors")
 
 
-def _stage(name, file, network, data: Characters, rows, targets, passes, peak, batch_size, single) -> float:
+def _stage(file, network, data: Characters, rows, targets, passes, peak, batch_size, single) -> float:
     optimizer = torch.optim.AdamW(network.parameters(), lr=peak, weight_decay=0.02, fused=True)
     log, resume = BASES / f"{file}.jsonl", CACHE / f"{file}.pt"
     BASES.mkdir(exist_ok=True)

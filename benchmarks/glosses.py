@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from bases import BASES, staged
 from characters import CACHE, PARTS
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -30,7 +31,6 @@ from selfinformed.training.fitting import one_cycle
 sys.modules["torchvision"] = None  # type: ignore[assignment]  # transformers does without; one made for another torch stops its import
 
 WORDNET = Path("/usr/share/wordnet")
-BASES = Path(__file__).parent / "bases"
 TOKENS = 32  # longer glosses are cut; one in thirty is
 PASSES = {"budget": 3, "converged": 16}
 HIDDEN = 384
@@ -160,39 +160,35 @@ def examples(part: str) -> Examples:
 
 def base(kind: str) -> GlossNet:
     """A saved base; trained first where it is not there."""
-    path = BASES / f"wordnet-{kind}.safetensors"
-    if not path.exists():
+    if not (BASES / f"wordnet-{kind}.safetensors").exists():
         train(kind)
     network = GlossNet(len(glosses()[2]))
-    network.load_state_dict({k: v.float() for k, v in load_file(path).items()}, strict=False)
+    restore(network, kind)
     return network.eval()
 
 
-def train(kind: str, learning_rate: float = 1e-3) -> None:
-    """Trains stack and classifier on the frozen trunk's output, annealed over the passes.
+def restore(network: GlossNet, kind: str) -> None:
+    saved = load_file(BASES / f"wordnet-{kind}.safetensors")
+    network.load_state_dict({k: v.float() for k, v in saved.items()}, strict=False)
 
-    The converged base is then trained on for as long again as it was so far, at a third of the learning rate and annealed again, until that
-    adds less than half a point of mAP; what was there before that last stage is kept, and its log is the proof.
-    """
+
+def train(kind: str, learning_rate: float = 1e-3) -> None:
+    """Trains stack and classifier on the frozen trunk's output, annealed over the passes, in the stages of `bases.staged`."""
     torch.manual_seed(0)
     _, targets, labels, parts = glosses()
-    network = GlossNet(len(labels))
+    network, path = GlossNet(len(labels)), BASES / f"wordnet-{kind}.safetensors"
     rows = np.flatnonzero(parts == 0)
     with torch.no_grad():
         network.classifier.bias.copy_(torch.from_numpy(targets.take(rows).positives() / len(rows)).float().clamp(min=1e-6).logit())
     BASES.mkdir(exist_ok=True)
-    for old in BASES.glob(f"wordnet-{kind}*"):
-        old.unlink()
-    passes, before = PASSES[kind], -1.0
-    for stage in range(6):
-        reached = _stage(network, rows, passes, learning_rate / (3 if stage else 1), BASES / f"wordnet-{kind}{'-on' * (stage > 0)}{stage or ''}.jsonl")
-        if reached < before + 0.5:
-            break
-        kept = {k: v.contiguous().half() for k, v in network.state_dict().items() if not k.startswith("trunk")}
-        save_file(kept, BASES / f"wordnet-{kind}.safetensors")
-        if kind != "converged":
-            break
-        passes, before = passes * (2 if stage else 1), reached
+
+    def keep() -> None:
+        save_file({k: v.contiguous().half() for k, v in network.state_dict().items() if not k.startswith("trunk")}, path)
+
+    staged(
+        f"wordnet-{kind}", PASSES[kind], learning_rate, proven=kind == "converged", keep=keep, restore=lambda: restore(network, kind),
+        stage=lambda log, passes, peak: _stage(network, rows, passes, peak, BASES / f"{log}.jsonl"),
+    )  # fmt: skip
 
 
 def _stage(network: GlossNet, rows: np.ndarray, passes: int, peak: float, path: Path, batch_size: int = 256) -> float:

@@ -9,6 +9,8 @@ from bases import log_seconds, network_of
 from characters import kanji
 from winning import Task, cached, run
 
+from selfinformed.network.wrap import WrappedClassifier
+from selfinformed.training.features import FeatureStore
 from selfinformed.training.searching import Space
 
 SPACE = Space(
@@ -18,13 +20,8 @@ SPACE = Space(
 
 
 def task(kind: str) -> Task:
-    data = kanji(1)
-    net = network_of("kanji", kind, data)
-    folder = f"kanji-{kind}"
-    train, holdout, test, views = (
-        cached(net, lambda part=part, seed=seed: data.examples(part, seed=seed), f"{folder}/{name}")
-        for name, part, seed in (("train", "train", 0), ("holdout", "holdout", 0), ("test", "test", 0), ("views", "test", 1))
-    )
+    net, stores = cached_parts("kanji", kind, 1)
+    train, holdout, test, views = stores
     arms = ("base", "classifier", "confusions", "codetections", "random", "dense", "hinton", "gated", "adapter", "searched")
     if kind == "converged":  # where heads correct the base a tenth of the rates is enough, and more is too much
         arms = ("base", "classifier", "confusions", "random", "dense", "searched")
@@ -36,6 +33,14 @@ def task(kind: str) -> Task:
         "kanji", kind, net, train, holdout, test, views, log_seconds("kanji", kind), 1.0, SPACE, candidates=36, rounds=1,
         arms=arms, tuning=(1.0,),
     )  # fmt: skip
+
+
+def cached_parts(name: str, kind: str, level: int) -> tuple[WrappedClassifier, list[FeatureStore]]:
+    """A base and the cached features of train, hold-out and test examples and of a second view of the latter."""
+    data = kanji(level)
+    net = network_of(name, kind, data)
+    parts = (("train", "train", 0), ("holdout", "holdout", 0), ("test", "test", 0), ("views", "test", 1))
+    return net, [cached(net, lambda part=part, seed=seed: data.examples(part, seed=seed), f"{name}-{kind}/{to}") for to, part, seed in parts]
 
 
 if __name__ == "__main__":
