@@ -26,6 +26,7 @@ from selfinformed.data.targets import Targets, as_targets
 CACHE = Path(os.environ.get("SELFINFORMED_BENCH_CACHE", Path.home() / ".cache" / "selfinformed"))
 FONTS = Path("/usr/share/fonts")
 PARTS = ("train", "holdout", "test")
+LEVEL_1 = 2_965  # kanji
 
 KANJI_PACKAGES = """fonts-aoyagi-kouzan-t fonts-aoyagi-soseki fonts-dotgothic16 fonts-hanazono fonts-horai-umefont fonts-ipaexfont fonts-kiloji
 fonts-klee fonts-konatu fonts-kouzan-mouhitsu fonts-lxgw-wenkai fonts-migmix fonts-morisawa-bizud-gothic fonts-morisawa-bizud-mincho
@@ -79,7 +80,7 @@ class Characters:
 
 
 def kanji(level: int = 1) -> Characters:
-    """JIS X 0208: 2,965 kanji of level 1, or with level 2 all 6,355; each its own label."""
+    """JIS X 0208: 2,965 kanji of level 1, or with level 2 all 6,355; each its own label. Pairs of level 1 are in the same part in both."""
     rows = range(16, 48) if level == 1 else range(16, 85)
     codes = []
     for row in rows:
@@ -155,14 +156,20 @@ def _characters(
     if keep is not None:
         chosen = keep[character]
         bitmaps, character = bitmaps[chosen], (np.cumsum(keep) - 1)[character[chosen]]
+    first = np.searchsorted(character, LEVEL_1 if name == "kanji-2" else len(characters))  # pairs are in the order of their characters
+    part = np.concatenate([_parts(character[:first], held), _parts(character[first:], held)])
+    return Characters(labels, lists, bitmaps, character, part)
+
+
+def _parts(character: np.ndarray, held: int) -> np.ndarray:
+    """Of each character's pairs so many at random for test (2), as many for holdout (1), the others for train (0)."""
     part = np.zeros(len(character), dtype=np.int64)
-    order = np.random.default_rng(7).permutation(len(character))
     seen: dict[int, int] = {}
-    for row in order:
+    for row in np.random.default_rng(7).permutation(len(character)):
         n = seen.get(int(character[row]), 0)
         part[row] = 2 if n < held else 1 if n < 2 * held else 0
         seen[int(character[row])] = n + 1
-    return Characters(labels, lists, bitmaps, character, part)
+    return part
 
 
 def _decompositions() -> dict[str, list[str]]:

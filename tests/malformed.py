@@ -12,6 +12,7 @@ import random
 import shutil
 import struct
 import sys
+import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -165,6 +166,7 @@ def readers() -> list[Reader]:
         Reader("examples npz", "holdout.npz", fresh("--holdout", "holdout.npz")),
         Reader("manifest csv", "manifest.csv", fresh("--model", "colour.py:make", "--holdout", "manifest.csv", "--image-size", "6")),
         Reader("manifest parquet", "manifest.parquet", fresh("--model", "colour.py:make", "--holdout", "manifest.parquet", "--image-size", "6")),
+        Reader("examples tar", "holdout.tar", fresh("--model", "colour.py:make", "--holdout", "holdout.tar", "--image-size", "6")),
         *(Reader(f"image {kind}", f"{kind}/class 0/0.{kind}", fresh("--model", "colour.py:make", "--holdout", kind, "--image-size", "6"))
           for kind in ("png", "jpg", "gif", "bmp", "webp", "tif", "ppm")),
         Reader("checkpoint safetensors", "weights.safetensors", fresh("--checkpoint", "weights.safetensors")),
@@ -206,6 +208,7 @@ def write_data(folder: Path) -> None:
     rows = [(f"png/{name}/0.png", name) for name in names[:3]]
     (folder / "manifest.csv").write_text("path,labels\n" + "".join(f"{path},{label}\n" for path, label in rows), "utf-8")
     _write_parquet(folder / "manifest.parquet", {"path": [path for path, _ in rows], "labels": [[label] for _, label in rows]})
+    _write_shard(folder, names[:3])
     state = _state()
     torch.save(state, folder / "weights.pt")
     save_file({k: v.numpy() for k, v in state.items()}, folder / "weights.safetensors")
@@ -267,6 +270,17 @@ def _write_parquet(path: Path, columns: dict[str, list[Any]]) -> None:
     import pyarrow.parquet as pq
 
     pq.write_table(pa.table(columns), path)
+
+
+def _write_shard(folder: Path, names: list[str]) -> None:
+    """The images once more, in a tar shard."""
+    images = [(folder / "png" / name / "0.png").read_bytes() for name in names]
+    with tarfile.open(folder / "holdout.tar", "w") as tar:
+        for number, (image, name) in enumerate(zip(images, names, strict=True)):
+            for ending, content in (("png", image), ("cls", name.encode())):
+                info = tarfile.TarInfo(f"{number}.{ending}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
 
 
 def damaged(path: Path, content: bytes, rng: random.Random, others: list[bytes]) -> bytes:

@@ -190,7 +190,7 @@ def test_sources_that_are_refused(tmp_path):
     with pytest.raises(SelfInformedError, match=r"nowhere does not exist; expected a folder of images"):
         open_dataset(tmp_path / "nowhere")
     (tmp_path / "x.txt").write_text("")
-    with pytest.raises(SelfInformedError, match=r"x\.txt is no folder, \.csv, \.parquet or \.npz file"):
+    with pytest.raises(SelfInformedError, match=r"x\.txt is no folder, \.csv, \.parquet, \.tar or \.npz file"):
         open_dataset(tmp_path / "x.txt")
     with pytest.raises(SelfInformedError, match="cannot read int; expected a folder"):
         open_dataset(3)

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from selfinformed.data.images import ImageFiles, image_transform
+from selfinformed.data.hub_datasets import HubDataset
+from selfinformed.data.images import ImageFiles, Images, Transform, image_transform
 from selfinformed.data.labels import LabelSpace
+from selfinformed.data.tar_shards import TarShards
 from selfinformed.data.targets import Targets, as_targets
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.memory import free_memory
@@ -109,7 +111,7 @@ def open_dataset(
     labels: LabelSpace | Sequence[str] | None = None,
     *,
     image_size: int | None = None,
-    transform: Callable[[Any], torch.Tensor] | None = None,
+    transform: Transform | None = None,
     skip_bad: int = 0,
 ) -> Examples:
     """Opens examples from wherever they are.
@@ -119,7 +121,11 @@ def open_dataset(
             - a folder with one subfolder of images per label (single label);
             - a .csv or .parquet manifest with the columns `path` (relative to the manifest) and `labels` (names separated by `;`,
               or a list);
+            - tar shards as the webdataset package writes them, uncompressed: one .tar file, `train-{000..146}.tar`, or a folder of them; labels are in
+              an example's member `cls` or `json`, as class numbers or names;
             - a .npz file with `inputs` [N, ...] and `targets` ([N] or multi-hot [N, C]);
+            - a `datasets.Dataset` of Hugging Face with a column `label` or `labels`, and one of images or what the network is called with (`input_ids`
+              and its mask, `pixel_values`);
             - a pair (inputs [N, ...] as a tensor, array or dictionary of tensors, targets in any form);
             - a map-style dataset giving (input, class number or label list), such as a `torch.utils.data.Dataset`;
             - `Examples`, returned as they are.
@@ -138,17 +144,21 @@ def open_dataset(
     if isinstance(source, str | Path):
         path = Path(source)
         to_tensor = transform or image_transform(image_size)
+        if shards := TarShards.named(path):
+            return _from_images(TarShards.indexed(shards, space), to_tensor, skip_bad)
         if path.is_dir():
-            return _from_files(ImageFiles.from_folder(path, space), to_tensor, skip_bad)
+            return _from_images(ImageFiles.from_folder(path, space), to_tensor, skip_bad)
         if path.suffix in {".csv", ".parquet"}:
-            return _from_files(ImageFiles.from_manifest(path, space), to_tensor, skip_bad)
+            return _from_images(ImageFiles.from_manifest(path, space), to_tensor, skip_bad)
         if path.suffix == ".npz":
             with naming(path):
                 return _from_arrays(*_read_npz(path), space)
-        problem = "does not exist" if not path.exists() else "is no folder, .csv, .parquet or .npz file"
-        raise SelfInformedError(f"data: {path} {problem}; expected a folder of images, a manifest or an .npz file")
+        problem = "does not exist" if not path.exists() else "is no folder, .csv, .parquet, .tar or .npz file"
+        raise SelfInformedError(f"data: {path} {problem}; expected a folder of images, a manifest, tar shards or an .npz file")
     if isinstance(source, tuple) and len(source) == 2:
         return _from_arrays(*source, space)
+    if HubDataset.is_one(source):
+        return _from_hub(source, space, transform or image_transform(image_size), skip_bad)
     if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
         return _from_map_style(source, space, skip_bad)
     raise SelfInformedError(
@@ -163,16 +173,18 @@ def take_inputs(inputs: Inputs, rows: Any) -> Inputs:
     return inputs[rows]
 
 
-def _from_files(files: ImageFiles, transform: Callable[[Any], torch.Tensor], skip_bad: int) -> Examples:
+def _from_images(images: Images, transform: Transform, skip_bad: int) -> Examples:
     def read(rows: Sequence[int]) -> Inputs:
-        return _stacked([files.read(row, transform) for row in rows], [str(files.paths[row]) for row in rows])
+        return _stacked([images.read(row, transform) for row in rows], [images.names[row] for row in rows])
 
-    def content() -> bytes:
-        stats = [path.stat() if path.exists() else None for path in files.paths]
-        return hashlib.sha256(repr([s and (s.st_size, s.st_mtime_ns) for s in stats]).encode()).digest()
+    return Examples(read, as_targets(images.targets, len(images.labels)), images.labels, images.names, skip_bad, content=images.content)
 
-    names = [str(path) for path in files.paths]
-    return Examples(read, as_targets(files.targets, len(files.labels)), files.labels, names, skip_bad, content=content)
+
+def _from_hub(source: Any, labels: LabelSpace | None, transform: Transform, skip_bad: int) -> Examples:
+    found = HubDataset.of(source, labels)
+    if found.image is not None:
+        return _from_images(found, transform, skip_bad)
+    return Examples(found.read_inputs, as_targets(found.targets, len(found.labels)), found.labels, found.names, skip_bad, content=found.content)
 
 
 def _from_arrays(inputs: Any, targets: Any, labels: LabelSpace | None) -> Examples:

@@ -1,12 +1,14 @@
-"""Image files with labels: a folder per label, or a manifest."""
+"""Images with labels: a folder per label, or a manifest; and what becomes of the pixels."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 import torch
@@ -16,13 +18,37 @@ from selfinformed.data.parquet import parquet_file
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.reading import MOST_JSON, check_file, naming, opened, reason_of, shown
 
-_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # what Pillow may take a file for, whatever it is called
 _MOST_PIXELS = 2**27  # of an image, before it is decoded and after it is resized
-_MOST_BYTES = 2**28  # of an image file
+MOST_BYTES = 2**28  # of an image file
 _MOST_CHARACTERS = 2**14  # of a path or a label in a parquet manifest
 _MEAN = torch.tensor([0.485, 0.456, 0.406]).reshape(3, 1, 1)  # ImageNet's, as torchvision and timm use them
 _DEVIATION = torch.tensor([0.229, 0.224, 0.225]).reshape(3, 1, 1)
+
+
+Transform = Callable[[Any], torch.Tensor]
+"""Takes a PIL image, gives a tensor."""
+
+
+class Images(Protocol):
+    """Images wherever they are, each with its labels."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """How messages call each."""
+
+    @property
+    def targets(self) -> list[list[int]]: ...
+
+    @property
+    def labels(self) -> LabelSpace: ...
+
+    def read(self, row: int, transform: Transform) -> torch.Tensor:
+        """One of them, as a tensor."""
+
+    def content(self) -> bytes:
+        """Changes when the images do."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +59,10 @@ class ImageFiles:
     targets: list[list[int]]
     labels: LabelSpace
 
+    @cached_property
+    def names(self) -> list[str]:
+        return [str(path) for path in self.paths]
+
     @classmethod
     def from_folder(cls, folder: Path, labels: LabelSpace | None) -> ImageFiles:
         """One subfolder per label."""
@@ -41,7 +71,7 @@ class ImageFiles:
         found = [
             (path, labels.index(sub.name))
             for sub in subfolders if labels
-            for path in sorted(sub.rglob("*")) if path.suffix.lower() in _SUFFIXES
+            for path in sorted(sub.rglob("*")) if path.suffix.lower() in SUFFIXES
         ]  # fmt: skip
         if not found or labels is None:
             raise SelfInformedError(f"data: {folder} holds no images in subfolders; expected {folder}/LABEL/IMAGE.png")
@@ -51,7 +81,7 @@ class ImageFiles:
     def from_manifest(cls, path: Path, labels: LabelSpace | None) -> ImageFiles:
         """A table with the columns `path` and `labels`."""
         rows = _read_manifest(path)
-        names = [_names(row) for _, row in rows]
+        names = [label_names(row) for _, row in rows]
         if not rows:
             raise SelfInformedError(f"data: the manifest {path} has no rows")
         with naming(path):
@@ -64,26 +94,40 @@ class ImageFiles:
                 raise SelfInformedError(f"data: {path}, row {i + 1}: {error}") from None
         return cls([path.parent / name for name, _ in rows], targets, labels)
 
-    def read(self, row: int, transform: Callable[[Any], torch.Tensor]) -> torch.Tensor:
+    def read(self, row: int, transform: Transform) -> torch.Tensor:
         """One image as a tensor."""
-        from PIL import Image
+        with opened(self.paths[row], "data", MOST_BYTES) as file:
+            return decoded(file, str(self.paths[row]), transform)
 
-        path = self.paths[row]
-        with opened(path, "data", _MOST_BYTES) as file:
-            try:
-                image = Image.open(file, formats=_FORMATS)
-                if image.width * image.height > _MOST_PIXELS:
-                    raise ValueError(f"{image.width:,} x {image.height:,} pixels; at most {_MOST_PIXELS:,} are read")
-                image.load()
-            except Exception as error:  # decoders raise many kinds on damaged bytes
-                raise SelfInformedError(f"data: the image {path} cannot be read ({reason_of(error)})") from None
-        try:
-            return transform(image)
-        except (OSError, ValueError) as error:
-            raise SelfInformedError(f"data: the image {path} cannot be used ({reason_of(error)})") from None
+    def content(self) -> bytes:
+        """Of the files' sizes and times."""
+        return stamp(self.paths)
 
 
-def image_transform(size: int | None) -> Callable[[Any], torch.Tensor]:
+def decoded(file: IO[bytes], name: str, transform: Transform) -> torch.Tensor:
+    """An image as a tensor; `name` is what errors call it, after `the image`."""
+    from PIL import Image
+
+    try:
+        image = Image.open(file, formats=_FORMATS)
+        if image.width * image.height > _MOST_PIXELS:
+            raise ValueError(f"{image.width:,} x {image.height:,} pixels; at most {_MOST_PIXELS:,} are read")
+        image.load()
+    except Exception as error:  # decoders raise many kinds on damaged bytes
+        raise SelfInformedError(f"data: the image {name} cannot be read ({reason_of(error)})") from None
+    try:
+        return transform(image)
+    except (OSError, ValueError) as error:
+        raise SelfInformedError(f"data: the image {name} cannot be used ({reason_of(error)})") from None
+
+
+def stamp(paths: Sequence[Path]) -> bytes:
+    """Changes when the size or the time of a file does."""
+    stats = [path.stat() if path.exists() else None for path in paths]
+    return hashlib.sha256(repr([s and (s.st_size, s.st_mtime_ns) for s in stats]).encode()).digest()
+
+
+def image_transform(size: int | None) -> Transform:
     """PIL image to float [3, size, size]: shorter side resized to `size`, centre cropped, ImageNet mean and deviation."""
 
     def transform(image: Any) -> torch.Tensor:
@@ -101,7 +145,7 @@ def image_transform(size: int | None) -> Callable[[Any], torch.Tensor]:
     return transform
 
 
-def _names(labels: Any) -> list[str]:
+def label_names(labels: Any) -> list[str]:
     """A manifest's cell: names separated by `;`, or in parquet a list of names or numbers, or one number."""
     if isinstance(labels, str):
         return [name.strip() for name in labels.split(";") if name.strip()]

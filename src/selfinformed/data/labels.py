@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.reading import shown
+from selfinformed.runtime.reading import MOST_LABELS, shown
 
 
 @dataclass(frozen=True)
@@ -62,3 +63,50 @@ class LabelSpace:
     @cached_property
     def _index(self) -> dict[str, int]:
         return {name: i for i, name in enumerate(self.names)}
+
+
+def checked_labels(value: Any) -> list[str | int]:
+    """One example's labels: a class number, a name, a list of them, or None for none.
+
+    Raises:
+        ValueError: it is none of these, or looks multi-hot.
+    """
+    values = value if isinstance(value, list | tuple) else [] if value is None else [value]
+    for label in values:
+        if not isinstance(label, str | int) or isinstance(label, bool) or label == "" or (isinstance(label, int) and label < 0):
+            raise ValueError(f"{shown(label)} is no label; expected a class number from 0 on, or a name")
+    if len(set(values)) < len(values):
+        raise ValueError(f"{shown(values)} names a label twice; expected class numbers, not one 0 or 1 for each label")
+    return list(values)
+
+
+def resolved(
+    annotated: Sequence[Sequence[str | int]], labels: LabelSpace | None, where: Callable[[int], str]
+) -> tuple[list[list[int]], LabelSpace]:
+    """Output units for each example's class numbers (0 or more) and names, and the label set: by default numbers up to the largest, or names sorted.
+
+    `where` is how errors call an example.
+
+    Raises:
+        SelfInformedError: a label is not among those given; without these: there are none, or numbers and names are mixed.
+    """
+    if labels is None:
+        found = {label: row for row, given in enumerate(annotated) for label in given}
+        numbers, names = [label for label in found if isinstance(label, int)], [label for label in found if isinstance(label, str)]
+        if not found:
+            raise SelfInformedError(f"data: {where(0)} and all others have no label")
+        if numbers and names:
+            some = f"some labels are class numbers and some names ({shown(numbers[0])} and {shown(names[0])})"
+            raise SelfInformedError(f"data: {where(found[names[0]])}: {some}; give all label names with `labels`")
+        if numbers and (largest := max(numbers)) >= MOST_LABELS:
+            raise SelfInformedError(f"data: {where(found[largest])}: the class number {shown(largest)}; expected less than {MOST_LABELS:,}")
+        labels = LabelSpace(sorted(names)) if names else LabelSpace.numbered(1 + max(numbers))
+    targets = []
+    for row, given in enumerate(annotated):
+        try:
+            targets.append([labels.index(label) if isinstance(label, str) else label for label in given])
+            if too_large := [label for label in given if isinstance(label, int) and label >= len(labels)]:
+                raise SelfInformedError(f"labels: there is no label {shown(too_large[0])}; there are {len(labels)}, numbered from 0")
+        except SelfInformedError as error:
+            raise SelfInformedError(f"data: {where(row)}: {error}") from None
+    return targets, labels

@@ -39,7 +39,7 @@ class RunConfig:
     )
     outputs: Literal["auto", "softmax", "logistic"] = _option("auto", "softmax: one label per example; logistic: several")
     labels: str | None = _option(None, "text file with one label name per line, in the order of the network's outputs")
-    train: str = _option("", "training examples: folder of images, .csv or .parquet manifest, .npz; or glyphs")
+    train: str = _option("", "training examples: folder of images, .csv or .parquet manifest, .tar shards, .npz; or glyphs")
     holdout: str = _option("", "held-out examples for counts, probe, search and early stopping; or glyphs")
     test: str = _option("", "test examples, judged once at the end; or glyphs")
     second_view: str | None = _option(
