@@ -1,7 +1,9 @@
-"""The tables of docs/results.md and the calibration of the probe's forecasts, from results/*.json: `python benchmarks/tables.py`."""
+"""Puts results/*.json into the tables of docs/results.md, and draws the calibration of the probe's forecasts: `python benchmarks/tables.py`."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 from common import RESULTS
@@ -9,20 +11,55 @@ from common import RESULTS
 from selfinformed.evidence.figures import calibration_figure, save_figure
 from selfinformed.runtime.files import read_json
 
-NAMES = ("kanji", "cjk", "wordnet")
+NAMES = ("kanji", "kanji2", "cjk", "wordnet")
+TITLES = {"kanji2": "kanji, all 6,355"}
+PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 
 
 def main() -> None:
-    points = []
-    for name in NAMES:
-        path = RESULTS / f"{name}.json"
-        for base in read_json(path, "results")["bases"] if path.exists() else []:
-            print(table(name, base))
-            points.append(
-                {"benchmark": name, "base": base["kind"], "forecast": base["probe"]["forecast"]["gain"], "interval": base["probe"]["forecast"]["interval"],
-                 "gain": best_dense(base) / 100}
-            )  # fmt: skip
+    bases = measured()
+    page = PAGE.read_text("utf-8")
+    for name, text in parts(bases).items():
+        page = re.sub(rf"(<!-- {name} -->\n).*(<!-- /{name} -->)", lambda found, text=text: f"{found[1]}\n{text}\n\n{found[2]}", page, flags=re.DOTALL)
+    PAGE.write_text(page, "utf-8")
+    points = [
+        {"benchmark": name, "base": base["kind"], "forecast": base["probe"]["forecast"]["gain"], "interval": base["probe"]["forecast"]["interval"],
+         "gain": best_dense(base) / 100}
+        for name, base in bases
+    ]  # fmt: skip
     save_figure(calibration_figure(points), RESULTS / "calibration.png")
+
+
+def measured() -> list[tuple[str, dict[str, Any]]]:
+    """(name, results) of each base."""
+    paths = [(name, RESULTS / f"{name}.json") for name in NAMES]
+    return [(name, base) for name, path in paths if path.exists() for base in read_json(path, "results")["bases"]]
+
+
+def parts(bases: list[tuple[str, dict[str, Any]]]) -> dict[str, str]:
+    """What stands between <!-- name --> and <!-- /name --> on the page, by name."""
+    return {"summary": overview(bases), "tables": "\n".join(table(name, base) for name, base in bases).strip()}
+
+
+def title(name: str, base: dict[str, Any]) -> str:
+    return f"{TITLES.get(name, name)}, {base['kind']} base"
+
+
+def overview(bases: list[tuple[str, dict[str, Any]]]) -> str:
+    """A row per base: how good it is, what the search found beside the strongest controls, and what the probe had said."""
+    arms = ("base", "random", "confusions", "finetune", "dense", "searched")
+    lines = [
+        f"| | {' | '.join(arms)} | searched minus dense | executed | gain | forecast |", f"| --- |{' ---: |' * (len(arms) + 4)}",
+    ]  # fmt: skip
+    for name, base in bases:
+        rows = {row["arm"]: row for row in base["comparison"]["summary"]}
+        scores = [f"{100 * rows[arm]['mean_average_precision']:.2f}" if arm in rows else "" for arm in arms]
+        over = rows["dense"]["method_over_it"]
+        lines.append(
+            f"| {title(name, base)} | {' | '.join(scores)} | {100 * over['mean']:+.2f} ({100 * over['low']:+.2f} to {100 * over['high']:+.2f}) | "
+            f"{rows['searched']['extra_computation']:.4f}x | {100 * base['against']['base']['mean']:+.2f} | {100 * base['probe']['forecast']['gain']:+.2f} |"
+        )
+    return "\n".join(lines)
 
 
 def best_dense(base: dict[str, Any]) -> float:
@@ -48,7 +85,7 @@ def tuned(arms: dict[str, dict[str, Any]]) -> list[str]:
 
 def table(name: str, base: dict[str, Any]) -> str:
     lines = [
-        f"### {name}, {base['kind']} base", "",
+        f"### {title(name, base)}", "",
         f"{base['labels']:,} labels, {base['features']:,} features, {base['multiply_adds'] / 1e6:.1f} M multiply-adds, "
         f"{base['examples'][0]:,} cached training examples, {base['epochs']:g} pass, C / (K D) = {base['labels_per_group_and_feature']:.2f} at K = 6.", "",
         "| arm | mAP@50 | 95% interval | searched minus it | top-1 | executed | heads, s |", "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",

@@ -169,3 +169,10 @@ def test_commands_shown_one_after_another_are_not_refused(page, line, whole):
     given = COMMANDS[verb].make_context(verb, words).params
     changes = {name: _parsed(name, value) for name, value in given.items() if value is not None and name in RunConfig.__dataclass_fields__}
     assert verb == "demo" or {"output", "model", "predictions"} & set(changes) or not RunConfig().with_changes(changes).differences(RunConfig())
+
+
+def test_the_tables_of_results_are_of_the_figures_that_are_kept(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    tables = importlib.import_module("tables")
+    for name, text in tables.parts(tables.measured()).items():
+        assert f"<!-- {name} -->\n\n{text}\n\n<!-- /{name} -->" in PAGES["results.md"], "run python benchmarks/tables.py"
