@@ -76,7 +76,7 @@ def targets(folder: Path) -> dict[str, tuple[list[Path], Callable[[Path], object
         "counts.safetensors": ConfusionCounts.load, "training.safetensors": lambda path: Checkpoint(path, {}).read(), "weights.safetensors": _read_checkpoint,
         "weights.pt": _read_checkpoint,
     }  # fmt: skip
-    manifests = {"manifest.csv": images, "manifest.parquet": images, "holdout.npz": lambda path: open_dataset(path).example_inputs()}
+    manifests = {"manifest.csv": images, "manifest.parquet": images, "holdout.tar": images, "holdout.npz": lambda path: open_dataset(path).example_inputs()}
     seeds = {
         "predictions": [folder / name for name in saved], "tensors": [counts, folder / "weights.safetensors", folder / "weights.pt"],
         "examples": [folder / name for name in manifests], "artefacts": [folder / "groups.json", folder / "plan.json", stability],
@@ -94,7 +94,7 @@ def fuzz(name: str, seconds: int, folder: Path) -> None:
     import atheris
 
     # numba compiles the kernels, which it could not with what atheris puts in
-    with atheris.instrument_imports(include=["selfinformed"], exclude=["selfinformed.structure.kernels"]):
+    with atheris.instrument_imports(include=["selfinformed", "tarfile"], exclude=["selfinformed.structure.kernels"]):
         from malformed import without_checksum  # imports readers, which are instrumented only the first time
 
         found = targets(folder)
