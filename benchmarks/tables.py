@@ -23,8 +23,8 @@ def main() -> None:
         page = re.sub(rf"(<!-- {name} -->\n).*(<!-- /{name} -->)", lambda found, text=text: f"{found[1]}\n{text}\n\n{found[2]}", page, flags=re.DOTALL)
     PAGE.write_text(page, "utf-8")
     points = [
-        {"benchmark": name, "base": base["kind"], "forecast": base["probe"]["forecast"]["gain"], "interval": base["probe"]["forecast"]["interval"],
-         "gain": best_dense(base) / 100}
+        {"benchmark": TITLES.get(name, name), "base": base["kind"], "forecast": base["probe"]["forecast"]["gain"],
+         "interval": base["probe"]["forecast"]["interval"], "gain": best_dense(base) / 100}
         for name, base in bases
     ]  # fmt: skip
     save_figure(calibration_figure(points), RESULTS / "calibration.png")
