@@ -90,7 +90,7 @@ def kanji(level: int = 1) -> Characters:
             except UnicodeDecodeError:
                 continue
     characters = [c for c in codes if len(c) == 1]
-    return _characters(f"kanji-{level}", characters, KANJI_FACES, LabelSpace(characters), [[i] for i in range(len(characters))], held=3)
+    return _characters(f"kanji-{level}", characters, KANJI_FACES, LabelSpace(characters), [[i] for i in range(len(characters))], held=3, apart=LEVEL_1)
 
 
 def cjk(min_component: int = 20, min_faces: int = 5) -> Characters:
@@ -150,13 +150,13 @@ def install(name: str) -> str:
 
 def _characters(
     name: str, characters: Sequence[str], faces: Sequence[str], labels: LabelSpace, lists: Sequence[Sequence[int]], held: int,
-    keep: np.ndarray | None = None,
+    keep: np.ndarray | None = None, apart: int = 0,
 ) -> Characters:  # fmt: skip
     bitmaps, character, _ = draw(name, characters, faces)
     if keep is not None:
         chosen = keep[character]
         bitmaps, character = bitmaps[chosen], (np.cumsum(keep) - 1)[character[chosen]]
-    first = np.searchsorted(character, LEVEL_1 if name == "kanji-2" else len(characters))  # pairs are in the order of their characters
+    first = np.searchsorted(character, apart)  # pairs of the first characters, which are split by themselves; they are in the order of these
     part = np.concatenate([_parts(character[:first], held), _parts(character[first:], held)])
     return Characters(labels, lists, bitmaps, character, part)
 

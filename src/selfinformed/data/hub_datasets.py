@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -91,8 +92,8 @@ class HubDataset:
                 raise SelfInformedError(f"data: row {row} of the data set: {reason_of(error)}") from None
         return resolved(annotated, labels or (LabelSpace(names) if names else None), lambda row: f"row {row} of the data set")
 
-    @property
-    def names(self) -> Sequence[str]:
+    @cached_property
+    def names(self) -> list[str]:
         return [f"row {row} of the data set" for row in range(len(self.targets))]
 
     def read(self, row: int, transform: Transform) -> torch.Tensor:

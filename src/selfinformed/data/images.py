@@ -13,7 +13,7 @@ from typing import IO, Any, Protocol
 import numpy as np
 import torch
 
-from selfinformed.data.labels import LabelSpace
+from selfinformed.data.labels import LabelSpace, resolved
 from selfinformed.data.parquet import parquet_file
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.reading import MOST_JSON, check_file, naming, opened, reason_of, shown
@@ -86,12 +86,7 @@ class ImageFiles:
             raise SelfInformedError(f"data: the manifest {path} has no rows")
         with naming(path):
             labels = labels or LabelSpace(sorted({name for row in names for name in row}))
-        targets = []
-        for i, row in enumerate(names):
-            try:
-                targets.append(labels.indices(row))
-            except SelfInformedError as error:
-                raise SelfInformedError(f"data: {path}, row {i + 1}: {error}") from None
+        targets, labels = resolved(names, labels, lambda row: f"{path}, row {row + 1}")
         return cls([path.parent / name for name, _ in rows], targets, labels)
 
     def read(self, row: int, transform: Transform) -> torch.Tensor:
