@@ -36,7 +36,7 @@ app = typer.Typer(
 
 _INPUTS = [
     "output", "model", "checkpoint", "classifier", "attach", "reduce", "outputs", "labels", "train", "holdout", "test", "image_size", "skip_bad",
-    "fonts", "views", "forward_batch_size", "feature_dtype", "device",
+    "fonts", "views", "augmentation", "forward_batch_size", "feature_dtype", "device",
 ]  # fmt: skip
 _COUNTS = ["top_k", "predictions", "n_labels"]
 _CLUSTER = ["n_groups", "grouping", "cover_share", "seed"]

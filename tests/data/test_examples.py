@@ -210,6 +210,33 @@ def test_batches_and_take_keep_the_order(n, batch_size, data):
     assert lists_of(taken) == [[i % 3] for i in chosen]
 
 
+def test_distorted_views_follow_the_images(folder):
+    plain, seen = open_dataset(folder, image_size=8), open_dataset(folder, image_size=8, views=3, augmentation="crop")
+    n = len(plain)
+    assert len(seen) == 3 * n
+    assert lists_of(seen) == 3 * lists_of(plain)
+    assert torch.equal(seen.read(range(n)), plain.read(range(n)))
+    assert torch.equal(seen.read([n + 1, 2])[1], plain.read([2])[0])
+    assert seen.names is not None
+    assert seen.names[n] == f"{plain.name(0)} (view 1)"
+    others = [open_dataset(folder, image_size=8, views=views, augmentation=how) for views, how in ((2, "crop"), (3, "crop_mirror"))]
+    assert len({examples.fingerprint for examples in (plain, seen, *others)}) == 4
+
+
+@pytest.mark.parametrize("options", [{"views": 2}, {"views": 0}, {"views": 1, "augmentation": "crop"}, {"views": 2, "augmentation": "rotate"}])
+def test_distorted_views_that_are_refused(folder, options):
+    with pytest.raises(SelfInformedError, match="distorted views want augmentation crop or crop_mirror and at least 2 views; got"):
+        open_dataset(folder, **options)
+
+
+def test_only_images_have_distorted_views(tmp_path):
+    np.savez(tmp_path / "x.npz", inputs=np.zeros((2, 1)), targets=np.zeros(2, np.int64))
+    arrays = (torch.zeros(2, 1), [0, 1])
+    for source in (arrays, open_dataset(arrays), tmp_path / "x.npz"):
+        with pytest.raises(SelfInformedError, match="only images, in a folder, manifest, tar shards or a column, have distorted views"):
+            open_dataset(source, views=2, augmentation="crop")
+
+
 def test_an_unreadable_image_is_named(folder):
     (name,) = damage(folder, 3)
     examples = open_dataset(folder)

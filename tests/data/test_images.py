@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from selfinformed.data.images import ImageFiles, image_transform
+from selfinformed.data.images import ImageFiles, augmenting_transform, image_transform
 from selfinformed.data.labels import LabelSpace
 from selfinformed.runtime.errors import SelfInformedError
 
@@ -33,6 +33,40 @@ def test_every_mode_becomes_rgb_of_its_own_size(mode):
     tensor = image_transform(None)(Image.new(mode, (8, 6)))
     assert tensor.shape == (3, 6, 8)
     assert tensor.dtype == torch.float32
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 60), st.none() | st.integers(1, 40), st.integers(1, 9), st.sampled_from(["crop", "crop_mirror"]))
+def test_distorted_views_have_the_size_asked_for_and_no_new_colours(width, height, size, view, augmentation):
+    image = Image.new("L", (width, height), 40)
+    image.paste(200, (0, 0, width // 2, height))
+    seen = augmenting_transform(size, view, augmentation)(image)
+    assert seen.shape == (3, size or height, size or width)
+    low, high = (image_transform(None)(Image.new("L", (1, 1), grey)) for grey in (39, 201))
+    assert ((seen >= low) & (seen <= high)).all()
+
+
+def test_distorted_views_are_the_same_each_time_and_differ_from_one_another():
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8))
+    views = [augmenting_transform(16, view, "crop")(noise) for view in range(1, 6)]
+    assert all(torch.equal(view, augmenting_transform(16, i + 1, "crop")(noise)) for i, view in enumerate(views))
+    assert len({view.numpy().tobytes() for view in views}) == 5
+    mirrored = [augmenting_transform(16, view, "crop_mirror")(noise) for view in range(1, 6)]
+    turned = [torch.equal(a.flip(2), b) for a, b in zip(views, mirrored, strict=True)]
+    assert 0 < sum(turned) < 5
+    assert all(torch.equal(a, b) for a, b, is_turned in zip(views, mirrored, turned, strict=True) if not is_turned)
+
+
+def test_distorted_views_show_parts_of_the_image():
+    """Of a ramp from black to white a part has a narrower range, and its left is darker than its right."""
+    ramp = Image.fromarray(np.tile(np.arange(200, dtype=np.uint8), (200, 1)))
+    for view in range(1, 20):
+        seen = augmenting_transform(20, view, "crop")(ramp)[0]
+        rows = (seen - seen[:1]).abs().amax()
+        assert rows < 0.02  # every row alike
+        assert (seen[0].diff() > 0).all()
+        spread = (seen[0, -1] - seen[0, 0]) * 0.229 * 255 / 200  # of the width; sides are 0.35 ** 0.5 / (4 / 3) ** 0.5 at least
+        assert 0.45 < spread < 1
 
 
 def test_pixels_are_normalised_as_imagenet():

@@ -22,6 +22,8 @@ from selfinformed.training import headroom as module
 from selfinformed.training.features import FeatureStore, rank
 from selfinformed.training.fitting import fit
 from selfinformed.training.headroom import Headroom, probe
+from selfinformed.training.recipe import RESIDUALS
+from selfinformed.training.structures import seen_of
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +69,7 @@ def test_a_cheap_gain_sends_one_to_the_classifier(headroom: Headroom) -> None:
 
 
 def test_the_verdict_says_how_to_train_them(headroom: Headroom) -> None:
-    assert headroom.residual in (1.0, 0.0)
+    assert headroom.residual in RESIDUALS
     found = replace(headroom, residual=0.25)
     assert "heads reading the input of 'stack.0', trained with residual 0.25, could add" in found.verdict
     assert found.to_dict()["residual"] == 0.25
@@ -161,7 +163,7 @@ def test_the_forecast_is_what_the_best_then_gains_on_test_data(kind: str, reques
         dense = plan(p.net, LabelGroups.everything(N_LABELS), budget=budget)
     gains = {}
     for name, heads in {"dense": dense, "classifier": plan(p.net, nothing, hidden=(1,))}.items():
-        recipe, reached = {"residual": 0.0 if "without the base's scores" in found.forecast.choice else 1.0}, []
+        recipe, reached = {"residual": next((r for r in RESIDUALS[1:] if seen_of(r) in found.forecast.choice), 1.0)}, []
         for seed in (1, 2, 3):
             aug = augment(p.net, heads, seed=seed)
             fit(aug, p.store("train"), holdout=p.store("holdout"), epochs=2, seed=seed, recipe=recipe)
@@ -217,7 +219,7 @@ def test_nothing_is_trained_on_holdout_data(problem: Problem, monkeypatch) -> No
     monkeypatch.setattr(module, "fit", spy)
     train = problem.store("train")
     probe(problem.net, train, problem.store("holdout"), width=4, epochs=1)
-    assert [(len(store), epochs) for store, epochs in trained] == [(1500, 1)] * 5 + [(750, 2)]  # two ways of training the heads
+    assert [(len(store), epochs) for store, epochs in trained] == [(1500, 1)] * 7 + [(750, 2)]  # three ways of training the heads
     assert all(store is train for store, _ in trained[:5])
     rows = {tuple(row) for row in train.penultimate.tolist()}
     assert {tuple(row) for row in trained[5][0].penultimate.tolist()} <= rows

@@ -133,14 +133,27 @@ def test_a_share_of_the_examples_runs_heads(problem: Problem, builder: Builder, 
     assert load(tmp_path, problem.net).above == aug.above
 
 
+def test_a_structures_input_is_that_of_its_training(builder: Builder, problem: Problem) -> None:
+    def head(structure: Structure, **training: str) -> torch.Tensor:
+        aug, _ = structure.train(problem.net, problem.store("train"), epochs=1, **training)
+        return next(iter(aug.heads.parameters())).detach()
+
+    raw, plain = builder.structure(Choice("dense", head_input="raw")), builder.structure(Choice("dense"))
+    assert torch.equal(head(raw), head(plain, head_input="raw"))
+    assert torch.equal(head(raw, head_input="whitened"), head(raw))
+    assert not torch.equal(head(raw), head(plain))
+
+
 def test_structures_survive_json(builder: Builder) -> None:
-    for choice in (Choice("confusions", 6, top_groups=2, share=0.5), Choice("confusions", 6, residual=0.25)):
+    for choice in (Choice("confusions", 6, top_groups=2, share=0.5), Choice("confusions", 6, residual=0.25), Choice("confusions", 6, head_input="raw")):
         structure = builder.structure(choice)
         again = Structure.from_dict(json.loads(json.dumps(structure.to_dict())))
         assert again.to_dict() == structure.to_dict()
-        assert again.residual == choice.residual
+        assert (again.residual, again.head_input) == (choice.residual, choice.head_input)
     with refused("not a valid structure", "residual 2.0"):
         Structure.from_dict(structure.to_dict() | {"residual": 2})
+    with refused("not a valid structure", "head_input sorted"):
+        Structure.from_dict(structure.to_dict() | {"head_input": "sorted"})
     with pytest.raises(SelfInformedError, match="not a valid structure"):
         Structure.from_dict({"plan": structure.plan.to_dict()})
 
@@ -169,6 +182,7 @@ def test_one_structure_has_one_name() -> None:
     assert Choice("confusions", 3, share=0.5, residual=0.25) == Choice("confusions", 3, share=0.5)
     assert str(Choice("dense", residual=0.25)) == "one dense head, trained seeing 0.25 of the base's scores"
     assert str(Choice("dense", residual=0.0)) == "one dense head, trained without the base's scores"
+    assert str(Choice("dense", head_input="raw")) == "one dense head, on raw input"
     assert "3 x 3 feature maps" in str(EARLIER[0])
     assert "each on a copy of the trunk from trunk.2 on" in str(EARLIER[2])
 

@@ -7,15 +7,15 @@ import math
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 
 from selfinformed.data.hub_datasets import HubDataset
-from selfinformed.data.images import ImageFiles, Images, Transform, image_transform
+from selfinformed.data.images import Augmentation, ImageFiles, Images, Transform, augmenting_transform, image_transform
 from selfinformed.data.labels import LabelSpace
 from selfinformed.data.tar_shards import TarShards
 from selfinformed.data.targets import Targets, as_targets
@@ -113,6 +113,8 @@ def open_dataset(
     image_size: int | None = None,
     transform: Transform | None = None,
     skip_bad: int = 0,
+    views: int = 1,
+    augmentation: Augmentation | None = None,
 ) -> Examples:
     """Opens examples from wherever they are.
 
@@ -134,31 +136,43 @@ def open_dataset(
         image_size: side in pixels to which image files are resized and cropped (default: left as they are).
         transform: takes a PIL image, gives a tensor; instead of the default (RGB, 0..1, ImageNet mean and deviation).
         skip_bad: how many unreadable images may be set aside; beyond that reading stops with the file's name.
+        views: how often each image is there: first as it is, then in distorted views, view after view; the same at each reading.
+        augmentation: what distorted views are: `crop`, or `crop_mirror`, where left and right do not matter.
 
     Raises:
         SelfInformedError: the source is none of these, or disagrees with the labels.
     """
     space = labels if isinstance(labels, LabelSpace) or labels is None else LabelSpace(labels)
-    if isinstance(source, Examples):
-        return source
+    transforms = [transform or image_transform(image_size)]
+    if augmentation is not None or views != 1:
+        if augmentation is None or augmentation not in get_args(Augmentation) or views < 2:
+            ways = " or ".join(get_args(Augmentation))
+            raise SelfInformedError(f"data: distorted views want augmentation {ways} and at least 2 views; got {augmentation} and {views}")
+        transforms += [augmenting_transform(image_size, view, augmentation) for view in range(1, views)]
+    from_images = partial(_from_images, transforms=transforms, skip_bad=skip_bad, about=f"{augmentation} {views}".encode() if augmentation else b"")
     if isinstance(source, str | Path):
         path = Path(source)
-        to_tensor = transform or image_transform(image_size)
         if shards := TarShards.named(path):
-            return _from_images(TarShards.indexed(shards, space), to_tensor, skip_bad)
+            return from_images(TarShards.indexed(shards, space))
         if path.is_dir():
-            return _from_images(ImageFiles.from_folder(path, space), to_tensor, skip_bad)
+            return from_images(ImageFiles.from_folder(path, space))
         if path.suffix in {".csv", ".parquet"}:
-            return _from_images(ImageFiles.from_manifest(path, space), to_tensor, skip_bad)
+            return from_images(ImageFiles.from_manifest(path, space))
         if path.suffix == ".npz":
+            _check_single_view(views)
             with naming(path):
                 return _from_arrays(*_read_npz(path), space)
         problem = "does not exist" if not path.exists() else "is no folder, .csv, .parquet, .tar or .npz file"
         raise SelfInformedError(f"data: {path} {problem}; expected a folder of images, a manifest, tar shards or an .npz file")
+    if HubDataset.is_one(source) and (found := HubDataset.of(source, space)).image is not None:
+        return from_images(found)
+    _check_single_view(views)
+    if isinstance(source, Examples):
+        return source
+    if HubDataset.is_one(source):
+        return Examples(found.read_inputs, as_targets(found.targets, len(found.labels)), found.labels, found.names, skip_bad, content=found.content)
     if isinstance(source, tuple) and len(source) == 2:
         return _from_arrays(*source, space)
-    if HubDataset.is_one(source):
-        return _from_hub(source, space, transform or image_transform(image_size), skip_bad)
     if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
         return _from_map_style(source, space, skip_bad)
     raise SelfInformedError(
@@ -173,18 +187,22 @@ def take_inputs(inputs: Inputs, rows: Any) -> Inputs:
     return inputs[rows]
 
 
-def _from_images(images: Images, transform: Transform, skip_bad: int) -> Examples:
+def _from_images(images: Images, transforms: Sequence[Transform], skip_bad: int, about: bytes) -> Examples:
+    """Each image through the first transform, then each through the second, and so on; `about` says what they are."""
+    n, names = len(images.targets), images.names
+    if len(transforms) > 1:
+        names = [*names, *(f"{name} (view {view})" for view in range(1, len(transforms)) for name in names)]
+
     def read(rows: Sequence[int]) -> Inputs:
-        return _stacked([images.read(row, transform) for row in rows], [images.names[row] for row in rows])
+        return _stacked([images.read(row % n, transforms[row // n]) for row in rows], [names[row] for row in rows])
 
-    return Examples(read, as_targets(images.targets, len(images.labels)), images.labels, images.names, skip_bad, content=images.content)
+    targets = as_targets(images.targets * len(transforms), len(images.labels))
+    return Examples(read, targets, images.labels, names, skip_bad * len(transforms), content=lambda: images.content() + about)
 
 
-def _from_hub(source: Any, labels: LabelSpace | None, transform: Transform, skip_bad: int) -> Examples:
-    found = HubDataset.of(source, labels)
-    if found.image is not None:
-        return _from_images(found, transform, skip_bad)
-    return Examples(found.read_inputs, as_targets(found.targets, len(found.labels)), found.labels, found.names, skip_bad, content=found.content)
+def _check_single_view(views: int) -> None:
+    if views != 1:
+        raise SelfInformedError("data: only images, in a folder, manifest, tar shards or a column, have distorted views; leave augmentation out")
 
 
 def _from_arrays(inputs: Any, targets: Any, labels: LabelSpace | None) -> Examples:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -23,12 +25,15 @@ _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # what Pillow m
 _MOST_PIXELS = 2**27  # of an image, before it is decoded and after it is resized
 MOST_BYTES = 2**28  # of an image file
 _MOST_CHARACTERS = 2**14  # of a path or a label in a parquet manifest
+_BILINEAR = 2  # Pillow's number
 _MEAN = torch.tensor([0.485, 0.456, 0.406]).reshape(3, 1, 1)  # ImageNet's, as torchvision and timm use them
 _DEVIATION = torch.tensor([0.229, 0.224, 0.225]).reshape(3, 1, 1)
 
 
 Transform = Callable[[Any], torch.Tensor]
 """Takes a PIL image, gives a tensor."""
+Augmentation = Literal["crop", "crop_mirror"]
+"""What distorted views of an image are: a random part of it, perhaps mirrored."""
 
 
 class Images(Protocol):
@@ -134,10 +139,41 @@ def image_transform(size: int | None) -> Transform:
                 raise ValueError(f"{image.width:,} x {image.height:,} pixels would be {width:,} x {height:,} before it is cropped")
             left, top = (width - size) // 2, (height - size) // 2
             image = image.resize((width, height)).crop((left, top, left + size, top + size))
-        pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
-        return (pixels / 255.0 - _MEAN) / _DEVIATION
+        return _pixels(image)
 
     return transform
+
+
+def augmenting_transform(size: int | None, view: int, augmentation: Augmentation) -> Transform:
+    """PIL image to a distorted view float [3, size, size], resized from a random part of it: 35 to 100% of its area, its sides' ratio changed by at
+    most a third (Szegedy et al. 2015, as torchvision's RandomResizedCrop); for `crop_mirror` half of them with left and right exchanged.
+
+    A number of view gives the same view of the same image each time.
+
+    Args:
+        size: side in pixels; None for the image's own.
+        view: which view.
+        augmentation: what may be done.
+    """
+
+    def transform(image: Any) -> torch.Tensor:
+        image = image.convert("RGB")
+        rng = np.random.default_rng([view, zlib.crc32(image.tobytes())])
+        width, height = image.size
+        ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+        area = rng.uniform(0.35, 1.0) * width * height
+        wide, high = (min(side, math.sqrt(part)) for side, part in ((width, area * ratio), (height, area / ratio)))
+        left, top = rng.uniform(0, width - wide), rng.uniform(0, height - high)
+        whole = image.size if size is None else (size, size)
+        view_of = image.resize(whole, box=(left, top, left + wide, top + high), resample=_BILINEAR)
+        pixels = _pixels(view_of)
+        return pixels.flip(2) if augmentation == "crop_mirror" and rng.random() < 0.5 else pixels
+
+    return transform
+
+
+def _pixels(image: Any) -> torch.Tensor:
+    return (torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1) / 255.0 - _MEAN) / _DEVIATION
 
 
 def label_names(labels: Any) -> list[str]:

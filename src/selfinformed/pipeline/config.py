@@ -50,7 +50,10 @@ class RunConfig:
     image_size: int | None = _option(None, "side in pixels to which images are resized and cropped (default: as they are)")
     skip_bad: int = _option(0, "how many unreadable images per data set may be set aside")
     fonts: str | None = _option(None, "folder of typefaces for the glyphs (default: matplotlib's)")
-    views: int = _option(2, "distorted views of each training glyph")
+    views: int = _option(2, "views of each training glyph, all distorted, or with augmentation of each training image, the first as it is")
+    augmentation: Literal["crop", "crop_mirror"] | None = _option(
+        None, "distorted views of training images: crop (random parts, resized), or crop_mirror where left and right do not matter; docs/your-data.md"
+    )
     mapping: str | None = _option(None, "CSV with source,target label names: recall at k on that subset (the paper's Figure 2)")
     top_groups: tuple[int, ...] | None = _option(
         None, "heads that an example may run, those its scores point to, e.g. 1,2,4: conditional.json and figures/conditional.png"
@@ -85,7 +88,7 @@ class RunConfig:
     )  # fmt: skip
     schedule: Literal["one_cycle", "cosine", "constant"] = _option("one_cycle", "of the learning rates over all passes")
     weight_decay: float = _option(1e-4, "weight decay of AdamW")
-    epsilon: float = _option(1e-8, "epsilon of AdamW; 1e-4 to 1e-3, with higher learning rates, where thousands of labels are logistic")
+    epsilon: float | None = _option(None, "epsilon of AdamW (default: 1e-8, or 1e-4 for logistic outputs; with thousands of those and higher rates 1e-3)")
     label_smoothing: float = _option(0.0, "share of each target, 0 to 1, that is spread over all labels")
     logit_adjustment: float = _option(0.0, "tau: train on scores plus tau times the log of the labels' frequencies, for rare labels (Menon et al. 2021)")
     class_weights: float = _option(0.0, "beta, 0 to 1, e.g. 0.999: weight examples by their labels' effective numbers (Cui et al. 2019)")
@@ -261,7 +264,13 @@ _TOGETHER: dict[str, tuple[Callable[[RunConfig], bool], str]] = {
         lambda c: c.hidden is not None and (c.depth, c.capacity, c.dense_share) != (1, "uniform", 0.0),
         "depth, capacity and dense_share say how a budget becomes widths; leave them out, or hidden",
     ),
-    "views": (lambda c: c.views != RunConfig.views and c.train != "glyphs", "distorted views are drawn of glyphs alone; leave it out"),
+    "views": (
+        lambda c: c.views != RunConfig.views and c.train != "glyphs" and not c.augmentation,
+        "distorted views of images want augmentation: crop or crop_mirror beside it",
+    ),
+    "augmentation": (
+        lambda c: c.augmentation is not None and (c.train == "glyphs" or c.views < 2), "it makes distorted views of images: give images, and at least 2 views"
+    ),
     "keep_classifier": (lambda c: c.residual == 0 and not c.keep_classifier, "with residual 0 the classifier stays as it is; leave keep_classifier at true"),
     "arms": (
         lambda c: "views" in (c.arms or ()) and not c.second_view,

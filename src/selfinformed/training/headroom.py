@@ -26,7 +26,7 @@ from selfinformed.structure.plans import HeadPlan, plan
 from selfinformed.training.features import FeatureStore, Model, metrics_of, rank, score_batches
 from selfinformed.training.fitting import fit
 from selfinformed.training.forecasting import WORTH_IT, Diagnosis, Forecast, Judged, Limit, foresee
-from selfinformed.training.recipe import Recipe
+from selfinformed.training.recipe import RESIDUALS, Recipe
 from selfinformed.training.structures import changed, seen_of
 
 if TYPE_CHECKING:
@@ -177,8 +177,8 @@ def probe(
 
     All of it is judged on hold-out data, from which nothing else is taken. On cached features it trains, each for `epochs` passes or as many steps:
     the classifier alone; at each attach point (and over all side by side, where none is a map) a wide dense head that no budget binds and one
-    that keeps to the budget, each once for every residual; and the best wide head on half of the examples. That is 6 trainings as `fit` does them,
-    and with p > 1 attach points 6 + 4p; half of the training features, and as many as there are hold-out examples, are held in memory beside the rest.
+    that keeps to the budget, each once for every residual; and the best wide head on half of the examples. That is 8 trainings as `fit` does them,
+    and with p > 1 attach points 8 + 6p; half of the training features, and as many as there are hold-out examples, are held in memory beside the rest.
 
     Args:
         net: the wrapped network, perhaps with several attach points; see `with_earlier_points`.
@@ -190,7 +190,7 @@ def probe(
         seed: of the training, the halves and the samples.
         budget: extra multiply-adds, as a share of the base's, for which to forecast the gain.
         rates: factors of the learning rates that the forecast's candidates are trained with; everything else uses the first.
-        residuals: shares of the base's scores that heads see in training (default: the recipe's where it has one, else 1 and 0).
+        residuals: shares of the base's scores that heads see in training (default: the recipe's where it has one, else 1, 0.25 and 0, as a search).
         **training: further options of `fit`.
 
     Raises:
@@ -207,7 +207,7 @@ def probe(
     sample, half = (_take(train, rng.permutation(len(train))[:n]) for n in (len(holdout), len(train) // 2))
 
     own = Recipe.of(training.get("recipe")).residual
-    tried_residuals = residuals or ((1.0, 0.0) if own == 1 else (own,))
+    tried_residuals = residuals or (RESIDUALS if own == 1 else (own,))
 
     def trained(heads: HeadPlan, store: FeatureStore, passes: float, rate: float = rates[0], residual: float = 1.0) -> AugmentedClassifier:
         aug = augment(net, heads, seed=seed)

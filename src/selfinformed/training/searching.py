@@ -27,7 +27,7 @@ from selfinformed.runtime.progress import progress
 from selfinformed.runtime.tabular import Table, frame
 from selfinformed.structure.counts import ConfusionCounts, Kind
 from selfinformed.structure.plans import HeadPlan
-from selfinformed.training.features import FeatureStore, rank
+from selfinformed.training.features import FeatureStore, HeadInput, rank
 from selfinformed.training.recipe import RESIDUALS, REVISION, Recipe
 from selfinformed.training.structures import Builder, Choice, Structure
 
@@ -40,7 +40,8 @@ _KEPT = 3  # one in so many goes on to the next round, which trains so many time
 
 @dataclass(frozen=True)
 class Space:
-    """The values a search chooses from; see `Choice`. Up to a third of the candidates are dense heads, of its depths, shared layers, rates and residuals."""
+    """The values a search chooses from; see `Choice`. Up to a third of the candidates are dense heads, of its depths, shared layers, rates,
+    residuals and inputs."""
 
     grouping: Sequence[str] = ("confusions", "codetections", "both", "balanced", "hinton", "greedy", "dense")
     n_groups: Sequence[int] = (3, 6, 12, 24, 48)
@@ -58,6 +59,7 @@ class Space:
     linear: Sequence[bool] = (True, False)
     rate: Sequence[float] = (1.0, 0.5, 0.25)
     residual: Sequence[float] = RESIDUALS
+    head_input: Sequence[HeadInput | None] = (None,)
 
     def __post_init__(self) -> None:
         for name, values in vars(self).items():
@@ -77,7 +79,7 @@ class Space:
 
     def dense(self) -> list[Choice]:
         """Every dense head of the space that is run on all examples and reads features as they are."""
-        names = ("depth", "attach", "kernel", "shared", "linear", "rate", "residual")
+        names = ("depth", "attach", "kernel", "shared", "linear", "rate", "residual", "head_input")
         parts = itertools.product(*(getattr(self, name) for name in names))
         return list(dict.fromkeys(Choice("dense", **dict(zip(names, values, strict=True))) for values in parts))
 
@@ -115,10 +117,13 @@ class Space:
             room = max(1, number // 3)
             others = [given[i] for i in sorted(rng.permutation(len(given) - 1)[: room - 1] + 1)]  # the first is the plainest
             found |= dict.fromkeys([given[0], *others])
+        only_dense = {*self.grouping} == {"dense"}
         for _ in range(50 * number):
             if len(found) >= number:
                 break
-            found.setdefault(settled(self.draw(rng)))
+            drawn = settled(self.draw(rng))
+            if only_dense or not drawn.is_dense:
+                found.setdefault(drawn)
         return list(found)
 
 

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from selfinformed.structure.counts import ConfusionCounts, Kind
 from selfinformed.structure.detections import default_top_k
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import Capacity, HeadPlan, plan
-from selfinformed.training.features import FeatureStore, score_batches
+from selfinformed.training.features import FeatureStore, HeadInput, score_batches
 from selfinformed.training.fitting import History, fit, guess_output
 from selfinformed.training.joining import Join, NewClassifier, classifier_for
 from selfinformed.training.recipe import Recipe
@@ -54,6 +54,7 @@ class Choice:
         linear: whether that layer is linear (low-rank heads).
         rate: factor of all learning rates: wide layers want lower ones.
         residual: share of the base's logits that heads see in training; see `Recipe`. Always 1 where only some examples run heads.
+        head_input: what becomes of the features that heads read, `whitened`, `standardised` or `raw`; None: as `fit` is told.
     """
 
     grouping: str = "confusions"
@@ -72,6 +73,7 @@ class Choice:
     linear: bool = True
     rate: float = 1.0
     residual: float = 1.0
+    head_input: HeadInput | None = None
 
     def __post_init__(self) -> None:
         if self.grouping == "dense":  # one structure should have one name
@@ -127,6 +129,8 @@ class Choice:
             parts.append(f"learning rates x{self.rate:g}")
         if self.residual != 1:
             parts.append(seen_of(self.residual))
+        if self.head_input is not None:
+            parts.append(f"on {self.head_input} input")
         return ", ".join(parts)
 
 
@@ -141,6 +145,7 @@ class Structure:
         rate: factor of all learning rates of `fit`.
         description: in words.
         residual: of the recipe that trains it.
+        head_input: of `fit`; None: as it is told.
     """
 
     plan: HeadPlan
@@ -149,6 +154,7 @@ class Structure:
     description: str = ""
     rate: float = 1.0
     residual: float = 1.0
+    head_input: HeadInput | None = None
 
     @property
     def is_conditional(self) -> bool:
@@ -167,7 +173,8 @@ class Structure:
         aug = augment(net, self.plan, classifier=classifier_for(self.residual, classifier), seed=seed)
         aug.output = training.get("output") or aug.output or guess_output(train.targets)
         with aug.conditional(self.top_groups, share=self.share, chance=chance) if self.is_conditional else nullcontext():
-            history = fit(aug, train, holdout=holdout, seed=seed, **changed(training, self.rate, self.residual))
+            options = changed(training, self.rate, self.residual) | ({"head_input": self.head_input} if self.head_input else {})
+            history = fit(aug, train, holdout=holdout, seed=seed, **options)
         if self.share < 1 and chance is None:
             judged = train if holdout is None else holdout
             aug.above = float(np.quantile(uncertainties(aug, judged if isinstance(judged, FeatureStore) else FeatureStore.build(net, judged)), 1 - self.share))
@@ -185,7 +192,8 @@ class Structure:
 
     def to_dict(self) -> dict[str, Any]:
         content = {"plan": self.plan.to_dict(), "top_groups": self.top_groups, "share": self.share, "rate": self.rate, "description": self.description}
-        return content if self.residual == 1 else content | {"residual": self.residual}
+        content |= {"residual": self.residual} if self.residual != 1 else {}
+        return content | ({"head_input": self.head_input} if self.head_input else {})
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], where: str = "structure") -> Structure:
@@ -194,9 +202,11 @@ class Structure:
             top_groups, residual = content["top_groups"], float(content.get("residual", 1.0))  # files of earlier versions have none
             if not 0 <= residual <= 1:
                 raise ValueError(f"residual {residual}")
+            if (head_input := content.get("head_input")) not in (None, *get_args(HeadInput)):
+                raise ValueError(f"head_input {head_input}")
             return cls(
                 HeadPlan.from_dict(content["plan"], where), None if top_groups is None else int(top_groups), float(content["share"]),
-                str(content["description"]), float(content["rate"]), residual,
+                str(content["description"]), float(content["rate"]), residual, head_input,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise SelfInformedError(f"{where}: not a valid structure ({error!r}); delete it to have it made again") from None
@@ -292,7 +302,7 @@ class Builder:
             budget *= _MARGIN
         if choice.grouping == "dense":
             heads = self._plan(choice, LabelGroups.everything(self.net.n_labels), budget, [choice.share])
-            return Structure(heads, None, choice.share, str(choice), choice.rate, choice.residual)
+            return Structure(heads, None, choice.share, str(choice), choice.rate, choice.residual, choice.head_input)
         groups = self.groups(choice)
         dense = choice.dense_share
         heads = self._plan(choice, groups, budget * (1 - dense), self._usage(groups, choice))
@@ -304,7 +314,7 @@ class Builder:
             shared = heads.shared_multiply_adds * choice.share / self.net.cost.multiply_adds if choice.shared else 0.0
             heads += self._plan(beside, LabelGroups.everything(self.net.n_labels), budget * dense + shared, [choice.share])
         top_groups = None if choice.top_groups is None else choice.top_groups + (dense > 0)
-        return Structure(heads, top_groups, choice.share, str(choice), choice.rate, choice.residual)
+        return Structure(heads, top_groups, choice.share, str(choice), choice.rate, choice.residual, choice.head_input)
 
     def groups(self, choice: Choice) -> LabelGroups:
         """The groups of a choice."""
