@@ -94,8 +94,7 @@ def measure(task: Task) -> dict[str, Any]:
     builder = Builder(net, task.holdout, task.budget)
     plans = {kind: builder.structure(Choice(kind, N_GROUPS)).plan for kind in ("confusions", "codetections", "hinton")}
     said(f"{task.name} {task.kind}: {net}")
-    room = probe(net, task.train, task.holdout, groups=plans["confusions"].groups, epochs=task.epochs, budget=task.budget, rates=TUNING, **task.training)
-    said(room.verdict)
+    forecast = forecast_of(task, plans["confusions"].groups)
     found = search(
         net, task.train, task.holdout, budget=task.budget, space=task.space, candidates=task.candidates, rounds=task.rounds, epochs=task.epochs,
         counts={kind: builder.counts(kind) for kind in ("confusions", "codetections")}, journal=task.folder / "search.jsonl", **task.training,
@@ -116,7 +115,7 @@ def measure(task: Task) -> dict[str, Any]:
         "kind": task.kind, "labels": net.n_labels, "features": net.feature_size, "multiply_adds": net.cost.multiply_adds,
         "labels_per_group_and_feature": net.n_labels / (N_GROUPS * net.feature_size), "examples": [len(task.train), len(task.holdout), len(task.test)],
         "epochs": task.epochs, "budget": task.budget, "base_seconds": task.base_seconds,
-        "probe": room.to_dict() | {"groups": [], "labels": []}, "forecast_gain": room.forecast.gain, "gained": 100 * gain["mean"],
+        **forecast, "gained": 100 * gain["mean"],
         "search": {k: v for k, v in found.to_dict().items() if k not in ("best", "dense", "plan")} | {
             "best": found.best.description, "dense": found.dense.description},
         "comparison": {"rows": table.rows, "summary": table.summary(), "verdict": table.verdict, "about": table.about},
@@ -125,6 +124,13 @@ def measure(task: Task) -> dict[str, Any]:
         "curve": curve(task, found.trials, found.best.description, table.about["tuned"], task.curve),
         "speed": speed(task, table), "seconds": round(time.perf_counter() - start),
     }  # fmt: skip
+
+
+def forecast_of(task: Task, groups: LabelGroups) -> dict[str, Any]:
+    """What the probe says of a base."""
+    room = probe(task.net, task.train, task.holdout, groups=groups, epochs=task.epochs, budget=task.budget, rates=TUNING, **task.training)
+    said(room.verdict)
+    return {"probe": room.to_dict() | {"groups": [], "labels": []}, "forecast_gain": room.forecast.gain}
 
 
 def further(task: Task, found: SearchResult, table: Comparison) -> dict[str, Any]:

@@ -178,6 +178,18 @@ def test_examples_are_opened_once(config):
     assert inputs.examples("test").labels is inputs.examples("train").labels
 
 
+def test_training_images_alone_are_seen_in_several_views(config, tmp_path):
+    for split in ("train", "holdout"):
+        for label in "ab":
+            (tmp_path / split / label).mkdir(parents=True)
+            Image.new("RGB", (9, 8), "red").save(tmp_path / split / label / "0.png")
+    sources = {"train": str(tmp_path / "train"), "holdout": str(tmp_path / "holdout"), "image_size": 4}
+    seen = Inputs(replace(config, **sources, views=3, augmentation="crop"))
+    assert (len(seen.examples("train")), len(seen.examples("holdout"))) == (6, 2)
+    assert seen.examples("train").read(range(6)).shape == (6, 3, 4, 4)
+    assert len(Inputs(replace(config, **sources)).examples("train")) == 2  # `views` alone is of glyphs
+
+
 def test_splits_that_are_not_named(config):
     with pytest.raises(SelfInformedError, match="test: the configuration names no test examples; add `test: FOLDER"):
         Inputs(replace(config, test="")).examples("test")

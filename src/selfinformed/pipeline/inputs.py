@@ -145,8 +145,11 @@ class Inputs:
             labels = LabelSpace(names) if names else None
         if labels is None and split != "train" and self.config.train:
             labels = self.examples("train").labels  # the label set is the training data's
-        more = {"views": self.config.views, "augmentation": self.config.augmentation} if split == "train" and self.config.augmentation else {}
-        return open_dataset(source, labels, image_size=self.config.image_size, skip_bad=self.config.skip_bad, **more)
+        augmentation = self.config.augmentation if split == "train" else None
+        return open_dataset(
+            source, labels, image_size=self.config.image_size, skip_bad=self.config.skip_bad, views=self.config.views if augmentation else 1,
+            augmentation=augmentation,
+        )
 
     def _read_labels(self) -> LabelSpace | None:
         if not self.config.labels:
