@@ -37,7 +37,9 @@ class RunConfig:
     reduce: Literal["flatten", "mean", "channels_last_mean", "first", "map"] = _option(
         "flatten", "how a map or token sequence at the attach point becomes a vector; map: heads convolve over it"
     )
-    outputs: Literal["auto", "softmax", "logistic"] = _option("auto", "softmax: one label per example; logistic: several")
+    outputs: Literal["auto", "softmax", "logistic"] = _option(
+        "auto", "softmax: one label per example, ranked by probability; logistic: several, ranked by logit; auto: as the hold-out labels are"
+    )
     labels: str | None = _option(None, "text file with one label name per line, in the order of the network's outputs")
     train: str = _option("", "training examples: folder of images, .csv or .parquet manifest, .tar shards, .npz; or glyphs")
     holdout: str = _option("", "held-out examples for counts, probe, search and early stopping; or glyphs")

@@ -28,6 +28,7 @@ from selfinformed.runtime.device import choose_device
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.reading import check_file, check_tensors, naming, read_text, reason_of
 from selfinformed.structure.groups import LabelGroups
+from selfinformed.training.fitting import guess_output
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,7 +54,8 @@ class Inputs:
         try:
             return wrap(
                 model.eval(), examples.example_inputs(), labels=examples.labels,
-                classifier=config.classifier, attach=_attach_points(config), reduce=config.reduce, output=None if config.outputs == "auto" else config.outputs,
+                classifier=config.classifier, attach=_attach_points(config), reduce=config.reduce,
+                output=guess_output(examples.targets) if config.outputs == "auto" else config.outputs,
             )  # fmt: skip
         except SelfInformedError as error:
             if "example inputs" in str(error):
