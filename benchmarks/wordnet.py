@@ -10,7 +10,7 @@ import torch
 from bases import log_seconds
 from characters import PARTS
 from glosses import base, embedding_seconds, embeddings, examples, glosses
-from winning import Task, run
+from winning import RATES, Task, run
 
 from selfinformed.network.wrap import wrap
 from selfinformed.training.features import FeatureStore
@@ -47,7 +47,7 @@ def task(kind: str) -> Task:
     space = replace(SPACE, grouping=("confusions", "codetections"), n_groups=(6, 12), residual=(0.0, 0.25))  # none that corrects came near
     return Task(
         "wordnet", kind, net, train, holdout, test, None, log_seconds("wordnet", kind), 2.0, space, budget=0.01, candidates=18, rounds=1,
-        arms=arms, curve=(), tuning=None,
+        arms=arms, curve=(), tuning=None, training=RATES | {"recipe": {"epsilon": 1e-4}},
     )  # fmt: skip
 
 

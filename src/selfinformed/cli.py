@@ -145,7 +145,7 @@ def _literal(name: str) -> Any:
     from typing import Literal, get_type_hints
 
     hint = get_type_hints(RunConfig)[name]
-    return hint if get_origin(hint) is Literal else None
+    return next((part for part in (hint, *get_args(hint)) if get_origin(part) is Literal), None)
 
 
 def _parsed(name: str, value: str) -> Any:

@@ -217,13 +217,23 @@ def test_distorted_views_follow_the_images(folder):
     assert lists_of(seen) == 3 * lists_of(plain)
     assert torch.equal(seen.read(range(n)), plain.read(range(n)))
     assert torch.equal(seen.read([n + 1, 2])[1], plain.read([2])[0])
-    assert seen.names is not None
-    assert seen.names[n] == f"{plain.name(0)} (view 1)"
+    assert list(seen.names or ()) == [plain.name(i) + (f" (view {view})" if view else "") for view in range(3) for i in range(n)]
+    assert (seen.names or ())[-1:] == [f"{plain.name(n - 1)} (view 2)"]
+    assert (plain.n_views, seen.n_views) == (1, 3)
     others = [open_dataset(folder, image_size=8, views=views, augmentation=how) for views, how in ((2, "crop"), (3, "crop_mirror"))]
     assert len({examples.fingerprint for examples in (plain, seen, *others)}) == 4
 
 
-@pytest.mark.parametrize("options", [{"views": 2}, {"views": 0}, {"views": 1, "augmentation": "crop"}, {"views": 2, "augmentation": "rotate"}])
+def test_a_transform_of_ones_own_makes_all_views(folder):
+    seen = open_dataset(folder, transform=lambda image: torch.tensor([*image.size, 7]), views=2, augmentation="crop")
+    whole, part = seen.read(range(len(seen))).chunk(2)
+    assert torch.equal(whole, part)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"views": 2}, {"views": 0}, {"views": 2.5, "augmentation": "crop"}, {"views": 1, "augmentation": "crop"}, {"views": 2, "augmentation": "rotate"}],
+)
 def test_distorted_views_that_are_refused(folder, options):
     with pytest.raises(SelfInformedError, match="distorted views want augmentation crop or crop_mirror and at least 2 views; got"):
         open_dataset(folder, **options)

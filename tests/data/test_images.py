@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from selfinformed.data.images import ImageFiles, augmenting_transform, image_transform
+from selfinformed.data.images import ImageFiles, distorting, image_transform
 from selfinformed.data.labels import LabelSpace
 from selfinformed.runtime.errors import SelfInformedError
 
@@ -35,12 +36,16 @@ def test_every_mode_becomes_rgb_of_its_own_size(mode):
     assert tensor.dtype == torch.float32
 
 
+def seen_in(view: int, image: Image.Image, size: int | None = None, augmentation: Literal["crop", "crop_mirror"] = "crop") -> torch.Tensor:
+    return distorting(size, view, augmentation, image_transform(size))(image)
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 60), st.integers(1, 60), st.none() | st.integers(1, 40), st.integers(1, 9), st.sampled_from(["crop", "crop_mirror"]))
 def test_distorted_views_have_the_size_asked_for_and_no_new_colours(width, height, size, view, augmentation):
     image = Image.new("L", (width, height), 40)
     image.paste(200, (0, 0, width // 2, height))
-    seen = augmenting_transform(size, view, augmentation)(image)
+    seen = seen_in(view, image, size, augmentation)
     assert seen.shape == (3, size or height, size or width)
     low, high = (image_transform(None)(Image.new("L", (1, 1), grey)) for grey in (39, 201))
     assert ((seen >= low) & (seen <= high)).all()
@@ -48,25 +53,38 @@ def test_distorted_views_have_the_size_asked_for_and_no_new_colours(width, heigh
 
 def test_distorted_views_are_the_same_each_time_and_differ_from_one_another():
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8))
-    views = [augmenting_transform(16, view, "crop")(noise) for view in range(1, 6)]
-    assert all(torch.equal(view, augmenting_transform(16, i + 1, "crop")(noise)) for i, view in enumerate(views))
+    views = [seen_in(view, noise, 16) for view in range(1, 6)]
+    assert all(torch.equal(view, seen_in(i + 1, noise, 16)) for i, view in enumerate(views))
     assert len({view.numpy().tobytes() for view in views}) == 5
-    mirrored = [augmenting_transform(16, view, "crop_mirror")(noise) for view in range(1, 6)]
-    turned = [torch.equal(a.flip(2), b) for a, b in zip(views, mirrored, strict=True)]
+    mirrored = [seen_in(view, noise, 16, "crop_mirror") for view in range(1, 6)]
+    turned = [torch.allclose(a.flip(2), b, atol=0.02) for a, b in zip(views, mirrored, strict=True)]
     assert 0 < sum(turned) < 5
     assert all(torch.equal(a, b) for a, b, is_turned in zip(views, mirrored, turned, strict=True) if not is_turned)
 
 
-def test_distorted_views_show_parts_of_the_image():
-    """Of a ramp from black to white a part has a narrower range, and its left is darker than its right."""
-    ramp = Image.fromarray(np.tile(np.arange(200, dtype=np.uint8), (200, 1)))
-    for view in range(1, 20):
-        seen = augmenting_transform(20, view, "crop")(ramp)[0]
-        rows = (seen - seen[:1]).abs().amax()
-        assert rows < 0.02  # every row alike
-        assert (seen[0].diff() > 0).all()
-        spread = (seen[0, -1] - seen[0, 0]) * 0.229 * 255 / 200  # of the width; sides are 0.35 ** 0.5 / (4 / 3) ** 0.5 at least
-        assert 0.45 < spread < 1
+@pytest.mark.parametrize("size", [(200, 200), (240, 100), (60, 250)])
+@pytest.mark.parametrize("square", [True, False])
+def test_parts_keep_to_the_area_and_the_stretch_that_are_promised(size, square):
+    """Two ramps from 0 to 255 say which part of each side is seen."""
+    across, down = np.meshgrid(np.linspace(0, 255, size[0]), np.linspace(0, 255, size[1]))
+    ramps = Image.fromarray(np.stack([across, down, down], 2).round().astype(np.uint8))
+    for view in range(1, 40):
+        seen = distorting(100 if square else None, view, "crop", lambda part: torch.from_numpy(np.asarray(part).copy()).float())(ramps)
+        rows, columns, _ = seen.shape
+        edge = columns // 4, rows // 4  # not at the border, where resizing repeats pixels
+        wide = (seen[0, -edge[0], 0] - seen[0, edge[0], 0]).item() / 255 * columns / (columns - 2 * edge[0]) * size[0]
+        high = (seen[-edge[1], 0, 1] - seen[edge[1], 0, 1]).item() / 255 * rows / (rows - 2 * edge[1]) * size[1]
+        stretch = wide / high * rows / columns
+        assert 0.7 < stretch < 1.43  # pixels are whole numbers
+        ratio = wide / high
+        largest = min(size[0], size[1] * ratio) * min(size[1], size[0] / ratio)
+        assert 0.31 < wide * high / largest < 1.08
+
+
+def test_a_transform_of_ones_own_is_given_the_part():
+    parts = []
+    distorting(None, 1, "crop", lambda part: parts.append(part) or torch.zeros(1))(Image.new("L", (9, 7)))
+    assert parts[0].size == (9, 7)
 
 
 def test_pixels_are_normalised_as_imagenet():

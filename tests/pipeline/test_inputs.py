@@ -83,7 +83,14 @@ def test_options_reach_the_wrapper(config):
     assert (net.attach.module, net.attach.side, net.output) == ("0", "output", "logistic")
     net = Inputs(replace(config, attach="0:mean, 1", classifier="2")).network()
     assert net.attach_points == (AttachPoint("0", reduce="mean"), AttachPoint("1"))
-    assert Inputs(config).network().output is None
+
+
+def test_outputs_are_as_the_holdout_labels_are(config, tmp_path):
+    assert Inputs(config).network().output == "softmax"
+    with np.load(config.holdout) as file:
+        np.savez(tmp_path / "several.npz", inputs=file["inputs"], targets=np.eye(3, dtype=np.int64)[file["targets"]] | [1, 0, 0])
+    assert Inputs(replace(config, holdout=str(tmp_path / "several.npz"))).network().output == "logistic"
+    assert Inputs(replace(config, outputs="logistic")).network().output == "logistic"
 
 
 def test_volumes(config, tmp_path):

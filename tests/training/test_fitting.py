@@ -66,18 +66,6 @@ def test_epsilon_is_adamws(problem: Problem) -> None:
     assert 0 < moved(100.0) < 1e-3 < moved(1e-8)
 
 
-def test_epsilon_is_larger_for_logistic_outputs(either: Problem) -> None:
-    def trained(**recipe: float) -> dict[str, torch.Tensor]:
-        aug = augment(either.net, either.plan())
-        fit(aug, either.store("train"), epochs=1, recipe=recipe)
-        return weights(aug)
-
-    own, other = (1e-8, 1e-4) if either.train.targets.single else (1e-4, 1e-8)
-    usual = trained()
-    assert all(torch.equal(usual[name], value) for name, value in trained(epsilon=own).items())
-    assert not all(torch.equal(usual[name], value) for name, value in trained(epsilon=other).items())
-
-
 def test_same_seed_same_weights_other_seed_other_weights(problem: Problem) -> None:
     def trained(seed: int) -> dict[str, torch.Tensor]:
         torch.seed()  # the state outside does not matter

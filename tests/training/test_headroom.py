@@ -220,9 +220,21 @@ def test_nothing_is_trained_on_holdout_data(problem: Problem, monkeypatch) -> No
     train = problem.store("train")
     probe(problem.net, train, problem.store("holdout"), width=4, epochs=1)
     assert [(len(store), epochs) for store, epochs in trained] == [(1500, 1)] * 7 + [(750, 2)]  # three ways of training the heads
-    assert all(store is train for store, _ in trained[:5])
+    assert all(store is train for store, _ in trained[:7])
     rows = {tuple(row) for row in train.penultimate.tolist()}
-    assert {tuple(row) for row in trained[5][0].penultimate.tolist()} <= rows
+    half = {tuple(row) for row in trained[7][0].penultimate.tolist()}
+    assert len(half) == 750
+    assert half <= rows
+
+
+def test_half_of_the_examples_is_half_in_every_view(problem: Problem, monkeypatch) -> None:
+    trained: list[FeatureStore] = []
+    monkeypatch.setattr(module, "fit", lambda aug, train, **options: trained.append(train) or fit(aug, train, **options))
+    images = problem.train.take(range(300))
+    probe(problem.net, FeatureStore.build(problem.net, [images, images]), problem.store("holdout"), width=4, epochs=1)
+    half = trained[-1]
+    assert len(half) == 300
+    assert torch.equal(half.penultimate[:150], half.penultimate[150:])
 
 
 def test_halves_are_judged_as_they_are_alone(either: Problem) -> None:

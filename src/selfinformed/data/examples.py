@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, overload
 
 import numpy as np
 import torch
 
 from selfinformed.data.hub_datasets import HubDataset
-from selfinformed.data.images import Augmentation, ImageFiles, Images, Transform, augmenting_transform, image_transform
+from selfinformed.data.images import Augmentation, ImageFiles, Images, Transform, distorting, image_transform
 from selfinformed.data.labels import LabelSpace
 from selfinformed.data.tar_shards import TarShards
 from selfinformed.data.targets import Targets, as_targets
@@ -40,6 +40,7 @@ class Examples:
         skip_bad: how many unreadable examples may be set aside.
         skipped: messages of those set aside so far.
         content: gives bytes that change when the inputs do (hashes of arrays; sizes and times of files).
+        n_views: how many views of the same inputs follow one another.
     """
 
     read: Callable[[Sequence[int]], Inputs]
@@ -49,6 +50,7 @@ class Examples:
     skip_bad: int = 0
     skipped: dict[int, str] = field(default_factory=dict)
     content: Callable[[], bytes] = bytes
+    n_views: int = 1
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -145,10 +147,11 @@ def open_dataset(
     space = labels if isinstance(labels, LabelSpace) or labels is None else LabelSpace(labels)
     transforms = [transform or image_transform(image_size)]
     if augmentation is not None or views != 1:
-        if augmentation is None or augmentation not in get_args(Augmentation) or views < 2:
+        if augmentation is None or augmentation not in get_args(Augmentation) or not isinstance(views, int) or views < 2:
             ways = " or ".join(get_args(Augmentation))
             raise SelfInformedError(f"data: distorted views want augmentation {ways} and at least 2 views; got {augmentation} and {views}")
-        transforms += [augmenting_transform(image_size, view, augmentation) for view in range(1, views)]
+        size = None if transform else image_size
+        transforms += [distorting(size, view, augmentation, transforms[0]) for view in range(1, views)]
     from_images = partial(_from_images, transforms=transforms, skip_bad=skip_bad, about=f"{augmentation} {views}".encode() if augmentation else b"")
     if isinstance(source, str | Path):
         path = Path(source)
@@ -191,13 +194,36 @@ def _from_images(images: Images, transforms: Sequence[Transform], skip_bad: int,
     """Each image through the first transform, then each through the second, and so on; `about` says what they are."""
     n, names = len(images.targets), images.names
     if len(transforms) > 1:
-        names = [*names, *(f"{name} (view {view})" for view in range(1, len(transforms)) for name in names)]
+        names = _NamesOfViews(names, len(transforms))
 
     def read(rows: Sequence[int]) -> Inputs:
         return _stacked([images.read(row % n, transforms[row // n]) for row in rows], [names[row] for row in rows])
 
     targets = as_targets(images.targets * len(transforms), len(images.labels))
-    return Examples(read, targets, images.labels, names, skip_bad * len(transforms), content=lambda: images.content() + about)
+    return Examples(
+        read, targets, images.labels, names, skip_bad * len(transforms), content=lambda: images.content() + about, n_views=len(transforms)
+    )
+
+
+@dataclass(frozen=True)
+class _NamesOfViews(Sequence[str]):
+    """Names of images, then of their views, view after view."""
+
+    of_images: Sequence[str]
+    n_views: int
+
+    def __len__(self) -> int:
+        return len(self.of_images) * self.n_views
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[str]: ...
+    def __getitem__(self, row: int | slice) -> str | list[str]:
+        if isinstance(row, slice):
+            return [self[i] for i in range(*row.indices(len(self)))]
+        view, image = divmod(range(len(self))[row], len(self.of_images))
+        return f"{self.of_images[image]} (view {view})" if view else self.of_images[image]
 
 
 def _check_single_view(views: int) -> None:

@@ -25,7 +25,7 @@ _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # what Pillow m
 _MOST_PIXELS = 2**27  # of an image, before it is decoded and after it is resized
 MOST_BYTES = 2**28  # of an image file
 _MOST_CHARACTERS = 2**14  # of a path or a label in a parquet manifest
-_BILINEAR = 2  # Pillow's number
+_BILINEAR, _MIRROR = 2, 0  # Pillow's numbers
 _MEAN = torch.tensor([0.485, 0.456, 0.406]).reshape(3, 1, 1)  # ImageNet's, as torchvision and timm use them
 _DEVIATION = torch.tensor([0.229, 0.224, 0.225]).reshape(3, 1, 1)
 
@@ -133,47 +133,46 @@ def image_transform(size: int | None) -> Transform:
     def transform(image: Any) -> torch.Tensor:
         image = image.convert("RGB")
         if size is not None:
-            scale = size / min(image.size)
-            width, height = (max(size, round(side * scale)) for side in image.size)
-            if width * height > _MOST_PIXELS:
-                raise ValueError(f"{image.width:,} x {image.height:,} pixels would be {width:,} x {height:,} before it is cropped")
+            width, height = _resized(image, size)
             left, top = (width - size) // 2, (height - size) // 2
             image = image.resize((width, height)).crop((left, top, left + size, top + size))
-        return _pixels(image)
+        pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
+        return (pixels / 255.0 - _MEAN) / _DEVIATION
 
     return transform
 
 
-def augmenting_transform(size: int | None, view: int, augmentation: Augmentation) -> Transform:
-    """PIL image to a distorted view float [3, size, size], resized from a random part of it: 35 to 100% of its area, its sides' ratio changed by at
-    most a third (Szegedy et al. 2015, as torchvision's RandomResizedCrop); for `crop_mirror` half of them with left and right exchanged.
+def distorting(size: int | None, view: int, augmentation: Augmentation, transform: Transform) -> Transform:
+    """What transforms a random part of a PIL image instead of the image: resized to [size, size], or to the image's own size, and for `crop_mirror`
+    mirrored half of the time.
 
-    A number of view gives the same view of the same image each time.
-
-    Args:
-        size: side in pixels; None for the image's own.
-        view: which view.
-        augmentation: what may be done.
+    The part's sides are in another ratio than those it is resized to, by at most a third either way, and its area is 35 to 100% of the largest such part
+    (after Szegedy et al. 2015). A number of view gives the same part of the same image each time.
     """
 
-    def transform(image: Any) -> torch.Tensor:
+    def distort(image: Any) -> torch.Tensor:
         image = image.convert("RGB")
+        if size is not None:
+            _resized(image, size)
         rng = np.random.default_rng([view, zlib.crc32(image.tobytes())])
         width, height = image.size
-        ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
-        area = rng.uniform(0.35, 1.0) * width * height
-        wide, high = (min(side, math.sqrt(part)) for side, part in ((width, area * ratio), (height, area / ratio)))
+        ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3))) * (width / height if size is None else 1)
+        wide = min(width, height * ratio) * math.sqrt(rng.uniform(0.35, 1.0))
+        high = min(wide / ratio, height)
         left, top = rng.uniform(0, width - wide), rng.uniform(0, height - high)
-        whole = image.size if size is None else (size, size)
-        view_of = image.resize(whole, box=(left, top, left + wide, top + high), resample=_BILINEAR)
-        pixels = _pixels(view_of)
-        return pixels.flip(2) if augmentation == "crop_mirror" and rng.random() < 0.5 else pixels
+        part = image.resize(image.size if size is None else (size, size), resample=_BILINEAR, box=(left, top, left + wide, top + high))
+        return transform(part.transpose(_MIRROR) if augmentation == "crop_mirror" and rng.random() < 0.5 else part)
 
-    return transform
+    return distort
 
 
-def _pixels(image: Any) -> torch.Tensor:
-    return (torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1) / 255.0 - _MEAN) / _DEVIATION
+def _resized(image: Any, size: int) -> tuple[int, int]:
+    """Width and height when the shorter side has that size."""
+    scale = size / min(image.size)
+    width, height = (max(size, round(side * scale)) for side in image.size)
+    if width * height > _MOST_PIXELS:
+        raise ValueError(f"{image.width:,} x {image.height:,} pixels would be {width:,} x {height:,} before it is cropped")
+    return width, height
 
 
 def label_names(labels: Any) -> list[str]:

@@ -293,7 +293,7 @@ def compare(
         done.add(arm, seed, bench.judged(arm, aug, top_k, seed), seconds, head_seconds)
     about = {
         "date": date.today().isoformat(), "grouping": plan.groups.method,
-        "seeds": seeds, "epochs": epochs, "n_train": len(train), "n_test": len(test), "versions": versions(), "machine": machine(),
+        "seeds": seeds, "epochs": epochs, "n_train": train.n_inputs, "n_test": len(test), "versions": versions(), "machine": machine(),
         "tuned": {arm: _tuning(done, of, tries[of]) for arm, of in tuned.items()}, "searched": searched and searched.description,
     }  # fmt: skip
     rows = [done.rows[key] for key in wanted]

@@ -90,7 +90,7 @@ class RunConfig:
     )  # fmt: skip
     schedule: Literal["one_cycle", "cosine", "constant"] = _option("one_cycle", "of the learning rates over all passes")
     weight_decay: float = _option(1e-4, "weight decay of AdamW")
-    epsilon: float | None = _option(None, "epsilon of AdamW (default: 1e-8, or 1e-4 for logistic outputs; with thousands of those and higher rates 1e-3)")
+    epsilon: float = _option(1e-8, "epsilon of AdamW; 1e-4 to 1e-3, with higher learning rates, where thousands of labels are logistic")
     label_smoothing: float = _option(0.0, "share of each target, 0 to 1, that is spread over all labels")
     logit_adjustment: float = _option(0.0, "tau: train on scores plus tau times the log of the labels' frequencies, for rare labels (Menon et al. 2021)")
     class_weights: float = _option(0.0, "beta, 0 to 1, e.g. 0.999: weight examples by their labels' effective numbers (Cui et al. 2019)")
@@ -257,7 +257,7 @@ def _is_text(text: str) -> bool:
 _MOST_DEPTH = 8
 _SHARES = ("residual", "label_smoothing", "class_weights", "balanced_sampling", "soft_targets", "ema", "tail_average")
 _MOST = dict.fromkeys(_SHARES, 1) | {"n_labels": MOST_LABELS, "top_k": MOST_LABELS, "image_size": 2**14, "hidden": 2**20, "depth": 64,
-         "dense_share": 1, "attach_points": 64, "seed": 2**63 - 1}
+         "dense_share": 1, "attach_points": 64, "views": 1_000, "seed": 2**63 - 1}
 _MOST_NUMBER = 2**31 - 1  # of every other option
 _ABOVE_ZERO = ("temperature", "epsilon", "budget")
 _BELOW_ONE = ("label_smoothing", "class_weights", "ema", "dense_share")
@@ -271,7 +271,8 @@ _TOGETHER: dict[str, tuple[Callable[[RunConfig], bool], str]] = {
         "distorted views of images want augmentation: crop or crop_mirror beside it",
     ),
     "augmentation": (
-        lambda c: c.augmentation is not None and (c.train == "glyphs" or c.views < 2), "it makes distorted views of images: give images, and at least 2 views"
+        lambda c: c.augmentation is not None and (c.train == "glyphs" or c.train.endswith(".npz") or c.views < 2),
+        "it makes distorted views of images: give images as files, and at least 2 views",
     ),
     "keep_classifier": (lambda c: c.residual == 0 and not c.keep_classifier, "with residual 0 the classifier stays as it is; leave keep_classifier at true"),
     "arms": (

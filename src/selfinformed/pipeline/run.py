@@ -245,10 +245,10 @@ class Run:
         c = self.config
 
         def make() -> dict[str, Any]:
-            aug, features = self.augmented(), self.features("test")
+            aug, features, train = self.augmented(), self.features("test"), self.features("train")
             return judge(
                 aug, self.inputs.examples("test") if aug.base_was_tuned else features, c.map_k, base_test=features, groups=self.groups(),
-                mapping=self.inputs.mapping(), training_positives=self.features("train").targets.positives().tolist(),
+                mapping=self.inputs.mapping(), training_positives=train.targets.take(np.arange(train.n_inputs)).positives().tolist(),
             )  # fmt: skip
 
         return self._kept.json_stage("evaluate", "evaluation.json", make)

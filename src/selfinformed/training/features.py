@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,6 +38,7 @@ _FEATURES_AT_ONCE = 512
 _VALUES_AT_ONCE = 2**22
 _SHARE_OF_MEMORY = 0.5
 _DIGESTED = 16  # examples whose features a digest holds
+_SUSPICIOUS = 1 / 3  # mAP by logits of one-label examples as a share of top-1
 _NOTHING = "features: there is no example to read"
 
 
@@ -76,6 +78,11 @@ class FeatureStore:
 
     def __len__(self) -> int:
         return len(self.attached)
+
+    @property
+    def n_inputs(self) -> int:
+        """Examples that differ in more than their view: the first so many are one view of each. All N, where some view of an example could not be read."""
+        return len(self) if len(self) % self.n_views else len(self) // self.n_views
 
     def batch(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What heads and classifier read of some examples: float32 [b, D] and [b, P]."""
@@ -131,7 +138,8 @@ class FeatureStore:
             SelfInformedError: no example can be read; features are not finite, or beyond 65504 for float16; the disk is too small or full; the
                 folder holds features of another network, other data or another type; more examples are unreadable than `skip_bad` allows.
         """
-        n_views, examples = (1, examples) if isinstance(examples, Examples) else (len(examples), _one_after_another(examples))
+        examples = examples if isinstance(examples, Examples) else _one_after_another(examples)
+        n_views = examples.n_views
         check_labels(net, examples)
         if dtype not in get_args(FeatureType):
             raise SelfInformedError(f"dtype: expected {' or '.join(get_args(FeatureType))}; got {dtype!r}")
@@ -283,7 +291,8 @@ def _one_after_another(views: Sequence[Examples]) -> Examples:
 
     targets = first.targets.take(np.tile(np.arange(len(first)), len(views)))
     names = [name for view in views for name in view.names or ()] if all(view.names is not None for view in views) else None
-    return Examples(read, targets, first.labels, names, sum(view.skip_bad for view in views), content=lambda: "".join(v.fingerprint for v in views).encode())
+    content, n_views = (lambda: "".join(v.fingerprint for v in views).encode()), sum(view.n_views for view in views)
+    return Examples(read, targets, first.labels, names, sum(view.skip_bad for view in views), content=content, n_views=n_views)
 
 
 def _first_not_finite(features: torch.Tensor) -> int | None:
@@ -304,12 +313,19 @@ def metrics_of(model: Model, top_k: int = 50) -> RankingMetrics:
 def rank(model: Model, data: Examples | FeatureStore, top_k: int = 50, what: str | None = None) -> Ranking:
     """mAP@K and top-1/5 of a model over examples, or over the cached features of its frozen part.
 
-    A network wrapped with `output="softmax"` is judged by its probabilities, others by their logits.
+    A network wrapped with `output="softmax"` is judged by its probabilities, others by their logits; a warning says where that looks wrong.
     """
     metrics = metrics_of(model, top_k)
     for scores, targets, name in score_batches(model, data, what=what):
         metrics.update(scores, targets, name)
-    return metrics.compute()
+    found, net = metrics.compute(), model if isinstance(model, WrappedClassifier) else model.net
+    if net.output is None and data.targets.single and found.mean_average_precision < _SUSPICIOUS * found.top1:
+        warnings.warn(
+            f"mAP@{top_k} is {100 * found.mean_average_precision:.1f} beside {100 * found.top1:.1f}% top-1: logits of different examples were ranked against "
+            'one another. If the network was trained with softmax, wrap it with output="softmax"',
+            stacklevel=2,
+        )
+    return found
 
 
 def score_batches(

@@ -125,8 +125,7 @@ def fit(
         rates = {"learning_rate": learning_rate, "classifier_learning_rate": classifier_learning_rate}
         rates |= {"finetune_learning_rate": finetune_learning_rate} if copies else {}
         about = {"epochs": epochs, "batch_size": batch_size, **rates, "head_input": head_input, "output": aug.output, "seed": seed, **asdict(recipe)}
-        about |= {"epsilon": recipe.epsilon_for(aug.output), "revision": REVISION, "features": _digest(store)}
-        about |= {"watched": held_out and _digest(held_out), "starting weights": _starting(aug)}
+        about |= {"revision": REVISION, "features": _digest(store), "watched": held_out and _digest(held_out), "starting weights": _starting(aug)}
         chosen = None if aug.dispatch is None else [aug.dispatch.top_groups, aug.dispatch.share, aug.dispatch.above]
         more = {"teacher": teacher is not None, "heads run": chosen}
         kept = Checkpoint(Path(checkpoint), about | more, checkpoint_every)

@@ -204,7 +204,9 @@ def probe(
         raise SelfInformedError(f"probe: expected at least 2 training and 2 hold-out examples, which it halves; got {len(train)} and {len(holdout)}")
     rng = np.random.default_rng(seed)
     first = rng.permutation(len(holdout)) < len(holdout) // 2
-    sample, half = (_take(train, rng.permutation(len(train))[:n]) for n in (len(holdout), len(train) // 2))
+    n = train.n_inputs
+    sample = _take(train, rng.permutation(n)[: len(holdout)])
+    half = _take(train, (rng.permutation(n)[: n // 2] + n * np.arange(len(train) // n)[:, None]).ravel())  # in all views
 
     own = Recipe.of(training.get("recipe")).residual
     tried_residuals = residuals or (RESIDUALS if own == 1 else (own,))

@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-from selfinformed.network.wrap import Output
 from selfinformed.runtime.errors import SelfInformedError
 
-REVISION = 3  # of what the same options train: what was kept by another is made again
+REVISION = 2  # of what the same options train: what was kept by another is made again
 RESIDUALS = (1.0, 0.25, 0.0)  # what is tried where nothing is said of `residual`
-EPSILON: Mapping[Output, float] = {"softmax": 1e-8, "logistic": 1e-4}  # where nothing is said of `epsilon`
 Schedule = Literal["one_cycle", "cosine", "constant"]
 Watched = Literal["mean_average_precision", "loss"]
 
@@ -27,9 +25,10 @@ class Recipe:
             (see `Join`). 0.25 or so is for a base that knows its training examples by heart. Heads must be new, and all examples run them.
         schedule: of the learning rates: `one_cycle` (up over the first tenth, down to zero), `cosine` (down to zero) or `constant`.
         weight_decay: of AdamW, at least 0.
-        epsilon: of AdamW, above 0; None is 1e-8 for softmax outputs, 1e-4 for logistic ones. It divides gradients, means over the batch, by their own
-            size plus this. With thousands of logistic outputs most gradients are of the labels' negatives and next to nothing; at 1e-8 they move
-            weights as far as a label's few positives do. A larger one lets the positives decide; 1e-3 wants learning rates some three times higher.
+        epsilon: of AdamW, above 0. It divides gradients, means over the batch, by their own size plus this. With thousands of logistic outputs most
+            gradients are of the labels' negatives and next to nothing; at 1e-8 they move weights as far as a label's few positives do. A
+            larger one, 1e-4 to 1e-3, lets the positives decide; it wants learning rates some three times higher. With tens of labels it only slows
+            training down.
         label_smoothing: share, from 0 to below 1, of each target that is spread over all labels (softmax) or moved towards 1/2 (logistic).
         logit_adjustment: tau, at least 0. Training sees the scores plus tau times the log of each label's share of the training
             examples (logistic: its log odds), so that the scores themselves rank labels as if all were equally frequent at tau = 1
@@ -51,7 +50,7 @@ class Recipe:
     residual: float = 1.0
     schedule: Schedule = "one_cycle"
     weight_decay: float = 1e-4
-    epsilon: float | None = None
+    epsilon: float = 1e-8
     label_smoothing: float = 0.0
     logit_adjustment: float = 0.0
     class_weights: float = 0.0
@@ -66,8 +65,6 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, (valid, expected) in _RANGES.items():
             value = getattr(self, name)
-            if value is None and name == "epsilon":
-                continue
             if isinstance(value, bool) or not isinstance(value, int | float) or not valid(value):
                 raise SelfInformedError(f"recipe: expected {name} {expected}, got {value!r}")
         for name, choices in (("schedule", get_args(Schedule)), ("watch", get_args(Watched))):
@@ -75,10 +72,6 @@ class Recipe:
                 raise SelfInformedError(f"recipe: expected {name} to be one of {', '.join(choices)}; got {getattr(self, name)!r}")
         if self.ema and self.tail_average:
             raise SelfInformedError("recipe: ema and tail_average are two ways of averaging the weights; leave one of them at 0")
-
-    def epsilon_for(self, output: Output) -> float:
-        """AdamW's epsilon for outputs of a kind."""
-        return EPSILON[output] if self.epsilon is None else self.epsilon
 
     @classmethod
     def of(cls, options: Recipe | Mapping[str, Any] | None) -> Recipe:

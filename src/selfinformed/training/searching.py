@@ -95,7 +95,7 @@ class Space:
         for attach, n, share in itertools.product(self.attach, numbers[:2], sorted(self.share)[:2]):  # a draw would rarely hit on these
             found += [Choice(self.grouping[0], n, top_groups=few, share=share, attach=attach, copy=True, rate=rate) for copied in self.copy if copied]
             found += [Choice(self.grouping[0], n, top_groups=few, attach=attach, kernel=kernel, rate=rate) for kernel in self.kernel if kernel != 1]
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys(replace(choice, head_input=self.head_input[0]) for choice in found))
 
     def draw(self, rng: np.random.Generator) -> Choice:
         """One choice at random; each attribute has its first value half of the time, so that most draws differ from the paper in few ways."""

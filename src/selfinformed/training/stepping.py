@@ -119,7 +119,7 @@ class Training:
         self.history, self.stage, self.limit, self.watched, self.checkpoint, self.processes = history, stage, seconds, watched, checkpoint, processes
         self.total = max(1, round(epochs * order.steps))
         self.parameters: list[torch.Tensor] = [parameter for group in groups for parameter in group["params"]]
-        self.optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, eps=recipe.epsilon_for(objective.output), fused=True)
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, eps=recipe.epsilon, fused=True)
         self.peaks = [group["lr"] for group in groups]
         self.share = SCHEDULES[recipe.schedule]
         self.state = _State()

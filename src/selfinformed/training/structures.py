@@ -76,6 +76,8 @@ class Choice:
     head_input: HeadInput | None = None
 
     def __post_init__(self) -> None:
+        if self.head_input not in (None, *get_args(HeadInput)):
+            raise SelfInformedError(f"head_input: expected {', '.join(get_args(HeadInput))} or None, got {self.head_input!r}")
         if self.grouping == "dense":  # one structure should have one name
             for name in ("n_groups", "detections", "cover_share", "dense_share", "capacity", "top_groups"):
                 object.__setattr__(self, name, 1 if name == "n_groups" else next(f.default for f in fields(self) if f.name == name))
