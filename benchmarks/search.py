@@ -70,6 +70,7 @@ def main() -> None:
     table = Comparison.load(run / "comparison.json")
     save("search", {
         "data": "kanji, 2,965 labels, budget base", "seed": 0, "seeds": given.seeds, "budget": 0.03, "search_seconds": searching, "compare_seconds": comparing,
+        "trials_seconds": sum(row["seconds"] for row in found["trials"]),
         "tried": len({row["structure"] for row in found["trials"]}), "trials": len(found["trials"]), "left_out": len(found["left_out"]),
         "search_verdict": found["verdict"], "verdict": table.verdict, "summary": table.summary(), "tuned": table.about["tuned"],
         "against": {arm: table.difference("searched", arm) for arm in table.arms if arm != "searched"},

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from conftest import Problem, SmallNet
 from selfinformed.augmented.network import augment
@@ -208,3 +209,30 @@ def test_empty_data_and_wrong_label_counts_are_refused(problem: Problem) -> None
         FeatureStore.build(problem.net, problem.test.take([]))
     with pytest.raises(SelfInformedError, match="36 labels for a network with 5 outputs"):
         FeatureStore.build(wrap(SmallNet(5), problem.test.read([0]), labels=LabelSpace.numbered(5)), problem.test)
+
+
+class Shifted(nn.Module):
+    """A network that is always right, its logits shifted by another number for each example."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack = nn.Linear(9, 9, bias=False)
+        self.classifier = nn.Linear(9, 8)
+        with torch.no_grad():
+            self.stack.weight.copy_(torch.eye(9))
+            self.classifier.weight.copy_(torch.cat([torch.eye(8), torch.ones(8, 1)], 1))
+            self.classifier.bias.zero_()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.stack(x))
+
+
+def test_softmax_logits_that_are_ranked_are_warned_of() -> None:
+    labels = torch.arange(8).repeat(25)
+    inputs = torch.cat([torch.eye(8)[labels], 1000 * torch.randn(200, 1, generator=torch.Generator().manual_seed(0))], 1)
+    examples = open_dataset((inputs, labels))
+    with pytest.warns(UserWarning, match=r"mAP@50 is \d+\.\d beside 100\.0% top-1: .* wrap it with output=\"softmax\""):
+        rank(wrap(Shifted(), inputs[:2]), examples)
+    for output in ("softmax", "logistic"):
+        rank(wrap(Shifted(), inputs[:2], output=output), examples)  # said: no warning
+    rank(wrap(Shifted(), inputs[:2]), open_dataset((inputs, torch.eye(8)[labels].long().index_fill(1, torch.tensor(0), 1))))  # several labels

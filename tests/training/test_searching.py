@@ -164,6 +164,15 @@ def test_candidates_are_different_and_hold_the_controls_and_the_paper() -> None:
     assert len(SMALL.candidates(1000, 0)) < 60  # a small space has no more
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_what_won_before_is_always_tried(seed: int) -> None:
+    drawn = set(Space().candidates(64, seed))
+    for residual in (1.0, 0.25, 0.0):
+        assert Choice("dense", rate=0.5, residual=residual) in drawn
+        assert Choice("confusions", 48, depth=0, top_groups=8, rate=0.5, residual=residual) in drawn
+    assert len(Space().candidates(4, seed)) == 4
+
+
 def test_a_budget_of_latency_is_measured(problem: Problem, monkeypatch) -> None:
     def seconds(one, other, inputs, repeats=20):
         plan = other.__self__.plan

@@ -77,6 +77,11 @@ class Space:
             return cls(attach=attach)
         return cls(attach=attach, kernel=(1, 3), copy=(False, True), share=(*cls.share, 0.1))
 
+    @property
+    def middle_rate(self) -> float:
+        """What most structures want."""
+        return self.rate[(len(self.rate) - 1) // 2]
+
     def dense(self) -> list[Choice]:
         """Every dense head of the space that is run on all examples and reads features as they are."""
         names = ("depth", "attach", "kernel", "shared", "linear", "rate", "residual", "head_input")
@@ -86,7 +91,7 @@ class Space:
     def anchors(self) -> list[Choice]:
         """The paper's structure and its nearest relatives, of which a third of the candidates is taken."""
         numbers = sorted({self.n_groups[0], self.n_groups[len(self.n_groups) // 2], self.n_groups[-1]})
-        rate = self.rate[(len(self.rate) - 1) // 2]
+        rate = self.middle_rate
         found = [Choice(self.grouping[0], n, rate=r, residual=q) for n in numbers for r in (self.rate[0], rate) for q in self.residual]
         for n, top in itertools.product(numbers, [top for top in self.top_groups if top is not None and top < numbers[-1]]):
             depths = sorted({min(self.depth), 1})
@@ -108,15 +113,19 @@ class Space:
     def candidates(self, number: int, seed: int, settled: Callable[[Choice], Choice] = lambda choice: choice) -> list[Choice]:
         """So many different choices, fewer where the space holds fewer: up to a third dense heads, up to a third anchors, the rest at random.
 
-        `settled` gives each the one name it has for a network; see `Builder.settled`.
+        Among them always, for each residual at the middle rate, the plainest dense head, and output units alone of as many groups as there may be, run
+        where the scores point. `settled` gives each the one name it has for a network; see `Builder.settled`.
         """
         rng = np.random.default_rng(seed)
         found: dict[Choice, None] = {}
-        for choices in (self.dense(), self.anchors()):
-            given = list(dict.fromkeys(map(settled, choices)))
-            room = max(1, number // 3)
-            others = [given[i] for i in sorted(rng.permutation(len(given) - 1)[: room - 1] + 1)]  # the first is the plainest
-            found |= dict.fromkeys([given[0], *others])
+        dense, anchors, room = self.dense(), self.anchors(), max(1, number // 3)
+        pointed = Choice(self.grouping[0], self.n_groups[-1], depth=min(self.depth), top_groups=max(filter(None, self.top_groups), default=None))
+        for choices, known in ((dense, dense[0]), (anchors, replace(pointed, head_input=self.head_input[0]))):
+            known_best = [replace(known, rate=self.middle_rate, residual=q) for q in self.residual]
+            given = list(dict.fromkeys(map(settled, [choices[0], *known_best, *choices])))
+            sure = min(room, 1 + len(self.residual))
+            others = [given[i] for i in sorted(rng.permutation(len(given) - sure)[: room - sure] + sure)]
+            found |= dict.fromkeys([*given[:sure], *others])
         only_dense = {*self.grouping} == {"dense"}
         for _ in range(50 * number):
             if len(found) >= number:
