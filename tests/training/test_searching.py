@@ -171,6 +171,7 @@ def test_what_won_before_is_always_tried(seed: int) -> None:
         assert Choice("dense", rate=0.5, residual=residual) in drawn
         assert Choice("confusions", 48, depth=0, top_groups=8, rate=0.5, residual=residual) in drawn
     assert len(Space().candidates(4, seed)) == 4
+    assert Space(grouping=("dense",), depth=(1,), shared=(0,), rate=(1.0,), residual=(1.0,)).candidates(9, seed)[0] == Choice("dense")
 
 
 def test_a_budget_of_latency_is_measured(problem: Problem, monkeypatch) -> None:

@@ -123,7 +123,7 @@ class Space:
         for choices, known in ((dense, dense[0]), (anchors, replace(pointed, head_input=self.head_input[0]))):
             known_best = [replace(known, rate=self.middle_rate, residual=q) for q in self.residual]
             given = list(dict.fromkeys(map(settled, [choices[0], *known_best, *choices])))
-            sure = min(room, 1 + len(self.residual))
+            sure = min(room, len(given), 1 + len(self.residual))
             others = [given[i] for i in sorted(rng.permutation(len(given) - sure)[: room - sure] + sure)]
             found |= dict.fromkeys([*given[:sure], *others])
         only_dense = {*self.grouping} == {"dense"}
