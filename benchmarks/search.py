@@ -31,7 +31,7 @@ from bases import base
 def make():
     return base("kanji", "budget", {n_labels})
 """
-ARMS = "base,classifier,confusions,random,dense,searched"
+ARMS = "base,classifier,dense,searched"
 
 
 def prepare(folder: Path, seeds: int) -> Path:

@@ -74,6 +74,13 @@ def test_what_wins_only_when_trained_for_long_reaches_the_last_round(problem: Pr
     assert len(last) <= 6 + 2 * 2
 
 
+def test_the_best_of_each_kind_goes_on() -> None:
+    choices = [Choice("dense", depth=2), Choice("dense"), Choice("dense", shared=64), Choice("confusions", 6), Choice("hinton", 6)]
+    choices += [Choice("confusions", 6, depth=0, top_groups=2), Choice("confusions", 12, depth=0, top_groups=2), Choice("dense", residual=0.0)]
+    kept = module._going_on({str(choice): choice for choice in choices})
+    assert sorted(kept) == sorted(str(choices[i]) for i in (0, 1, 3, 5, 7))  # the best third, and the best of each kind
+
+
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_the_best_and_the_best_dense_head_are_judged_at_every_rate(problem: Problem, monkeypatch, rounds: int) -> None:
     def judged(net, structure, train, holdout, epochs, *_):

@@ -226,7 +226,8 @@ def search(
     """Finds which structure at a budget helps most, judged on hold-out data only. Judge the winner once more on test data (`compare`).
 
     Successive halving (Jamieson and Talwalkar 2016): all candidates are trained briefly; the best third of each `residual` goes on, from the start,
-    three times as long, until a few are trained for `epochs`. The best dense head of each always goes on, so that the last round compares both. What
+    three times as long, until a few are trained for `epochs`. Of each the best dense head, the best output units alone and the best other heads always go
+    on, so that the last round compares them. What
     wins it, and the best dense head, are then trained at the space's other learning rates too.
 
     Args:
@@ -312,13 +313,14 @@ def search(
 
 
 def _going_on(ranked: Mapping[str, Choice]) -> list[str]:
-    """Of structures, the best first: for each residual the best third, and the best dense head. Heads that learn the labels beside the base are behind
-    those that correct it as long as training is short, and would never reach the round that they win."""
+    """Of structures, the best first: for each residual the best third, and the best of each kind (dense heads, output units alone, other heads). Heads
+    that learn the labels beside the base, and wide layers, are behind as long as training is short, and would never reach the round that they win."""
     found: dict[str, None] = {}
     for residual in {choice.residual: None for choice in ranked.values()}:
         alike = {name: choice for name, choice in ranked.items() if choice.residual == residual}
         found |= dict.fromkeys(list(alike)[: max(1, len(alike) // _KEPT)])
-        found |= dict.fromkeys([name for name, choice in alike.items() if choice.is_dense][:1])
+        kinds = {(choice.is_dense, choice.depth == 0): name for name, choice in reversed(alike.items())}
+        found |= dict.fromkeys(kinds.values())
     return list(found)
 
 
