@@ -114,16 +114,18 @@ class Space:
         """So many different choices, fewer where the space holds fewer: up to a third dense heads, up to a third anchors, the rest at random.
 
         Among them always, for each residual at the middle rate, the plainest dense head, and output units alone of as many groups as there may be, run
-        where the scores point. `settled` gives each the one name it has for a network; see `Builder.settled`.
+        where the scores point; and a copy and a map where the space has them. `settled` gives each the one name it has for a network; see `Builder.settled`.
         """
         rng = np.random.default_rng(seed)
         found: dict[Choice, None] = {}
         dense, anchors, room = self.dense(), self.anchors(), max(1, number // 3)
         pointed = Choice(self.grouping[0], self.n_groups[-1], depth=min(self.depth), top_groups=max(filter(None, self.top_groups), default=None))
         for choices, known in ((dense, dense[0]), (anchors, replace(pointed, head_input=self.head_input[0]))):
-            known_best = [replace(known, rate=self.middle_rate, residual=q) for q in self.residual]
-            given = list(dict.fromkeys(map(settled, [choices[0], *known_best, *choices])))
-            sure = min(room, len(given), 1 + len(self.residual))
+            given = list(map(settled, choices))
+            always = [given[0], *(settled(replace(known, rate=self.middle_rate, residual=q)) for q in self.residual)]
+            if choices is anchors:
+                always += [choice for choice in given if choice.copy][:1] + [choice for choice in given if choice.kernel != 1][:1]
+            given, sure = list(dict.fromkeys([*always, *given])), min(room, len({*always}))
             others = [given[i] for i in sorted(rng.permutation(len(given) - sure)[: room - sure] + sure)]
             found |= dict.fromkeys([*given[:sure], *others])
         only_dense = {*self.grouping} == {"dense"}
