@@ -167,13 +167,15 @@ def open_dataset(
                 return _from_arrays(*_read_npz(path), space)
         problem = "does not exist" if not path.exists() else "is no folder, .csv, .parquet, .tar or .npz file"
         raise SelfInformedError(f"data: {path} {problem}; expected a folder of images, a manifest, tar shards or an .npz file")
-    if HubDataset.is_one(source) and (found := HubDataset.of(source, space)).image is not None:
-        return from_images(found)
+    if HubDataset.is_one(source):
+        found = HubDataset.of(source, space)
+        if found.image is not None:
+            return from_images(found)
+        _check_single_view(views)
+        return Examples(found.read_inputs, as_targets(found.targets, len(found.labels)), found.labels, found.names, skip_bad, content=found.content)
     _check_single_view(views)
     if isinstance(source, Examples):
         return source
-    if HubDataset.is_one(source):
-        return Examples(found.read_inputs, as_targets(found.targets, len(found.labels)), found.labels, found.names, skip_bad, content=found.content)
     if isinstance(source, tuple) and len(source) == 2:
         return _from_arrays(*source, space)
     if hasattr(source, "__getitem__") and hasattr(source, "__len__"):

@@ -21,7 +21,7 @@ from selfinformed.runtime.reading import naming, read_text, reason_of
 from selfinformed.runtime.tabular import Table, frame
 from selfinformed.structure.average_precision import Ranking, nan_mean
 from selfinformed.structure.groups import LabelGroups
-from selfinformed.training.features import FeatureStore, Model, rank, score_batches
+from selfinformed.training.features import FeatureStore, Model, net_of, rank, score_batches
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,7 +114,7 @@ def evaluate(
         mapping: source label names to target label names, or a CSV with the columns `source,target`; recall at 1 to 20 is then also measured on
             the mapped labels alone (the paper's Figure 2).
     """
-    net = model if isinstance(model, WrappedClassifier) else model.net
+    net = net_of(model)
     cost = net.cost
     multiply_adds, parameters = cost.multiply_adds, cost.parameters
     if not isinstance(model, WrappedClassifier):
@@ -138,7 +138,7 @@ def recall_on_subset(
     Only scores of mapped source labels count; a target scores the best of its sources. Recall at k is the share of an example's annotated
     targets among its k best targets, averaged over the examples that have one.
     """
-    net = model if isinstance(model, WrappedClassifier) else model.net
+    net = net_of(model)
     pairs = _read_mapping(mapping)
     names = sorted(set(pairs.values()))
     given = "mapping" if isinstance(mapping, Mapping) else mapping

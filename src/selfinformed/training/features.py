@@ -31,7 +31,7 @@ from selfinformed.training.moments import HeadInput, transform_of
 from selfinformed.training.shards import FeatureType, compute, part_widths, write_shards
 from selfinformed.training.stored import Rows, StoredRows, TransformedRows, open_shards
 
-__all__ = ["FeatureStore", "HeadInput", "Model", "estimate", "metrics_of", "rank", "score_batches", "scores_from_features"]
+__all__ = ["FeatureStore", "HeadInput", "Model", "estimate", "metrics_of", "net_of", "rank", "score_batches", "scores_from_features"]
 
 FORMAT = "selfinformed.features/1"
 _FEATURES_AT_ONCE = 512
@@ -139,14 +139,13 @@ class FeatureStore:
                 folder holds features of another network, other data or another type; more examples are unreadable than `skip_bad` allows.
         """
         examples = examples if isinstance(examples, Examples) else _one_after_another(examples)
-        n_views = examples.n_views
         check_labels(net, examples)
         if dtype not in get_args(FeatureType):
             raise SelfInformedError(f"dtype: expected {' or '.join(get_args(FeatureType))}; got {dtype!r}")
         if not len(examples):
             raise SelfInformedError(_NOTHING)
         if folder is not None:
-            write_shards(net, examples, Path(folder), batch_size, dtype, n_views, what)
+            write_shards(net, examples, Path(folder), batch_size, dtype, what)
             return cls.load(folder, net, examples, memory)
         start = time.perf_counter()
         rows, parts = compute(net, examples, batch_size, dtype, examples.name, what)
@@ -155,7 +154,7 @@ class FeatureStore:
         source = examples.take(rows) if examples.skipped else examples
         seconds, penultimate = time.perf_counter() - start, parts["penultimate"]
         attached = parts.get("attached", penultimate)
-        return cls(attached, penultimate, source.targets, net.fingerprint, seconds, source, net.shapes, n_views=n_views)
+        return cls(attached, penultimate, source.targets, net.fingerprint, seconds, source, net.shapes, n_views=examples.n_views)
 
     def save(self, path: str | Path) -> None:
         """Writes safetensors, atomically."""
@@ -304,9 +303,14 @@ def _first_not_finite(features: torch.Tensor) -> int | None:
 Model = WrappedClassifier | AugmentedClassifier
 
 
+def net_of(model: Model) -> WrappedClassifier:
+    """The wrapped network, with heads or without."""
+    return model if isinstance(model, WrappedClassifier) else model.net
+
+
 def metrics_of(model: Model, top_k: int = 50) -> RankingMetrics:
     """What judges a model: by its probabilities where it was wrapped with `output="softmax"`, else by its logits."""
-    net = model if isinstance(model, WrappedClassifier) else model.net
+    net = net_of(model)
     return RankingMetrics(net.n_labels, top_k, "probabilities" if net.output == "softmax" else "logits")
 
 
@@ -318,8 +322,8 @@ def rank(model: Model, data: Examples | FeatureStore, top_k: int = 50, what: str
     metrics = metrics_of(model, top_k)
     for scores, targets, name in score_batches(model, data, what=what):
         metrics.update(scores, targets, name)
-    found, net = metrics.compute(), model if isinstance(model, WrappedClassifier) else model.net
-    if net.output is None and data.targets.single and found.mean_average_precision < _SUSPICIOUS * found.top1:
+    found = metrics.compute()
+    if net_of(model).output is None and data.targets.single and found.mean_average_precision < _SUSPICIOUS * found.top1:
         warnings.warn(
             f"mAP@{top_k} is {100 * found.mean_average_precision:.1f} beside {100 * found.top1:.1f}% top-1: logits of different examples were ranked against "
             'one another. If the network was trained with softmax, wrap it with output="softmax"',
@@ -332,7 +336,7 @@ def score_batches(
     model: Model, data: Examples | FeatureStore, what: str | None = None
 ) -> Iterator[tuple[torch.Tensor, Targets, Callable[[int], str]]]:
     """Logits [b, C], targets and a name for row b of errors, batch by batch, in order."""
-    net = model if isinstance(model, WrappedClassifier) else model.net
+    net = net_of(model)
     if isinstance(data, FeatureStore):
         if data.fingerprint != net.fingerprint:
             raise SelfInformedError("features: these are of another network; cache them again with the one to judge")

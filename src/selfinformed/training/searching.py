@@ -118,16 +118,15 @@ class Space:
         """
         rng = np.random.default_rng(seed)
         found: dict[Choice, None] = {}
-        dense, anchors, room = self.dense(), self.anchors(), max(1, number // 3)
-        pointed = Choice(self.grouping[0], self.n_groups[-1], depth=min(self.depth), top_groups=max(filter(None, self.top_groups), default=None))
-        for choices, known in ((dense, dense[0]), (anchors, replace(pointed, head_input=self.head_input[0]))):
-            given = list(map(settled, choices))
-            always = [given[0], *(settled(replace(known, rate=self.middle_rate, residual=q)) for q in self.residual)]
-            if choices is anchors:
-                always += [choice for choice in given if choice.copy][:1] + [choice for choice in given if choice.kernel != 1][:1]
-            given, sure = list(dict.fromkeys([*always, *given])), min(room, len({*always}))
-            others = [given[i] for i in sorted(rng.permutation(len(given) - sure)[: room - sure] + sure)]
-            found |= dict.fromkeys([*given[:sure], *others])
+        dense, anchors = (list(map(settled, choices)) for choices in (self.dense(), self.anchors()))
+        pointed = Choice(
+            self.grouping[0], self.n_groups[-1], depth=min(self.depth), top_groups=max(filter(None, self.top_groups), default=None),
+            head_input=self.head_input[0],
+        )  # fmt: skip
+        first, second = ([settled(replace(c, rate=self.middle_rate, residual=q)) for q in self.residual] for c in (self.dense()[0], pointed))
+        rare = [choice for choice in anchors if choice.copy][:1] + [choice for choice in anchors if choice.kernel != 1][:1]
+        for always, others in (([dense[0], *first], dense), ([anchors[0], *second, *rare], anchors)):
+            found |= dict.fromkeys(_some(always, others, max(1, number // 3), rng))
         only_dense = {*self.grouping} == {"dense"}
         for _ in range(50 * number):
             if len(found) >= number:
@@ -136,6 +135,12 @@ class Space:
             if only_dense or not drawn.is_dense:
                 found.setdefault(drawn)
         return list(found)
+
+
+def _some(always: Sequence[Choice], others: Sequence[Choice], number: int, rng: np.random.Generator) -> list[Choice]:
+    """So many different choices, fewer where there are not as many: those first, then some of the others at random, in their order."""
+    given, sure = list(dict.fromkeys([*always, *others])), min(number, len({*always}))
+    return given[:sure] + [given[i] for i in sorted(rng.permutation(len(given) - sure)[: number - sure] + sure)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,8 +234,7 @@ def search(
 
     Successive halving (Jamieson and Talwalkar 2016): all candidates are trained briefly; the best third of each `residual` goes on, from the start,
     three times as long, until a few are trained for `epochs`. Of each the best dense head, the best output units alone and the best other heads always go
-    on, so that the last round compares them. What
-    wins it, and the best dense head, are then trained at the space's other learning rates too.
+    on, so that the last round compares them. What wins it, and the best dense head, are then trained at the space's other learning rates too.
 
     Args:
         net: the wrapped network.

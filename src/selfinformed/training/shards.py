@@ -61,15 +61,13 @@ def compute(
     return np.concatenate(rows), {part: whole[:n] for part, whole in made.items()}
 
 
-def write_shards(
-    net: WrappedClassifier, examples: Examples, folder: Path, batch_size: int, dtype: FeatureType, n_views: int, what: str
-) -> None:
+def write_shards(net: WrappedClassifier, examples: Examples, folder: Path, batch_size: int, dtype: FeatureType, what: str) -> None:
     """Fills a folder with the shards that it lacks, together with all processes that call this for it (see `runtime.work`)."""
     widths, item = part_widths(net), np.dtype(dtype).itemsize * sum(part_widths(net).values())
     size = batch_size * max(1, min(-(-len(examples) // _SHARDS), _SHARD_BYTES // item) // batch_size)
     origin = {"model": net.fingerprint, "data": examples.fingerprint}
     manifest = {
-        "format": FORMAT, **origin, "attach": places_read(net), "n_examples": len(examples), "n_views": n_views, "dtype": dtype, "widths": widths,
+        "format": FORMAT, **origin, "attach": places_read(net), "n_examples": len(examples), "n_views": examples.n_views, "dtype": dtype, "widths": widths,
         "batch_size": batch_size, "unit_size": size,
     }  # fmt: skip
 

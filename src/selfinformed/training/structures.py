@@ -175,8 +175,7 @@ class Structure:
         aug = augment(net, self.plan, classifier=classifier_for(self.residual, classifier), seed=seed)
         aug.output = training.get("output") or aug.output or guess_output(train.targets)
         with aug.conditional(self.top_groups, share=self.share, chance=chance) if self.is_conditional else nullcontext():
-            options = changed(training, self.rate, self.residual) | ({"head_input": self.head_input} if self.head_input else {})
-            history = fit(aug, train, holdout=holdout, seed=seed, **options)
+            history = fit(aug, train, holdout=holdout, seed=seed, **changed(training, self.rate, self.residual, self.head_input))
         if self.share < 1 and chance is None:
             judged = train if holdout is None else holdout
             aug.above = float(np.quantile(uncertainties(aug, judged if isinstance(judged, FeatureStore) else FeatureStore.build(net, judged)), 1 - self.share))
@@ -219,9 +218,11 @@ _RATES: dict[str, float] = {
 }
 
 
-def changed(training: Mapping[str, Any], factor: float = 1.0, residual: float | None = None) -> dict[str, Any]:
-    """The options of `fit` with all learning rates, given or its own, times a factor, and with another `residual` in its recipe."""
+def changed(training: Mapping[str, Any], factor: float = 1.0, residual: float | None = None, head_input: HeadInput | None = None) -> dict[str, Any]:
+    """The options of `fit` with all learning rates, given or its own, times a factor, with another `residual` in its recipe, and another input."""
     options = dict(training)
+    if head_input is not None:
+        options["head_input"] = head_input
     if factor != 1:
         options |= {name: factor * training.get(name, own) for name, own in _RATES.items()}
     if residual is not None and residual != (recipe := Recipe.of(training.get("recipe"))).residual:
