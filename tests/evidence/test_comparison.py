@@ -249,6 +249,32 @@ def test_arms_with_heads_choose_how_much_of_the_base_they_see_where_the_searched
         compared(problem, **{**options, "holdout": None})
 
 
+def test_arms_try_the_learning_rate_of_the_searched_structure(problem: Problem) -> None:
+    arms = ["base", "classifier", "adapter", "dense", "searched"]
+    found = compared(problem, arms=arms, seeds=1, searched=Structure(problem.plan(), rate=0.25))
+    tuned = found.about["tuned"]
+    assert tuned.keys() == {"classifier", "adapter", "dense"}
+    assert [row["factor"] for row in tuned["classifier"]["tries"]] == [row["factor"] for row in tuned["adapter"]["tries"]] == [1.0, 0.25]
+    assert [(row["factor"], row["residual"]) for row in tuned["dense"]["tries"]] == [(rate, seen) for rate in (1.0, 0.25) for seen in (1.0, 0.25, 0.0)]
+    best = max(tuned["dense"]["tries"], key=lambda row: row["mean_average_precision"])
+    assert (tuned["dense"]["factor"], tuned["dense"]["residual"]) == (best["factor"], best["residual"])
+    again = compared(problem, arms=arms, seeds=1, searched=Structure(problem.plan(), rate=0.25), tuning=2).about["tuned"]
+    assert {arm: sorted({row["factor"] for row in tried["tries"]}) for arm, tried in again.items()} == {
+        "classifier": [0.25, 1.0, 2.0], "adapter": [0.25, 1.0, 2.0], "dense": [0.25, 1.0, 2.0], "searched": [1.0, 2.0],
+    }  # fmt: skip
+    with refused("another residual or learning rate", "give holdout="):
+        compared(problem, arms=["base", "classifier", "searched"], searched=Structure(problem.plan(), rate=0.25), holdout=None)
+
+
+@pytest.mark.parametrize("views", [["views"], ["classifier", "views"]])
+def test_a_second_view_is_trained_at_the_learning_rate_that_the_classifier_chose(problem: Problem, views) -> None:
+    again = problem.store("test")
+    found = compared(problem, arms=["base", *views, "searched"], seeds=1, searched=Structure(problem.plan(), rate=0.25), views=again)
+    tuned = found.about["tuned"]
+    assert tuned.keys() == {*views}
+    assert [row["factor"] for row in tuned["views"]["tries"]] == [1.0, 0.25]
+
+
 @pytest.mark.parametrize("tuning", [0, [], [0.0], [-1.0], [float("inf")], [float("nan")]])
 def test_factors_that_are_none_are_refused(problem: Problem, tuning) -> None:
     with pytest.raises(SelfInformedError, match="tuning: expected at least one learning-rate factor"):

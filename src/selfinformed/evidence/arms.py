@@ -48,6 +48,7 @@ GROUPED = {
 }  # fmt: skip
 
 HEADED = ("confusions", "codetections", "random", "dense", "hinton", "gated")  # arms whose heads see as much of the base's scores as the recipe says
+FOUND = ("searched", "chance")  # arms that train what the search found, as it was found
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +113,7 @@ class Bench:
             aug = augment(self.net, self._no_heads, seed=seed)
             rate = factor * self.finetune_learning_rate
             return aug, fit_whole(aug, self.train.examples, seconds=seconds, learning_rate=rate, seed=seed)
-        if arm in ("searched", "chance"):
+        if arm in FOUND:
             assert self.searched is not None
             return self.searched.train(
                 self.net, self.train, holdout=self.holdout, epochs=self.epochs, seed=seed, classifier=self.classifier,
@@ -124,7 +125,7 @@ class Bench:
     def score(self, arm: str, aug: AugmentedClassifier, top_k: int) -> float:
         """mAP on the hold-out examples, by which an arm chooses among its learning rates."""
         assert self.holdout is not None
-        if arm in ("searched", "chance"):
+        if arm in FOUND:
             return self._judged_as_found(arm, aug, self.holdout, top_k, 0).ranking.mean_average_precision
         return rank(aug, self.holdout.examples if arm == "finetune" and self.holdout.examples else self.holdout, top_k).mean_average_precision
 
@@ -133,7 +134,7 @@ class Bench:
         if arm == "finetune":
             assert self.test.examples is not None
             return evaluate(aug, self.test.examples, top_k)
-        if arm in ("searched", "chance"):
+        if arm in FOUND:
             return self._judged_as_found(arm, aug, self.test, top_k, seed)
         if arm == "views":
             assert self.views is not None

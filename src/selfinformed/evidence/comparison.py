@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from selfinformed.data.examples import Examples
-from selfinformed.evidence.arms import ARMS, DESCRIPTIONS, GROUPED, HEADED, Bench
+from selfinformed.evidence.arms import ARMS, DESCRIPTIONS, FOUND, GROUPED, HEADED, Bench
 from selfinformed.evidence.evaluation import evaluate
 from selfinformed.evidence.journal import Journal, Try
 from selfinformed.evidence.papers import comparison_table
@@ -240,8 +240,8 @@ def compare(
         epochs: passes over `train` for each arm on cached features.
         tuning: factors of both learning rates, e.g. (0.5, 1, 2), or how many powers of two about 1. Each arm, method and controls alike, is first
             trained once with each, at seed 0, and keeps for all seeds the one with the highest mAP on `holdout`: as many more trainings per arm.
-            Default: none. Beside `searched`, since a search tries them too, every arm with heads also tries each `residual` of 1, 0.25 and 0.
-            These tries are not part of the rows' seconds.
+            Default: none. Beside `searched`, since a search tries them too, every other arm also tries its factor of the learning rates, and every
+            arm with heads each `residual` of 1, 0.25 and 0. These tries are not part of the rows' seconds.
         tune_finetune: whether `finetune` tries them too. Each try trains the whole network for as long as the method took, its features counted.
         finetune_learning_rate: peak of the `finetune` arm's schedule.
         classifier: whether the arms keep the trained classifier or re-initialise it (the paper's choice).
@@ -262,25 +262,38 @@ def compare(
         raise SelfInformedError(f"seeds: expected at least 1, got {seeds}")
     factors = _factors(tuning, holdout, tune_finetune and "finetune" in chosen)
     residuals = [Recipe.of(training.get("recipe")).residual]
-    if searched and "searched" in chosen and {*HEADED} & {*chosen} and (holdout is not None or searched.residual not in residuals):
-        residuals = list(dict.fromkeys([*residuals, *RESIDUALS, searched.residual]))
-    if len(residuals) > 1 and holdout is None:
-        raise SelfInformedError("searched: it was trained with another residual than the other arms, which choose theirs on hold-out data; give holdout=")
+    rates = factors  # of the arms beside what was found
+    beside = [arm for arm in ARMS if arm not in ("base", "finetune", *FOUND)]
+    if searched and "searched" in chosen and {*beside} & {*chosen}:
+        if searched.rate not in (rates or [1.0]):
+            rates = [*(rates or [1.0]), searched.rate]
+        if {*HEADED} & {*chosen} and (holdout is not None or searched.residual not in residuals):
+            residuals = list(dict.fromkeys([*residuals, *RESIDUALS, searched.residual]))
+    if holdout is None and (len(residuals) > 1 or rates):
+        raise SelfInformedError(
+            "searched: it was trained with another residual or learning rate than the other arms, which choose theirs on hold-out data; give holdout="
+        )
     inputs = [
         REVISION, net.fingerprint, [store and store.digest() for store in (train, test, holdout, views)], plan.to_dict(),
         codetections and codetections.to_dict(), hinton and hinton.to_dict(), searched and searched.to_dict(),
         top_k, epochs, factors, tune_finetune, finetune_learning_rate, classifier, training, *([residuals] if len(residuals) > 1 else []),
+        *([rates] if rates != factors else []),
     ]  # fmt: skip
     done = Journal(journal, inputs)
     wanted = [(arm, seed) for seed in range(seeds) for arm in chosen]
     missing = sorted((key for key in wanted if key not in done.rows), key=lambda key: (key[1], key[0] == "finetune"))  # which waits for the method's time
     base = evaluate(net, test, top_k) if any(arm == "base" for arm, _ in missing) else None
     caching = train.seconds + (holdout.seconds if holdout is not None else 0.0)
-    seen: dict[str, Sequence[float | None]] = {arm: residuals if arm in HEADED and len(residuals) > 1 else [None] for arm in ARMS}
-    tries = {arm: [Try(factor, residual) for factor in factors or [1.0] for residual in seen[arm]] for arm in ARMS}
+    tries = {
+        arm: [
+            Try(factor, residual)
+            for factor in (rates if arm in beside else factors) or [1.0]
+            for residual in (residuals if arm in HEADED and len(residuals) > 1 else [None])
+        ] for arm in ARMS
+    }  # fmt: skip
     tuned = {
         arm: _tuned_as(arm) for arm in chosen
-        if arm != "base" and (factors or len(seen[arm]) > 1) and (arm != "finetune" or tune_finetune)
+        if arm != "base" and (factors or len(tries[_tuned_as(arm)]) > 1) and (arm != "finetune" or tune_finetune)
     }  # fmt: skip
     for arm, seed in progress(missing, len(missing), "comparing"):
         if base is not None and arm == "base":
