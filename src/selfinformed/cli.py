@@ -43,7 +43,8 @@ _CLUSTER = ["n_groups", "grouping", "cover_share", "seed"]
 _PLAN = ["budget", "hidden", "depth", "capacity", "dense_share"]
 _TRAINING = [
     "head_input", "epochs", "batch_size", "learning_rate", "classifier_learning_rate", "residual", "schedule", "weight_decay", "epsilon",
-    "label_smoothing", "logit_adjustment", "class_weights", "balanced_sampling", "soft_targets", "temperature", "ema", "tail_average", "patience", "watch",
+    "label_smoothing", "logit_adjustment", "class_weights", "balanced_sampling", "soft_targets", "temperature", "teacher", "teacher_checkpoint",
+    "ema", "tail_average", "patience", "watch",
 ]  # fmt: skip
 _FIT = ["keep_classifier", *_TRAINING, "finetune", "log"]
 

@@ -159,6 +159,8 @@ def test_shares_are_at_most_one(tmp_path, name):
     ("augmentation: rotate", "augmentation"),
     ("residual: 0\nkeep_classifier: false", "keep_classifier: with residual 0 the classifier stays as it is"),
     ("ema: 0.9\ntail_average: 0.5", "ema: ema and tail_average are two ways"),
+    ("teacher: timm:resnet18", "teacher: soft_targets says how much of the loss is the teacher's"),
+    ("soft_targets: 0.5\nteacher_checkpoint: x.pt", "teacher: soft_targets says"),
     ("arms: [base, views]", "arms: views needs the test examples seen once more; give second_view"),
 ])  # fmt: skip
 def test_what_no_training_could_be_is_refused_before_anything_is_made(tmp_path, content, message):

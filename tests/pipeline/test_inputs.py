@@ -243,3 +243,30 @@ def test_the_demo(config, monkeypatch):
     assert sorted(pictures) == [0, 1, 2]
     assert Image.open(io.BytesIO(pictures[0])).size == (40, 40)
     assert Inputs(config).pictures(LabelGroups.everything(3)) == {}
+
+
+def test_a_teacher_is_opened_as_the_model_is(config, tmp_path):
+    save_file(weights(2.0), tmp_path / "x.safetensors")
+    net, order = Inputs(replace(config, soft_targets=0.5, teacher=config.model, teacher_checkpoint=str(tmp_path / "x.safetensors"))).teacher()
+    assert order is None
+    assert net.model[0].weight.unique().tolist() == [2.0]
+    (tmp_path / "two.py").write_text("from torch import nn\ndef make():\n    return nn.Sequential(nn.Linear(4, 2))")
+    for teacher, message in (
+        (f"{tmp_path / 'two.py'}:make", "teacher: expected 3 outputs, one for each label; the network has 2"),
+        (f"{tmp_path / 'nowhere.py'}:make", r"teacher: model: the file .*nowhere\.py does not exist"),
+        ("somewhere", "teacher: model: 'somewhere' names no model"),
+    ):
+        with pytest.raises(SelfInformedError, match=message):
+            Inputs(replace(config, soft_targets=0.5, teacher=teacher)).teacher()
+
+
+def test_a_teacher_that_names_its_labels_teaches_them_in_the_order_of_the_network(config, tmp_path, monkeypatch):
+    names = ["2", "0", "1"]
+    monkeypatch.setattr(inputs_module, "labels_of", lambda model: names)
+    inputs = Inputs(replace(config, soft_targets=0.5, teacher=config.model))
+    own = list(inputs.examples("train").labels.names)
+    _, order = inputs.teacher()
+    assert [names[i] for i in order] == own
+    names[0] = "3"
+    with pytest.raises(SelfInformedError, match="teacher: its labels are others than those taught; '2' is none of them"):
+        Inputs(replace(config, soft_targets=0.5, teacher=config.model)).teacher()

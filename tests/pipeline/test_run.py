@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from conftest import write_config, write_images
+from conftest import refused, write_config, write_images
 from selfinformed.evidence import arms as arms_module
 from selfinformed.evidence.comparison import Comparison
 from selfinformed.network.wrap import AttachPoint, wrap
@@ -505,6 +505,31 @@ def test_the_probe_trains_as_fit_does(workspace: Path, monkeypatch) -> None:
     opened(workspace, residual=0.25, learning_rate=1e-3, head_input="raw", epsilon=1e-4).headroom()
     assert given["recipe"] == {"residual": 0.25, "epsilon": 1e-4}
     assert (given["learning_rate"], given["head_input"]) == (1e-3, "raw")
+
+
+def test_another_network_teaches_all_that_is_trained(workspace: Path, monkeypatch) -> None:
+    given = []
+    for place in (module, arms_module):
+        fit = place.fit
+        monkeypatch.setattr(place, "fit", lambda *args, fit=fit, **options: given.append(options["teacher"]) or fit(*args, **options))
+    data = (workspace / "data").resolve()
+    (workspace / "teacher.py").write_text((data / "model.py").read_text("utf-8"), "utf-8")
+    options = {"soft_targets": 0.5, "teacher": f"{workspace / 'teacher.py'}:make"}
+    run = opened(workspace, **options)
+    run.headroom(), run.augmented(), run.comparison()
+    assert len(given) == 3
+    assert given[0] is given[1] is given[2]
+    assert sorted(path.name for path in (run.folder / "features").iterdir()) == ["holdout", "teacher", "test", "train"]
+    inputs, rows = run.inputs.examples("train"), [5, 0, 17]
+    with torch.no_grad():
+        torch.testing.assert_close(given[0](torch.tensor(rows)), given[0].net.logits(inputs.read(rows)))
+    journal = (run.folder / "comparison.jsonl").read_bytes()
+    (run.folder / "comparison.json").unlink()
+    monkeypatch.setattr(module.FeatureStore, "build", lambda *_, **__: pytest.fail("features were computed again"))
+    opened(workspace, **options).comparison()
+    assert (run.folder / "comparison.jsonl").read_bytes() == journal
+    with refused("another", "teacher"):
+        opened(workspace, soft_targets=0.5)
 
 
 def test_a_search_starts_from_the_classifier_that_fit_starts_from(workspace: Path, monkeypatch) -> None:

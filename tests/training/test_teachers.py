@@ -10,6 +10,8 @@ from selfinformed.augmented.network import augment
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.training.features import FeatureStore, score_batches
 from selfinformed.training.fitting import fit
+from selfinformed.training.headroom import probe
+from selfinformed.training.teachers import TeacherNetwork, of_rows, told
 
 
 def shuffled(problem: Problem):
@@ -68,3 +70,60 @@ def test_a_teacher_of_another_shape_is_refused(problem: Problem) -> None:
             fit(aug, store, recipe={"soft_targets": 0.5}, teacher=teacher)
     with pytest.raises(SelfInformedError, match="a teacher is given, but soft_targets is 0"):
         fit(aug, store, teacher=torch.zeros(50, 36))
+
+
+def test_another_network_teaches_by_its_cached_features_and_in_its_own_order_of_labels(problem: Problem, converged: Problem) -> None:
+    features = FeatureStore.build(converged.net, problem.train)
+    order = torch.randperm(36, generator=torch.Generator().manual_seed(0))
+    teacher = TeacherNetwork(converged.net, features, order)
+    expected = torch.cat([converged.net.logits(inputs) for _, inputs in problem.train.batches()])[:, order]
+    rows = torch.tensor([7, 3, 1499, 3])
+    torch.testing.assert_close(teacher(rows), expected[rows], rtol=1e-4, atol=1e-4)
+    one, other = taught(problem, teacher), taught(problem, expected)
+    torch.testing.assert_close(logits(problem, one), logits(problem, other), rtol=1e-2, atol=1e-2)
+
+
+def test_a_better_network_helps(problem: Problem, converged: Problem) -> None:
+    """Not with an annotation in the loss."""
+    store = problem.store("train")
+    teacher = TeacherNetwork(converged.net, FeatureStore.build(converged.net, problem.train))
+    right = [(scores.argmax(1).numpy() == store.targets.labels).mean() for scores in (logits(problem, taught(problem, teacher)), logits(problem))]
+    assert right[0] > right[1] + 0.02
+
+
+def test_teachers_are_told_apart(problem: Problem, converged: Problem) -> None:
+    net, store = problem.net, problem.store("train")
+    some, other = torch.zeros(3, 36), torch.eye(3, 36)
+    networks = [TeacherNetwork(net, store), TeacherNetwork(net, store, torch.arange(36)), TeacherNetwork(converged.net, converged.store("train"))]
+    assert len({told(teacher) for teacher in (None, some, other, lambda rows: some, *networks)}) == 7
+    assert told(some) == told(some.clone())
+    assert told(networks[0]) == told(TeacherNetwork(net, problem.store("train")))
+
+
+def test_a_training_does_not_go_on_with_another_teacher(problem: Problem, tmp_path) -> None:
+    store, options = problem.store("train"), {"recipe": {"soft_targets": 0.5}, "checkpoint": tmp_path / "training.safetensors", "epochs": 1}
+    fit(augment(problem.net, problem.plan()), store, teacher=torch.zeros(1500, 36), **options)
+    with pytest.raises(SelfInformedError, match="teacher"):
+        fit(augment(problem.net, problem.plan()), store, teacher=torch.eye(1500, 36), **options)
+
+
+def test_the_teacher_of_some_examples(problem: Problem) -> None:
+    whole, rows = torch.arange(12.0).reshape(6, 2), torch.tensor([1, 4, 5])
+    for teacher in (whole, lambda some: whole[some]):
+        assert torch.equal(of_rows(teacher, rows)(torch.tensor([2, 0])), whole[[5, 1]])  # type: ignore[operator]
+
+
+def test_the_probe_teaches_each_example_with_its_own_logits(problem: Problem) -> None:
+    """On half of the examples, too."""
+    asked = []
+    wanted = 4 * problem.store("train").targets.multi_hot()
+
+    def function(rows: torch.Tensor) -> torch.Tensor:
+        asked.append(rows)
+        return wanted[rows]
+
+    options = {"groups": problem.groups, "width": 16, "epochs": 1, "residuals": (1.0,), "recipe": {"soft_targets": 1.0}}
+    found = probe(problem.net, problem.store("train"), problem.store("holdout"), teacher=wanted, **options)
+    again = probe(problem.net, problem.store("train"), problem.store("holdout"), teacher=function, **options)
+    assert found.diagnosis.half_data == again.diagnosis.half_data > found.diagnosis.holdout["base"]
+    assert torch.cat(asked).max() == 1499

@@ -95,7 +95,9 @@ class RunConfig:
     logit_adjustment: float = _option(0.0, "tau: train on scores plus tau times the log of the labels' frequencies, for rare labels (Menon et al. 2021)")
     class_weights: float = _option(0.0, "beta, 0 to 1, e.g. 0.999: weight examples by their labels' effective numbers (Cui et al. 2019)")
     balanced_sampling: float = _option(0.0, "draw examples by label frequency to minus this power, 0 (as they are) to 1 (labels equally often)")
-    soft_targets: float = _option(0.0, "share of the loss, 0 to 1, that is cross-entropy with the base's own outputs (the paper's section 3)")
+    soft_targets: float = _option(0.0, "share of the loss, 0 to 1, that is cross-entropy with the teacher's outputs (the paper's section 3)")
+    teacher: str | None = _option(None, "a network for the same inputs and labels, named like the model, whose outputs are the soft targets (default: the base)")
+    teacher_checkpoint: str | None = _option(None, "weights to load into the teacher")
     temperature: float = _option(2.0, "of the soft targets")
     ema: float = _option(0.0, "decay, 0 (off) to 1, of a moving average of the weights, which is what training then gives")
     tail_average: float = _option(0.0, "share of the last steps, 0 (off) to 1, whose weights' mean is what training gives")
@@ -278,6 +280,10 @@ _TOGETHER: dict[str, tuple[Callable[[RunConfig], bool], str]] = {
     "arms": (
         lambda c: "views" in (c.arms or ()) and not c.second_view,
         "views needs the test examples seen once more; give second_view: mirrored, or a source like test",
+    ),
+    "teacher": (
+        lambda c: (c.teacher is not None and not c.soft_targets) or (c.teacher_checkpoint is not None and c.teacher is None),
+        "soft_targets says how much of the loss is the teacher's, and teacher_checkpoint holds a teacher's weights; give them together",
     ),
     "ema": (lambda c: bool(c.ema and c.tail_average), "ema and tail_average are two ways of averaging the weights; leave one of them at 0"),
 }  # fmt: skip

@@ -26,7 +26,7 @@ from selfinformed.network.wrap import AttachPoint, Reduce, WrappedClassifier, wr
 from selfinformed.pipeline.config import RunConfig
 from selfinformed.runtime.device import choose_device
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.reading import check_file, check_tensors, naming, read_text, reason_of
+from selfinformed.runtime.reading import check_file, check_tensors, naming, read_text, reason_of, shown
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.training.fitting import guess_output
 
@@ -46,14 +46,11 @@ class Inputs:
 
     def network(self) -> WrappedClassifier:
         """The wrapped network, on the chosen device, its convolutions laid out channels last (over twice as fast on a CPU)."""
-        config, model = self.config, self._model
+        config, model = self.config, self._placed(self._model)
         examples = self.examples("holdout")
-        volumes = any(p.ndim == 5 for p in model.parameters())  # the weights of a Conv3d have no such layout
-        layout = torch.preserve_format if volumes else torch.channels_last
-        model = model.to(choose_device(config.device)).to(memory_format=layout)  # type: ignore[call-overload]
         try:
             return wrap(
-                model.eval(), examples.example_inputs(), labels=examples.labels,
+                model, examples.example_inputs(), labels=examples.labels,
                 classifier=config.classifier, attach=_attach_points(config), reduce=config.reduce,
                 output=guess_output(examples.targets) if config.outputs == "auto" else config.outputs,
             )  # fmt: skip
@@ -62,22 +59,48 @@ class Inputs:
                 raise SelfInformedError(f"{error}; they are the first of {config.holdout}") from None
             raise
 
+    def teacher(self) -> tuple[WrappedClassifier, torch.Tensor | None]:
+        """The wrapped network whose outputs are soft targets, and int64 [C] which of them is each label, where its names say that they stand otherwise."""
+        config, train = self.config, self.examples("train")
+        try:
+            model = self._placed(self._opened(config.teacher or "", None, config.teacher_checkpoint))
+            net = wrap(model, train.example_inputs())
+        except SelfInformedError as error:
+            raise SelfInformedError(f"teacher: {error}") from None
+        if net.n_labels != len(train.labels):
+            raise SelfInformedError(f"teacher: expected {len(train.labels)} outputs, one for each label; the network has {net.n_labels}")
+        names, own = labels_of(model), list(train.labels.names)
+        if names is None or names == own:
+            return net, None
+        if missing := sorted(set(own) - set(names)):
+            raise SelfInformedError(f"teacher: its labels are others than those taught; {shown(missing[0])} is none of them")
+        return net, torch.tensor([names.index(name) for name in own])
+
+    def _placed(self, model: nn.Module) -> nn.Module:
+        """The network as it is run."""
+        volumes = any(p.ndim == 5 for p in model.parameters())  # the weights of a Conv3d have no such layout
+        layout = torch.preserve_format if volumes else torch.channels_last
+        return model.to(choose_device(self.config.device)).to(memory_format=layout).eval()  # type: ignore[no-any-return, call-overload]
+
     @cached_property
     def _model(self) -> nn.Module:
         """The network with its weights."""
+        return self._opened(self.config.model, self.config.model_options, self.config.checkpoint)
+
+    def _opened(self, model_name: str, options: dict[str, Any] | None, checkpoint: str | None) -> nn.Module:
         config = self.config
-        family, _, name = config.model.partition(":")
+        family, _, name = model_name.partition(":")
         if family == "transformers":
-            model = open_family(family, name, len(self.labels) if self.labels else None, config.model_options)
+            model = open_family(family, name, len(self.labels) if self.labels else None, options)
         elif family in FAMILIES:
             n_labels = len(self.labels) if self.labels else config.n_labels or len(self.examples("train" if config.train else "holdout").labels)
-            model = open_family(family, name, n_labels, config.model_options)
-        elif config.model_options:
-            raise SelfInformedError(f"model_options: these are for models named by their family ({', '.join(FAMILIES)}); got the model {config.model!r}")
+            model = open_family(family, name, n_labels, options)
+        elif options:
+            raise SelfInformedError(f"model_options: these are for models named by their family ({', '.join(FAMILIES)}); got the model {model_name!r}")
         else:
-            model = _open_model(config.model, Path(config.output))
-        if config.checkpoint:
-            _load_checkpoint(model, Path(config.checkpoint))
+            model = _open_model(model_name, Path(config.output))
+        if checkpoint:
+            _load_checkpoint(model, Path(checkpoint))
         return model
 
     def examples(self, part: Part) -> Examples:

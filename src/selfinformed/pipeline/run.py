@@ -47,6 +47,7 @@ from selfinformed.training.recipe import Recipe
 from selfinformed.training.searching import search
 from selfinformed.training.stored import are_whole
 from selfinformed.training.structures import Structure
+from selfinformed.training.teachers import TeacherNetwork
 
 
 class Run:
@@ -154,27 +155,30 @@ class Run:
 
     def features(self, split: Part) -> FeatureStore:
         """features/SPLIT/unit-*.safetensors; what an older version kept as features/SPLIT.safetensors is read too."""
-        c, name = self.config, f"features/{split}"
-        if split in self._features:
-            return self._features[split]
+        if split not in self._features:
+            self._features[split] = self._cached(self.net, split, f"features/{split}")
+        return self._features[split]
+
+    def _cached(self, net: WrappedClassifier, split: Part, name: str) -> FeatureStore:
+        """A network's features of a split, from the folder of that name, which is filled where it is not whole."""
+        c = self.config
         examples, folder, skipped = self.inputs.examples(split), self.folder / name, self.folder / f"skipped-{split}.json"
         if (one_file := folder.with_suffix(".safetensors")).exists():
             left_out = [row["example"] for row in read_artefact(skipped)] if skipped.exists() else []
             kept = examples.take(np.delete(np.arange(len(examples)), left_out)) if left_out else examples
-            store = FeatureStore.load(one_file, self.net, kept)
+            store = FeatureStore.load(one_file, net, kept)
         elif are_whole(folder):
             sweep_units(folder)
-            store = FeatureStore.load(folder, self.net, examples)
+            store = FeatureStore.load(folder, net, examples)
             self.say(f"{'features':<10} {name} is there already")
         else:
-            about, start = estimate(self.net, examples, c.forward_batch_size, c.feature_dtype), time.perf_counter()
+            about, start = estimate(net, examples, c.forward_batch_size, c.feature_dtype), time.perf_counter()
             self.say(f"{'features':<10} {name} will take {about['bytes'] / 1e6:,.0f} MB of disk and about {about['seconds']:,.0f} s in all")
-            store = FeatureStore.build(self.net, examples, c.forward_batch_size, f"caching {split} features", folder, c.feature_dtype)
+            store = FeatureStore.build(net, examples, c.forward_batch_size, f"caching {name.partition('/')[2]} features", folder, c.feature_dtype)
             self.say(f"{'features':<10} {name} in {time.perf_counter() - start:.1f} s")
         if examples.skipped and not skipped.exists() and rank() == 0:
             write_json(skipped, {"format": "selfinformed.skipped/1", "rows": [{"example": k, "reason": why} for k, why in examples.skipped.items()]})
             self.say(f"           {len(examples.skipped)} unreadable {split} examples set aside, see {skipped.name}")
-        self._features[split] = store
         return store
 
     def headroom(self) -> dict[str, Any]:
@@ -368,7 +372,15 @@ class Run:
         recipe = {f.name: getattr(self.config, f.name) for f in fields(Recipe) if getattr(self.config, f.name) != f.default}
         if recipe.get("residual") == "auto":
             recipe["residual"] = self._probed_residual() if probed else 1.0
-        return {name: getattr(self.config, name) for name in names} | ({"recipe": recipe} if recipe else {})
+        taught = {"teacher": self._teacher} if self.config.teacher else {}
+        return {name: getattr(self.config, name) for name in names} | ({"recipe": recipe} if recipe else {}) | taught
+
+    @cached_property
+    def _teacher(self) -> TeacherNetwork:
+        """The teacher, by its cached features of the training examples."""
+        net, order = self.inputs.teacher()
+        self.say(f"teacher    {net}")
+        return TeacherNetwork(net, self._cached(net, "train", "features/teacher"), order)
 
     def _probed_residual(self) -> float:
         """That of the probe's best head where this plan's heads read; a probe.json of an earlier version, which has none, is made again."""

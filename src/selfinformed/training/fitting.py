@@ -30,7 +30,7 @@ from selfinformed.training.processes import Processes
 from selfinformed.training.recipe import REVISION, Recipe
 from selfinformed.training.sampling import draw_of
 from selfinformed.training.stepping import History, Order, Training, one_cycle
-from selfinformed.training.teachers import Teacher, teacher_of
+from selfinformed.training.teachers import Teacher, teacher_of, told
 
 __all__ = ["History", "Recipe", "fit", "fit_whole", "gradient_of", "guess_output", "loss_of", "one_cycle"]
 
@@ -82,7 +82,7 @@ def fit(
         seed: of the order of examples.
         recipe: everything else about this training: schedule, smoothing, long tails, soft targets, averaging, early stopping.
         teacher: whose outputs are the soft targets: logits [N, C] of the training examples (of every view, where there are several), or a
-            function of their numbers [b] that gives logits [b, C] (default: the base itself).
+            function of their numbers [b] that gives logits [b, C], as a `TeacherNetwork` is (default: the base itself).
         checkpoint: a file that takes the state of this training; called again with the same arguments and the network as it was at first,
             `fit` goes on from it to the same weights, bit for bit. It is left where it is: a finished one gives its result at once.
         checkpoint_every: steps between two writings of it (default: after each pass).
@@ -127,7 +127,7 @@ def fit(
         about = {"epochs": epochs, "batch_size": batch_size, **rates, "head_input": head_input, "output": aug.output, "seed": seed, **asdict(recipe)}
         about |= {"revision": REVISION, "features": _digest(store), "watched": held_out and _digest(held_out), "starting weights": _starting(aug)}
         chosen = None if aug.dispatch is None else [aug.dispatch.top_groups, aug.dispatch.share, aug.dispatch.above]
-        more = {"teacher": teacher is not None, "heads run": chosen}
+        more = {"teacher": told(teacher), "heads run": chosen}
         kept = Checkpoint(Path(checkpoint), about | more, checkpoint_every)
     trained = sum(p.numel() for p in aug.new_parameters())
     needed = 4 * (4 * trained + 4 * batch_size * aug.n_labels)  # weights, gradients and two moments; logits, targets and two gradients

@@ -28,6 +28,7 @@ from selfinformed.training.fitting import fit
 from selfinformed.training.forecasting import WORTH_IT, Diagnosis, Forecast, Judged, Limit, foresee
 from selfinformed.training.recipe import RESIDUALS, Recipe
 from selfinformed.training.structures import changed, seen_of
+from selfinformed.training.teachers import of_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -206,14 +207,16 @@ def probe(
     first = rng.permutation(len(holdout)) < len(holdout) // 2
     n = train.n_inputs
     sample = _take(train, rng.permutation(n)[: len(holdout)])
-    half = _take(train, (rng.permutation(n)[: n // 2] + n * np.arange(len(train) // n)[:, None]).ravel())  # in all views
+    rows = np.sort((rng.permutation(n)[: n // 2] + n * np.arange(len(train) // n)[:, None]).ravel())  # in all views
+    half = _take(train, rows)
+    of_half = {"teacher": of_rows(training["teacher"], torch.from_numpy(rows))} if training.get("teacher") is not None else {}
 
     own = Recipe.of(training.get("recipe")).residual
     tried_residuals = residuals or (RESIDUALS if own == 1 else (own,))
 
     def trained(heads: HeadPlan, store: FeatureStore, passes: float, rate: float = rates[0], residual: float = 1.0) -> AugmentedClassifier:
         aug = augment(net, heads, seed=seed)
-        fit(aug, store, holdout=sample, epochs=passes, seed=seed, **changed(training, rate, residual))
+        fit(aug, store, holdout=sample, epochs=passes, seed=seed, **changed(training | (of_half if store is half else {}), rate, residual))
         return aug
 
     def judged(model: Model) -> Judged:

@@ -2,14 +2,54 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
 from selfinformed.augmented.network import AugmentedClassifier
+from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.training.features import FeatureStore, scores_from_features
 
 Teacher = torch.Tensor | Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class TeacherNetwork:
+    """Another network for the same labels, as a teacher: its logits, from its cached features of the training examples.
+
+    Attributes:
+        net: the network.
+        features: `FeatureStore.build(net, train)`, of the examples that are taught, in their order and views.
+        order: int64 [C], which of its outputs stands for each label; None where they stand in the labels' own order.
+    """
+
+    net: WrappedClassifier
+    features: FeatureStore
+    order: torch.Tensor | None = None
+
+    @torch.no_grad()
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        """Logits [b, C] of example numbers [b]."""
+        logits = scores_from_features(self.net, *self.features.batch(rows))
+        return logits if self.order is None else logits[:, self.order.to(logits.device)]
+
+    def __repr__(self) -> str:
+        return f"TeacherNetwork({self.features.digest()}, {None if self.order is None else self.order.tolist()})"
+
+
+def told(teacher: Teacher | None) -> str | bool:
+    """What tells a teacher from others, as far as that can be told, for the file that a training goes on from."""
+    if isinstance(teacher, torch.Tensor):
+        return hashlib.sha256(teacher.detach().cpu().contiguous().numpy().data).hexdigest()
+    return repr(teacher) if isinstance(teacher, TeacherNetwork) else teacher is not None
+
+
+def of_rows(teacher: Teacher, rows: torch.Tensor) -> Teacher:
+    """The teacher of some of its examples, [n], which are then numbered from 0."""
+    return lambda some: teacher[rows[some]] if isinstance(teacher, torch.Tensor) else teacher(rows[some])
 
 
 def teacher_of(
