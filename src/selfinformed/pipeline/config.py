@@ -96,7 +96,7 @@ class RunConfig:
     class_weights: float = _option(0.0, "beta, 0 to 1, e.g. 0.999: weight examples by their labels' effective numbers (Cui et al. 2019)")
     balanced_sampling: float = _option(0.0, "draw examples by label frequency to minus this power, 0 (as they are) to 1 (labels equally often)")
     soft_targets: float = _option(0.0, "share of the loss, 0 to 1, that is cross-entropy with the teacher's outputs (the paper's section 3)")
-    teacher: str | None = _option(None, "a network for the same inputs and labels, named like the model, whose outputs are the soft targets (default: the base)")
+    teacher: str | None = _option(None, "network for the same inputs and labels, named like the model, whose outputs are the soft targets (default: the base)")
     teacher_checkpoint: str | None = _option(None, "weights to load into the teacher")
     temperature: float = _option(2.0, "of the soft targets")
     ema: float = _option(0.0, "decay, 0 (off) to 1, of a moving average of the weights, which is what training then gives")
