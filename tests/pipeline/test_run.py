@@ -290,12 +290,12 @@ def test_heads_are_trained_as_the_probe_found_better(workspace: Path, monkeypatc
     assert given == [{"residual": run.headroom()["residual"]}]
     probe = run.folder / "probe.json"
     content = json.loads(probe.read_text("utf-8"))
-    del content["residual"], content["checksum"]  # as an earlier version wrote it
+    del content["residuals"], content["checksum"]  # as an earlier version wrote it
     probe.write_text(json.dumps(content), "utf-8")
     (run.folder / "config.json").unlink()
     opened(workspace, residual="auto").augmented()
     assert given[0] == given[1]
-    assert "residual" in json.loads(probe.read_text("utf-8"))
+    assert json.loads(probe.read_text("utf-8"))["residuals"] == [1.0, 0.25, 0.0]
 
 
 def test_a_label_never_held_out_is_in_no_group(done: Run) -> None:

@@ -103,6 +103,12 @@ def test_logit_adjustment_of_equal_labels_changes_nothing_and_of_rare_ones_raise
     torch.testing.assert_close(Objective.of(recipe, skewed, "softmax").gradient(scores, skewed).sum(0), torch.zeros(2))
 
 
+def test_views_of_an_example_do_not_make_its_labels_more_frequent() -> None:
+    one, several = (as_targets([[0], [0], [0], [1]] * n, 2) for n in (1, 4))
+    recipe = Recipe(class_weights=0.9, logit_adjustment=1.0)
+    torch.testing.assert_close(Objective.of(recipe, several, "softmax", 4).weights, Objective.of(recipe, one, "softmax").weights)
+
+
 def test_class_weights_are_one_on_average_over_labels_with_examples() -> None:
     targets = as_targets([[0]] * 90 + [[1]] * 9 + [[2]], 4)
     weights = Objective.of(Recipe(class_weights=0.999), targets, "softmax").weights

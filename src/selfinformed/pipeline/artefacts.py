@@ -126,6 +126,7 @@ class Probe(TypedDict):
     attach: str
     width: Count
     residual: NotRequired[Share]
+    residuals: NotRequired[list[Share]]
     mean_average_precision: Wide
     limited_by: str
     forecast: Forecast

@@ -43,7 +43,7 @@ from selfinformed.training.fitting import fit
 from selfinformed.training.headroom import probe
 from selfinformed.training.joining import classifier_for
 from selfinformed.training.processes import Processes
-from selfinformed.training.recipe import Recipe
+from selfinformed.training.recipe import RESIDUALS, Recipe
 from selfinformed.training.searching import search
 from selfinformed.training.stored import are_whole
 from selfinformed.training.structures import Structure
@@ -383,9 +383,9 @@ class Run:
         return TeacherNetwork(net, self._cached(net, "train", "features/teacher"), order)
 
     def _probed_residual(self) -> float:
-        """That of the probe's best head where this plan's heads read; a probe.json of an earlier version, which has none, is made again."""
+        """That of the probe's best head where this plan's heads read; a probe.json of an earlier version, which tried fewer, is made again."""
         there = self._kept.there("probe.json")
-        whole = bool(there) and "residual" in there and self._kept.is_current("probe.json")
+        whole = bool(there) and {*RESIDUALS} <= {*there.get("residuals", ())} and self._kept.is_current("probe.json")
         if Processes.joined().world > 1 and not whole:
             raise SelfInformedError("residual: auto wants probe.json, which one process makes; run selfinformed probe on the run folder first")
         if there and not whole:

@@ -161,7 +161,7 @@ def fit(
             aug.dispatch.shift = join.shift
         if epochs:
             batches = Order(len(store), batch_size, seed, draw_of(store, recipe.balanced_sampling))
-            objective = Objective.of(recipe, targets, aug.output)
+            objective = Objective.of(recipe, targets, aug.output, store.n_views)
             watched = None if held_out is None else _watched(aug, held_out, recipe, join)
             training = Training(
                 groups, batches, epochs, forward, targets, objective, recipe, history, "heads", watched=watched, checkpoint=kept, processes=processes

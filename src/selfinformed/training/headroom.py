@@ -50,7 +50,7 @@ class Headroom:
         labels, groups: names for what lies where.
         points: a row for each attach point {attach, residual, mean_average_precision, gain, budget_gain}: mAP with a wide dense head there, its gain over
             the base, and that of a dense head within the budget (None where the budget does not reach for one unit).
-        residual: how that head was trained: the share of the base's scores that it saw; see `Recipe`.
+        residual, residuals: how that head was trained, the share of the base's scores that it saw, and the shares that were tried; see `Recipe`.
         forecast: what structures at the budget will gain.
         diagnosis: what limits the network.
     """
@@ -66,6 +66,7 @@ class Headroom:
     diagnosis: Diagnosis
     groups: LabelGroups | None = None
     residual: float = 1.0
+    residuals: Sequence[float] = (1.0,)
 
     @property
     def gain(self) -> float:
@@ -145,7 +146,8 @@ class Headroom:
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "verdict": self.verdict, "worth_it": self.worth_it, "gain": self.gain / 100, "attach": self.attach, "width": self.width, "residual": self.residual,
+            "verdict": self.verdict, "worth_it": self.worth_it, "gain": self.gain / 100, "attach": self.attach, "width": self.width,
+            "residual": self.residual, "residuals": list(self.residuals),
             "mean_average_precision": {
                 "base": self.base.mean_average_precision, "classifier": self.classifier.mean_average_precision,
                 "dense": self.dense.mean_average_precision,
@@ -260,7 +262,7 @@ def probe(
         100 * rank(trained(wide, half, 2 * epochs, residual=residual), holdout, top_k).mean_average_precision,
     )  # fmt: skip
     forecast = foresee(base, candidates, budget, seed)
-    return Headroom(base.whole, classifier, dense, wide.hidden[0][0], attach, net.labels, points, forecast, diagnosis, groups, residual)
+    return Headroom(base.whole, classifier, dense, wide.hidden[0][0], attach, net.labels, points, forecast, diagnosis, groups, residual, tried_residuals)
 
 
 def _places(net: WrappedClassifier) -> list[tuple[str, str | None]]:

@@ -58,12 +58,12 @@ class Objective:
     temperature: float = 1.0
 
     @classmethod
-    def of(cls, recipe: Recipe, targets: Targets, output: Output) -> Objective:
-        """The objective of a recipe, for the label frequencies of these training examples."""
+    def of(cls, recipe: Recipe, targets: Targets, output: Output, n_views: int = 1) -> Objective:
+        """The objective of a recipe, for the label frequencies of these training examples, of which so many are views of the same."""
         shift = (recipe.logit_adjustment * prior_of(targets, output)).float() if recipe.logit_adjustment else None
         weights = None
         if recipe.class_weights:
-            counts = targets.positives().astype(np.float64)
+            counts = targets.positives() / n_views
             inverse = np.where(counts > 0, (1 - recipe.class_weights) / np.maximum(1 - recipe.class_weights**counts, 1e-300), 0.0)
             weights = torch.from_numpy(inverse / inverse[counts > 0].mean() if counts.any() else inverse).float()
         return cls(output, recipe.label_smoothing, shift, weights, recipe.soft_targets, recipe.temperature)
