@@ -260,7 +260,7 @@ def test_arms_try_the_learning_rate_of_the_searched_structure(problem: Problem) 
     assert (tuned["dense"]["factor"], tuned["dense"]["residual"]) == (best["factor"], best["residual"])
     again = compared(problem, arms=arms, seeds=1, searched=Structure(problem.plan(), rate=0.25), tuning=2).about["tuned"]
     assert {arm: sorted({row["factor"] for row in tried["tries"]}) for arm, tried in again.items()} == {
-        "classifier": [0.25, 1.0, 2.0], "adapter": [0.25, 1.0, 2.0], "dense": [0.25, 1.0, 2.0], "searched": [1.0, 2.0],
+        "classifier": [0.25, 0.5, 1.0, 2.0], "adapter": [0.25, 0.5, 1.0, 2.0], "dense": [0.25, 0.5, 1.0, 2.0], "searched": [1.0, 2.0],
     }  # fmt: skip
     with refused("another residual or learning rate", "give holdout="):
         compared(problem, arms=["base", "classifier", "searched"], searched=Structure(problem.plan(), rate=0.25), holdout=None)

@@ -159,7 +159,8 @@ def test_shares_are_at_most_one(tmp_path, name):
     ("augmentation: rotate", "augmentation"),
     ("residual: 0\nkeep_classifier: false", "keep_classifier: with residual 0 the classifier stays as it is"),
     ("ema: 0.9\ntail_average: 0.5", "ema: ema and tail_average are two ways"),
-    ("teacher: timm:resnet18", "teacher: soft_targets says how much of the loss is the teacher's"),
+    ("teacher: timm:resnet18\nsoft_targets: 0.5", "teacher_checkpoint: a teacher named by timm or torchvision has random weights"),
+    ("teacher: x.py:make", "teacher: soft_targets says how much of the loss is the teacher's"),
     ("soft_targets: 0.5\nteacher_checkpoint: x.pt", "teacher: soft_targets says"),
     ("arms: [base, views]", "arms: views needs the test examples seen once more; give second_view"),
 ])  # fmt: skip

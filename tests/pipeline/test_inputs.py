@@ -255,6 +255,7 @@ def test_a_teacher_is_opened_as_the_model_is(config, tmp_path):
         (f"{tmp_path / 'two.py'}:make", "teacher: expected 3 outputs, one for each label; the network has 2"),
         (f"{tmp_path / 'nowhere.py'}:make", r"teacher: model: the file .*nowhere\.py does not exist"),
         ("somewhere", "teacher: model: 'somewhere' names no model"),
+        ("", "teacher: model: the configuration names no model"),
     ):
         with pytest.raises(SelfInformedError, match=message):
             Inputs(replace(config, soft_targets=0.5, teacher=teacher)).teacher()
@@ -270,3 +271,14 @@ def test_a_teacher_that_names_its_labels_teaches_them_in_the_order_of_the_networ
     names[0] = "3"
     with pytest.raises(SelfInformedError, match="teacher: its labels are others than those taught; '2' is none of them"):
         Inputs(replace(config, soft_targets=0.5, teacher=config.model)).teacher()
+
+
+def test_files_of_the_same_name_beside_model_and_teacher_are_not_mistaken_for_one_another(config, tmp_path):
+    for folder, width in (("one", 5), ("other", 7)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "model.py").write_text("from parts import make")
+        made = f"nn.Sequential(nn.Linear(4, {width}), nn.Linear({width}, 3))"
+        (tmp_path / folder / "parts.py").write_text(f"from torch import nn\ndef make():\n    return {made}")
+    inputs = Inputs(replace(config, soft_targets=0.5, model=f"{tmp_path}/one/model.py:make", teacher=f"{tmp_path}/other/model.py:make"))
+    assert (inputs.network().classifier.in_features, inputs.teacher()[0].classifier.in_features) == (5, 7)
+    assert importlib.import_module("parts").make()[0].out_features == 5

@@ -326,6 +326,20 @@ def test_earlier_points_kept_as_maps_are_searched_and_what_wins_is_compared(work
     assert run.comparison().arms == ["base", "dense", "searched"]
 
 
+def test_a_comparison_that_did_not_try_the_rate_of_what_was_found_is_made_again(workspace: Path) -> None:
+    options = {"candidates": 2, "rounds": 1, "arms": ["base", "classifier", "searched"]}
+    run = opened(workspace, **options)
+    run.comparison()
+    for rate, again in ((1.0, False), (0.5, True)):
+        search, comparison = (json.loads((run.folder / f"{name}.json").read_text("utf-8")) for name in ("search", "comparison"))
+        search["best"]["rate"] = rate
+        comparison["about"].pop("revision", None)  # as earlier versions wrote it
+        for name, content in (("search", search), ("comparison", comparison)):
+            content.pop("checksum", None)
+            (run.folder / f"{name}.json").write_text(json.dumps(content), "utf-8")
+        assert ("revision" in opened(workspace, **options).comparison().about) is again
+
+
 def test_what_a_later_search_finds_is_compared_too(workspace: Path) -> None:
     changes = {"arms": None, "output": str(workspace / "later"), "candidates": 2, "rounds": 1, "epochs": 1, "seeds": 1}
     run = opened(workspace, **changes)
@@ -530,6 +544,19 @@ def test_another_network_teaches_all_that_is_trained(workspace: Path, monkeypatc
     assert (run.folder / "comparison.jsonl").read_bytes() == journal
     with refused("another", "teacher"):
         opened(workspace, soft_targets=0.5)
+    teacher = workspace / "teacher.py"
+    teacher.write_text(teacher.read_text("utf-8").replace("manual_seed(0)", "manual_seed(1)"), "utf-8")
+    (run.folder / "comparison.json").unlink()
+    with refused("features/teacher holds features of another teacher", "choose another --output"):
+        opened(workspace, **options).comparison()
+
+
+def test_a_teacher_that_cannot_be_had_is_refused_before_anything_is_made(workspace: Path) -> None:
+    options = {"soft_targets": 0.5, "teacher": f"{workspace / 'teacher.py'}:make"}
+    with refused("teacher: model: the file", "does not exist"):
+        opened(workspace, **options).augmented()
+    assert [path.name for path in (workspace / "out").iterdir() if path.name != ".lock"] == ["config.yaml"]
+    assert opened(workspace, soft_targets=0.5).plan()
 
 
 def test_a_search_starts_from_the_classifier_that_fit_starts_from(workspace: Path, monkeypatch) -> None:

@@ -105,7 +105,7 @@ def test_logit_adjustment_of_equal_labels_changes_nothing_and_of_rare_ones_raise
 
 def test_views_of_an_example_do_not_make_its_labels_more_frequent() -> None:
     one, several = (as_targets([[0], [0], [0], [1]] * n, 2) for n in (1, 4))
-    recipe = Recipe(class_weights=0.9, logit_adjustment=1.0)
+    recipe = Recipe(class_weights=0.9)
     torch.testing.assert_close(Objective.of(recipe, several, "softmax", 4).weights, Objective.of(recipe, one, "softmax").weights)
 
 

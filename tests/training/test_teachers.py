@@ -7,11 +7,12 @@ import torch
 
 from conftest import Problem
 from selfinformed.augmented.network import augment
+from selfinformed.evidence.comparison import compare
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.training.features import FeatureStore, score_batches
 from selfinformed.training.fitting import fit
 from selfinformed.training.headroom import probe
-from selfinformed.training.teachers import TeacherNetwork, of_rows, told
+from selfinformed.training.teachers import TeacherNetwork, keyed, of_rows, told
 
 
 def shuffled(problem: Problem):
@@ -93,11 +94,41 @@ def test_a_better_network_helps(problem: Problem, converged: Problem) -> None:
 
 def test_teachers_are_told_apart(problem: Problem, converged: Problem) -> None:
     net, store = problem.net, problem.store("train")
-    some, other = torch.zeros(3, 36), torch.eye(3, 36)
+    some, other, rounded = torch.zeros(3, 36), torch.eye(3, 36), torch.zeros(3, 36, dtype=torch.bfloat16)
     networks = [TeacherNetwork(net, store), TeacherNetwork(net, store, torch.arange(36)), TeacherNetwork(converged.net, converged.store("train"))]
-    assert len({told(teacher) for teacher in (None, some, other, lambda rows: some, *networks)}) == 7
+    assert len({told(teacher) for teacher in (None, some, other, rounded, lambda rows: some, *networks)}) == 8
     assert told(some) == told(some.clone())
     assert told(networks[0]) == told(TeacherNetwork(net, problem.store("train")))
+
+
+def test_a_teacher_of_other_examples_is_refused(problem: Problem, converged: Problem) -> None:
+    with pytest.raises(SelfInformedError, match="teacher: these features are of another network"):
+        TeacherNetwork(problem.net, converged.store("train"))
+    short = FeatureStore.build(converged.net, problem.train.take(range(1, 1500)))
+    aug = augment(problem.net, problem.plan())
+    for features in (short, converged.store("holdout"), FeatureStore.build(converged.net, [problem.train.take(range(750))] * 2)):
+        with pytest.raises(SelfInformedError, match="teacher: its features are of .* not the 1500 training examples or have other labels"):
+            fit(aug, problem.store("train"), recipe={"soft_targets": 0.5}, teacher=TeacherNetwork(converged.net, features))
+
+
+def test_how_often_a_teacher_is_right(converged: Problem) -> None:
+    store = converged.store("train")
+    found = TeacherNetwork(converged.net, store).right()
+    scores = torch.cat([scores for scores, _, _ in score_batches(converged.net, store)])
+    assert found == pytest.approx((scores.argmax(1).numpy() == store.targets.labels).mean())
+
+
+def test_journals_tell_teachers_apart(problem: Problem, tmp_path) -> None:
+    """Also those that are alike where torch shows them."""
+    one = torch.zeros(1500, 36)
+    other = one.clone()
+    other[100:1400] = 4 * problem.store("train").targets.multi_hot()[100:1400]
+    options = {"arms": ["confusions"], "seeds": 1, "epochs": 1, "recipe": {"soft_targets": 0.9}, "journal": tmp_path / "rows.jsonl"}
+    stores = problem.store("train"), problem.store("test")
+    first, second, again = (compare(problem.net, problem.plan(), *stores, teacher=teacher, **options) for teacher in (one, other, one.clone()))
+    assert first.rows == again.rows != second.rows
+    assert keyed({"epochs": 2, "teacher": (function := lambda rows: one[rows])})["teacher"] is function
+    assert keyed({"epochs": 2}) == {"epochs": 2}
 
 
 def test_a_training_does_not_go_on_with_another_teacher(problem: Problem, tmp_path) -> None:

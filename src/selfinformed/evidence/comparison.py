@@ -30,6 +30,7 @@ from selfinformed.structure.plans import HeadPlan
 from selfinformed.training.features import FeatureStore
 from selfinformed.training.recipe import RESIDUALS, REVISION, Recipe
 from selfinformed.training.structures import Structure
+from selfinformed.training.teachers import TeacherNetwork, keyed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -240,8 +241,8 @@ def compare(
         epochs: passes over `train` for each arm on cached features.
         tuning: factors of both learning rates, e.g. (0.5, 1, 2), or how many powers of two about 1. Each arm, method and controls alike, is first
             trained once with each, at seed 0, and keeps for all seeds the one with the highest mAP on `holdout`: as many more trainings per arm.
-            Default: none. Beside `searched`, since a search tries them too, every other arm also tries its factor of the learning rates, and every
-            arm with heads each `residual` of 1, 0.25 and 0. These tries are not part of the rows' seconds.
+            Default: none. Beside `searched`, since a search tries them too, every arm but `finetune` also tries these times the factor of what was
+            found, and every arm with heads each `residual` of 1, 0.25 and 0. These tries are not part of the rows' seconds.
         tune_finetune: whether `finetune` tries them too. Each try trains the whole network for as long as the method took, its features counted.
         finetune_learning_rate: peak of the `finetune` arm's schedule.
         classifier: whether the arms keep the trained classifier or re-initialise it (the paper's choice).
@@ -265,8 +266,8 @@ def compare(
     rates = factors  # of the arms beside what was found
     beside = [arm for arm in ARMS if arm not in ("base", "finetune", *FOUND)]
     if searched and "searched" in chosen and {*beside} & {*chosen}:
-        if searched.rate not in (rates or [1.0]):
-            rates = [*(rates or [1.0]), searched.rate]
+        if searched.rate != 1:
+            rates = list(dict.fromkeys([*(factors or [1.0]), *(searched.rate * factor for factor in factors or [1.0])]))
         if {*HEADED} & {*chosen} and (holdout is not None or searched.residual not in residuals):
             residuals = list(dict.fromkeys([*residuals, *RESIDUALS, searched.residual]))
     if holdout is None and (len(residuals) > 1 or rates):
@@ -276,14 +277,15 @@ def compare(
     inputs = [
         REVISION, net.fingerprint, [store and store.digest() for store in (train, test, holdout, views)], plan.to_dict(),
         codetections and codetections.to_dict(), hinton and hinton.to_dict(), searched and searched.to_dict(),
-        top_k, epochs, factors, tune_finetune, finetune_learning_rate, classifier, training, *([residuals] if len(residuals) > 1 else []),
+        top_k, epochs, factors, tune_finetune, finetune_learning_rate, classifier, keyed(training), *([residuals] if len(residuals) > 1 else []),
         *([rates] if rates != factors else []),
     ]  # fmt: skip
     done = Journal(journal, inputs)
     wanted = [(arm, seed) for seed in range(seeds) for arm in chosen]
     missing = sorted((key for key in wanted if key not in done.rows), key=lambda key: (key[1], key[0] == "finetune"))  # which waits for the method's time
     base = evaluate(net, test, top_k) if any(arm == "base" for arm, _ in missing) else None
-    caching = train.seconds + (holdout.seconds if holdout is not None else 0.0)
+    teacher = training.get("teacher")
+    caching = sum(store.seconds for store in (train, holdout, teacher.features if isinstance(teacher, TeacherNetwork) else None) if store is not None)
     tries = {
         arm: [
             Try(factor, residual)
@@ -306,7 +308,7 @@ def compare(
         done.add(arm, seed, bench.judged(arm, aug, top_k, seed), seconds, head_seconds)
     about = {
         "date": date.today().isoformat(), "grouping": plan.groups.method,
-        "seeds": seeds, "epochs": epochs, "n_train": train.n_inputs, "n_test": len(test), "versions": versions(), "machine": machine(),
+        "seeds": seeds, "epochs": epochs, "n_train": train.n_inputs, "n_test": len(test), "revision": REVISION, "versions": versions(), "machine": machine(),
         "tuned": {arm: _tuning(done, of, tries[of]) for arm, of in tuned.items()}, "searched": searched and searched.description,
     }  # fmt: skip
     rows = [done.rows[key] for key in wanted]

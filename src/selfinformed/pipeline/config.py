@@ -285,6 +285,10 @@ _TOGETHER: dict[str, tuple[Callable[[RunConfig], bool], str]] = {
         lambda c: (c.teacher is not None and not c.soft_targets) or (c.teacher_checkpoint is not None and c.teacher is None),
         "soft_targets says how much of the loss is the teacher's, and teacher_checkpoint holds a teacher's weights; give them together",
     ),
+    "teacher_checkpoint": (
+        lambda c: (c.teacher or "").startswith(("timm:", "torchvision:")) and not c.teacher_checkpoint,
+        "a teacher named by timm or torchvision has random weights; give those that it was trained to",
+    ),
     "ema": (lambda c: bool(c.ema and c.tail_average), "ema and tail_average are two ways of averaging the weights; leave one of them at 0"),
 }  # fmt: skip
 _LEAST = {

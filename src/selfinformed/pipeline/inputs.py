@@ -66,7 +66,8 @@ class Inputs:
             model = self._placed(self._opened(config.teacher or "", None, config.teacher_checkpoint))
             net = wrap(model, train.example_inputs())
         except SelfInformedError as error:
-            raise SelfInformedError(f"teacher: {error}") from None
+            hint = "; of a teacher that cannot be named: wrap it in a function whose network ends in one linear layer" if "classifier=" in str(error) else ""
+            raise SelfInformedError(f"teacher: {error}{hint}") from None
         if net.n_labels != len(train.labels):
             raise SelfInformedError(f"teacher: expected {len(train.labels)} outputs, one for each label; the network has {net.n_labels}")
         names, own = labels_of(model), list(train.labels.names)
@@ -253,17 +254,30 @@ def _made_by(place: str, function: str) -> Any:
 def _import(place: str) -> Any:
     if not Path(place).is_file():
         raise SelfInformedError(f"model: the file {place} does not exist")
-    spec = importlib.util.spec_from_file_location(f"_model_{Path(place).stem}", place)
+    folder = Path(place).resolve().parent
+    spec = importlib.util.spec_from_file_location(f"_model_{len(_FOLDERS)}_{Path(place).stem}", place)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
-    sys.path.insert(0, str(Path(place).resolve().parent))  # so that it can import the files beside it
+    others = {name: sys.modules.pop(name) for name, its in list(sys.modules.items()) if _is_beside(its, {*_FOLDERS} - {folder})}
+    _FOLDERS.append(folder)
+    sys.path.insert(0, str(folder))  # so that it can import the files beside it, not those of the same name beside another
     try:
         spec.loader.exec_module(module)
     finally:
         sys.path.pop(0)
+        sys.modules.update(others)
     return module
+
+
+_FOLDERS: list[Path] = []  # of the files that were imported
+
+
+def _is_beside(module: Any, folders: set[Path]) -> bool:
+    """Whether a module is one of the files beside a user's."""
+    file = str(getattr(module, "__file__", None) or "")
+    return bool(file) and any(Path(file).is_relative_to(folder) for folder in folders)
 
 
 def _load_checkpoint(model: nn.Module, path: Path) -> None:

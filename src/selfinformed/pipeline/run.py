@@ -10,6 +10,7 @@ from shutil import rmtree
 from typing import Any, get_args
 
 import numpy as np
+import torch
 
 from selfinformed.augmented.network import AugmentedClassifier, augment
 from selfinformed.augmented.saved import load
@@ -31,6 +32,7 @@ from selfinformed.pipeline.inputs import Inputs, Part
 from selfinformed.runtime.device import rank
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import to_line, write_json, write_text
+from selfinformed.runtime.tabular import percent
 from selfinformed.runtime.work import sweep as sweep_units
 from selfinformed.structure.clustering import cluster, grouping_of, sweep
 from selfinformed.structure.counts import ConfusionCounts, Kind
@@ -75,6 +77,8 @@ class Run:
         self.say(f"network    {net}")
         if net.cost.uncounted:
             self.say(f"           not counted in its multiply-adds: {', '.join(net.cost.uncounted)}")
+        if self.config.teacher is not None and not (self.folder / "config.json").exists():
+            self.say(f"teacher    {self._teaching[0]}")  # what is wrong with it is said before anything is made
         return net
 
     @cached_property
@@ -184,7 +188,7 @@ class Run:
     def headroom(self) -> dict[str, Any]:
         """probe.json: what heads could gain, also at `attach_points` earlier points of the network."""
         c = self.config
-        if (there := self._kept.there("probe.json")) and there.get("earlier_points", -1) < c.attach_points:
+        if (there := self._kept.there("probe.json")) and not self._is_whole(there):
             self._kept.make_again("probe.json")
 
         def make() -> dict[str, Any]:
@@ -208,6 +212,11 @@ class Run:
             return {**found.to_dict(), "earlier_points": c.attach_points}
 
         return self._kept.json_stage("probe", "probe.json", make)
+
+    def _is_whole(self, probed: dict[str, Any]) -> bool:
+        """Whether a probe.json, which may be of an earlier version, holds all that the configuration asks for."""
+        tried = self.config.residual != "auto" or {*RESIDUALS} <= {*probed.get("residuals", ())}
+        return tried and bool(probed.get("earlier_points", -1) >= self.config.attach_points)
 
     def augmented(self) -> AugmentedClassifier:
         """heads.safetensors, config.json and history.jsonl; a training that was stopped goes on from training.safetensors.
@@ -311,7 +320,10 @@ class Run:
         if found.about["seeds"] != c.seeds or (c.arms is not None and set(found.arms) != set(c.arms)):
             return True
         wants = c.arms is None or "searched" in c.arms
-        return wants and (self.folder / "search.json").exists() and found.about.get("searched") != self.search()["best"]["description"]
+        if not wants or not (self.folder / "search.json").exists():
+            return False
+        best = self.search()["best"]
+        return found.about.get("searched") != best["description"] or (best["rate"] != 1 and "revision" not in found.about)  # which other arms did not try
 
     def search(self) -> dict[str, Any]:
         """search.json: what was tried, best first, what won, and whether specialists were worth it; search.jsonl holds the trials done so far."""
@@ -372,24 +384,33 @@ class Run:
         recipe = {f.name: getattr(self.config, f.name) for f in fields(Recipe) if getattr(self.config, f.name) != f.default}
         if recipe.get("residual") == "auto":
             recipe["residual"] = self._probed_residual() if probed else 1.0
-        taught = {"teacher": self._teacher} if self.config.teacher else {}
+        taught = {} if self.config.teacher is None else {"teacher": self._teacher}
         return {name: getattr(self.config, name) for name in names} | ({"recipe": recipe} if recipe else {}) | taught
+
+    @cached_property
+    def _teaching(self) -> tuple[WrappedClassifier, torch.Tensor | None]:
+        return self.inputs.teacher()
 
     @cached_property
     def _teacher(self) -> TeacherNetwork:
         """The teacher, by its cached features of the training examples."""
-        net, order = self.inputs.teacher()
-        self.say(f"teacher    {net}")
-        return TeacherNetwork(net, self._cached(net, "train", "features/teacher"), order)
+        net, order = self._teaching
+        try:
+            found = TeacherNetwork(net, self._cached(net, "train", "features/teacher"), order)
+        except SelfInformedError as error:
+            if "features of another network" in str(error):
+                raise SelfInformedError(
+                    f"{self.folder / 'features/teacher'} holds features of another teacher, and so may what was trained here; choose another --output"
+                ) from None
+            raise
+        self.say(f"teacher    its best label is right for {percent(found.right())}% of the training examples")
+        return found
 
     def _probed_residual(self) -> float:
-        """That of the probe's best head where this plan's heads read; a probe.json of an earlier version, which tried fewer, is made again."""
+        """That of the probe's best head where this plan's heads read."""
         there = self._kept.there("probe.json")
-        whole = bool(there) and {*RESIDUALS} <= {*there.get("residuals", ())} and self._kept.is_current("probe.json")
-        if Processes.joined().world > 1 and not whole:
+        if Processes.joined().world > 1 and not (there and self._is_whole(there) and self._kept.is_current("probe.json")):
             raise SelfInformedError("residual: auto wants probe.json, which one process makes; run selfinformed probe on the run folder first")
-        if there and not whole:
-            self._kept.make_again("probe.json")
         found = self.headroom()
         own = str(self.net.attach) if len(self.net.attach_points) == 1 else None
         return float(next((row["residual"] for row in found["attach_points"] if row["attach"] == own and "residual" in row), found["residual"]))

@@ -134,7 +134,7 @@ def fit(
     require_memory(needed, f"fit: {trained:,} parameters in batches of {batch_size} x {aug.n_labels:,} labels", "give a smaller --budget or --batch-size")
     alone = aug.heads is not None and not recipe.residual
     groups = [] if alone else [{"params": list(aug.classifier.parameters()), "lr": classifier_learning_rate}]
-    taught = teacher_of(teacher, aug, order, len(store)) if recipe.soft_targets else None
+    taught = teacher_of(teacher, aug, order, store) if recipe.soft_targets else None
     heads = aug.heads
 
     def forward(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:

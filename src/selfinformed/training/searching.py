@@ -30,6 +30,7 @@ from selfinformed.structure.plans import HeadPlan
 from selfinformed.training.features import FeatureStore, HeadInput, rank
 from selfinformed.training.recipe import RESIDUALS, REVISION, Recipe
 from selfinformed.training.structures import Builder, Choice, Structure
+from selfinformed.training.teachers import keyed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -277,7 +278,7 @@ def search(
             structures[str(choice)], choices[str(choice)] = built, choice
     if not any(choice.is_dense for choice in choices.values()):
         raise SelfInformedError(f"search: not one dense head fits; {left_out[0]['reason']}")
-    done = _Trials(journal, [REVISION, train.digest(), holdout.digest(), budget, budget_of, epochs, rounds, top_k, seed, training])
+    done = _Trials(journal, [REVISION, train.digest(), holdout.digest(), budget, budget_of, epochs, rounds, top_k, seed, keyed(training)])
 
     def tried(names: Sequence[str], number: int, what: str) -> list[dict[str, Any]]:
         passes, rows = epochs / _KEPT ** (rounds - number), []

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 
 from selfinformed.augmented.network import AugmentedClassifier
@@ -14,6 +16,7 @@ from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.training.features import FeatureStore, scores_from_features
 
 Teacher = torch.Tensor | Callable[[torch.Tensor], torch.Tensor]
+_SAMPLE = 4_096
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,21 +33,40 @@ class TeacherNetwork:
     features: FeatureStore
     order: torch.Tensor | None = None
 
+    def __post_init__(self) -> None:
+        if self.features.fingerprint != self.net.fingerprint:
+            raise SelfInformedError("teacher: these features are of another network; cache them again with the teacher")
+
     @torch.no_grad()
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         """Logits [b, C] of example numbers [b]."""
         logits = scores_from_features(self.net, *self.features.batch(rows))
         return logits if self.order is None else logits[:, self.order.to(logits.device)]
 
+    def right(self) -> float:
+        """The share of the training examples, or of 4,096 of them, whose best label by the teacher is among the annotated."""
+        rows = torch.linspace(0, len(self.features) - 1, min(_SAMPLE, len(self.features))).long()
+        wanted = self.features.targets
+        found = np.concatenate([self(some).argmax(1).cpu().numpy() for some in rows.split(512)])  # type: ignore[no-untyped-call]
+        return float(np.mean([label in wanted.take(np.array([row])).labels for row, label in zip(rows.tolist(), found.tolist(), strict=True)]))
+
     def __repr__(self) -> str:
         return f"TeacherNetwork({self.features.digest()}, {None if self.order is None else self.order.tolist()})"
 
 
 def told(teacher: Teacher | None) -> str | bool:
-    """What tells a teacher from others, as far as that can be told, for the file that a training goes on from."""
+    """What tells a teacher from others: text, or for a function only that there is one."""
     if isinstance(teacher, torch.Tensor):
-        return hashlib.sha256(teacher.detach().cpu().contiguous().numpy().data).hexdigest()
+        flat = teacher.detach().cpu().contiguous().flatten()
+        content = flat.view(torch.uint8).numpy().data if flat.numel() else b""
+        return f"{teacher.dtype} {list(teacher.shape)} {hashlib.sha256(content).hexdigest()}"
     return repr(teacher) if isinstance(teacher, TeacherNetwork) else teacher is not None
+
+
+def keyed(training: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of `fit` as the key of what they trained."""
+    by = told(training.get("teacher"))
+    return {**training, "teacher": by} if isinstance(by, str) else dict(training)
 
 
 def of_rows(teacher: Teacher, rows: torch.Tensor) -> Teacher:
@@ -53,7 +75,7 @@ def of_rows(teacher: Teacher, rows: torch.Tensor) -> Teacher:
 
 
 def teacher_of(
-    teacher: Teacher | None, aug: AugmentedClassifier, order: torch.Tensor | None, n: int
+    teacher: Teacher | None, aug: AugmentedClassifier, order: torch.Tensor | None, store: FeatureStore
 ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """What gives a teacher's logits [b, C] for example numbers [b] and their classifier inputs [b, P], with the labels in `order`.
 
@@ -62,7 +84,10 @@ def teacher_of(
             than its classifier on features that are at hand.
         aug: the network that learns.
         order: the order in which its logits stand; None for the labels' own.
-        n: how many examples there are.
+        store: the n training examples.
+
+    Raises:
+        SelfInformedError: the teacher is of other examples, as far as that can be told.
     """
     classifier = aug.net.classifier
     if teacher is None:
@@ -71,8 +96,14 @@ def teacher_of(
         if order is not None:
             weight, bias = weight[order.to(weight.device)], None if bias is None else bias[order.to(weight.device)]
         return lambda rows, penultimate: torch.nn.functional.linear(penultimate.to(weight), weight, bias)
+    n = len(store)
     if isinstance(teacher, torch.Tensor) and teacher.shape != (n, aug.n_labels):
         raise SelfInformedError(f"teacher: expected logits [{n}, {aug.n_labels}], one row per training example, got {list(teacher.shape)}")
+    if isinstance(teacher, TeacherNetwork) and not _are_the_same(teacher.features, store):
+        raise SelfInformedError(
+            f"teacher: its features are of {len(teacher.features)} examples, or views, that are not the {n} training examples or have other labels; cache "
+            "them again with the same data"
+        )
 
     @torch.no_grad()
     def taught(rows: torch.Tensor, penultimate: torch.Tensor) -> torch.Tensor:
@@ -85,3 +116,9 @@ def teacher_of(
         return logits if order is None else logits[:, order]
 
     return taught
+
+
+def _are_the_same(one: FeatureStore, other: FeatureStore) -> bool:
+    """Whether two stores may be of the same examples: as many, in as many views, with the same labels."""
+    ours, theirs = one.targets, other.targets
+    return one.n_views == other.n_views and np.array_equal(ours.offsets, theirs.offsets) and np.array_equal(ours.labels, theirs.labels)
