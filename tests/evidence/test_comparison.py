@@ -13,6 +13,7 @@ from test_arms import another_view, two_of_six
 from conftest import Problem, refused
 from selfinformed.augmented.network import augment
 from selfinformed.evidence import arms as module
+from selfinformed.evidence import comparison as comparison_module
 from selfinformed.evidence.arms import Bench
 from selfinformed.evidence.comparison import ARMS, Comparison, compare, interval
 from selfinformed.evidence.evaluation import evaluate
@@ -264,6 +265,15 @@ def test_arms_try_the_learning_rate_of_the_searched_structure(problem: Problem) 
     }  # fmt: skip
     with refused("another residual or learning rate", "give holdout="):
         compared(problem, arms=["base", "classifier", "searched"], searched=Structure(problem.plan(), rate=0.25), holdout=None)
+
+
+def test_the_bar_counts_tries_too_and_only_what_is_left(problem: Problem, monkeypatch, tmp_path) -> None:
+    drawn = []
+    monkeypatch.setattr(comparison_module, "progress", lambda items, total, what: drawn.append(total) or iter(items))
+    options = {"arms": ["base", "classifier", "dense", "searched"], "searched": Structure(problem.plan(), rate=0.25), "journal": tmp_path / "rows.jsonl"}
+    compared(problem, seeds=1, **options)
+    compared(problem, seeds=2, **options)
+    assert drawn == [4 + 2 + 6, 4]
 
 
 @pytest.mark.parametrize("views", [["views"], ["classifier", "views"]])

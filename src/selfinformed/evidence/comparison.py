@@ -297,15 +297,22 @@ def compare(
         arm: _tuned_as(arm) for arm in chosen
         if arm != "base" and (factors or len(tries[_tuned_as(arm)]) > 1) and (arm != "finetune" or tune_finetune)
     }  # fmt: skip
-    for arm, seed in progress(missing, len(missing), "comparing"):
-        if base is not None and arm == "base":
+    steps: dict[tuple[str, int, Try | None], None] = {}  # in their order: the tries that an arm still wants, then its row
+    for arm, seed in missing:
+        if arm in tuned:
+            steps |= dict.fromkeys((tuned[arm], 0, tried) for tried in tries[tuned[arm]] if (tuned[arm], tried) not in done.tries)
+        steps[arm, seed, None] = None
+    for arm, seed, tried in progress(steps, len(steps), "comparing"):
+        seconds = caching + _seconds_of_heads(done, seed) if arm == "finetune" else 0.0
+        if tried is not None:
+            done.add_try(arm, tried, _tried(bench, arm, tried, top_k, seconds))
+        elif base is not None and arm == "base":
             done.add(arm, seed, base, 0.0)
-            continue
-        best = _tune(bench, done, tuned[arm], tries[tuned[arm]], top_k, caching) if arm in tuned else Try()
-        finetune = arm == "finetune"
-        aug, history = bench.trained(arm, seed, best.factor, caching + _seconds_of_heads(done, seed) if finetune else 0.0, best.residual)
-        seconds, head_seconds = (history.seconds, 0.0) if finetune else (caching + history.seconds, history.seconds)
-        done.add(arm, seed, bench.judged(arm, aug, top_k, seed), seconds, head_seconds)
+        else:
+            best = _best(done, tuned[arm], tries[tuned[arm]]) if arm in tuned else Try()
+            aug, history = bench.trained(arm, seed, best.factor, seconds, best.residual)
+            own, head_seconds = (history.seconds, 0.0) if arm == "finetune" else (caching + history.seconds, history.seconds)
+            done.add(arm, seed, bench.judged(arm, aug, top_k, seed), own, head_seconds)
     about = {
         "date": date.today().isoformat(), "grouping": plan.groups.method,
         "seeds": seeds, "epochs": epochs, "n_train": train.n_inputs, "n_test": len(test), "revision": REVISION, "versions": versions(), "machine": machine(),
@@ -347,17 +354,13 @@ def _tuned_as(arm: str) -> str:
     return "classifier" if arm == "views" else arm
 
 
-def _tune(bench: Bench, done: Journal, arm: str, tries: Sequence[Try], top_k: int, caching: float) -> Try:
-    """Trains an arm in each way not tried yet, at seed 0, and gives the best."""
-    for tried in tries:
-        if (arm, tried) not in done.tries:
-            try:
-                aug, _ = bench.trained(arm, 0, tried.factor, caching + _seconds_of_heads(done, 0) if arm == "finetune" else 0.0, tried.residual)
-                score = bench.score(arm, aug, top_k)
-            except SelfInformedError:  # a rate too high for the loss to stay finite; what is wrong with every rate is raised by the rows
-                score = float("nan")
-            done.add_try(arm, tried, score)
-    return _best(done, arm, tries)
+def _tried(bench: Bench, arm: str, tried: Try, top_k: int, seconds: float) -> float:
+    """mAP on hold-out data of an arm trained so, at seed 0; NaN where it cannot be."""
+    try:
+        aug, _ = bench.trained(arm, 0, tried.factor, seconds, tried.residual)
+        return bench.score(arm, aug, top_k)
+    except SelfInformedError:  # a rate too high for the loss to stay finite; what is wrong with every rate is raised by the rows
+        return float("nan")
 
 
 def _best(done: Journal, arm: str, tries: Sequence[Try]) -> Try:
