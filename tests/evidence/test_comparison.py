@@ -259,6 +259,10 @@ def test_arms_try_the_learning_rate_of_the_searched_structure(problem: Problem) 
     assert [(row["factor"], row["residual"]) for row in tuned["dense"]["tries"]] == [(rate, seen) for rate in (1.0, 0.25) for seen in (1.0, 0.25, 0.0)]
     best = max(tuned["dense"]["tries"], key=lambda row: row["mean_average_precision"])
     assert (tuned["dense"]["factor"], tuned["dense"]["residual"]) == (best["factor"], best["residual"])
+    said = {row["arm"]: row["description"] for row in found.summary()}
+    for arm, description in said.items():
+        assert ("learning rates x0.25" in description) == (tuned.get(arm, {}).get("factor") == 0.25)
+        assert ("of the base's scores" in description or "without" in description) == (tuned.get(arm, {}).get("residual", 1) != 1)
     again = compared(problem, arms=arms, seeds=1, searched=Structure(problem.plan(), rate=0.25), tuning=2).about["tuned"]
     assert {arm: sorted({row["factor"] for row in tried["tries"]}) for arm, tried in again.items()} == {
         "classifier": [0.25, 0.5, 1.0, 2.0], "adapter": [0.25, 0.5, 1.0, 2.0], "dense": [0.25, 0.5, 1.0, 2.0], "searched": [1.0, 2.0],

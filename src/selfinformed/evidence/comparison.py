@@ -29,7 +29,7 @@ from selfinformed.structure.average_precision import nan_mean
 from selfinformed.structure.plans import HeadPlan
 from selfinformed.training.features import FeatureStore
 from selfinformed.training.recipe import RESIDUALS, REVISION, Recipe
-from selfinformed.training.structures import Structure
+from selfinformed.training.structures import Structure, seen_of
 from selfinformed.training.teachers import TeacherNetwork, keyed
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Comparison:
         rows = []
         for arm in self.arms:
             description = DESCRIPTIONS[arm] if arm != "confusions" or self.groups == GROUPED["spectral"] else f"heads on groups {self.groups}"
-            row: dict[str, Any] = {"arm": arm, "description": description, "seeds": len(self.values(arm))}
+            row: dict[str, Any] = {"arm": arm, "description": description + self._chosen(arm), "seeds": len(self.values(arm))}
             for column in ("mean_average_precision", "mean_average_precision_per_example", "top1", "top5", "multiply_adds",
                            "extra_computation", "parameters", "seconds"):  # fmt: skip
                 row[column] = float(self.values(arm, column).mean())
@@ -93,6 +93,13 @@ class Comparison:
             row["method_over_it"] = self.difference(self.method, arm) if self.method in self.arms and arm != self.method else None
             rows.append(row)
         return rows
+
+    def _chosen(self, arm: str) -> str:
+        """How an arm was trained where hold-out data chose otherwise than was given, in words."""
+        tuned = self.about.get("tuned", {}).get(arm, {})
+        factor, residual = float(tuned.get("factor", 1)), float(tuned.get("residual", 1))
+        words = ([f"learning rates x{factor:g}"] if factor != 1 else []) + ([seen_of(residual)] if residual != 1 else [])
+        return "; " + ", ".join(words) if words else ""
 
     def difference(self, one: str, other: str) -> dict[str, float]:
         """Mean of the paired differences in mAP, one minus other, with its 95% interval {mean, low, high}."""
