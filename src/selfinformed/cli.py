@@ -46,7 +46,7 @@ _TRAINING = [
     "label_smoothing", "logit_adjustment", "class_weights", "balanced_sampling", "soft_targets", "temperature", "teacher", "teacher_checkpoint",
     "ema", "tail_average", "patience", "watch",
 ]  # fmt: skip
-_FIT = ["keep_classifier", *_TRAINING, "finetune", "log"]
+_FIT = ["structure", "keep_classifier", *_TRAINING, "finetune", "log"]
 
 _LONGEST = 1_500  # characters of an error
 _SMALLER = "what was finished is kept; give a smaller --forward-batch-size, --batch-size or --budget, and run again"

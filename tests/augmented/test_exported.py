@@ -88,9 +88,34 @@ def test_keyword_arguments_are_the_inputs_names(problem: Problem, tmp_path):
     torch.testing.assert_close(program(*five.values()), aug.logits(five), rtol=1e-4, atol=1e-4)
 
 
-def test_conditional_evaluation_is_not_exported(problem: Problem):
+RUN = [{"top_groups": 2}, {"top_groups": 2, "above": 0.5}, {"above": 0.5}, {"top_groups": 0}]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("run", RUN, ids=str)
+@pytest.mark.parametrize("cover", [False, True])
+def test_what_runs_conditionally_is_exported_with_the_same_logits(problem: Problem, tmp_path, run, cover):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    rng = np.random.default_rng(0)
+    members = [*np.array_split(rng.permutation(36)[:34], 5), *([np.arange(36)] if cover else [])]
+    if cover:  # labels of several groups, one head over all of them
+        members = [np.unique([*labels, 0, 1]) for labels in members]
+    aug = augment(problem.net, plan(problem.net, LabelGroups(36, tuple(members)), hidden=(6,)), classifier="reinitialise")
+    aug.output = "softmax"
+    aug.run_conditionally(**run)
+    inputs = problem.test.read(range(80))
+    check = export_onnx(aug, tmp_path / "model.onnx", inputs)
+    assert check.top1_agreement == 1
+    got = onnxruntime.InferenceSession(str(check.path)).run(["logits"], {"inputs": inputs[:7].numpy()})[0]
+    torch.testing.assert_close(torch.from_numpy(got), aug.logits(inputs[:7]), rtol=1e-4, atol=1e-4)
+    program = export_program(aug, inputs).module()
+    torch.testing.assert_close(program(inputs[:9]), aug.logits(inputs[:9]), rtol=1e-4, atol=1e-4)
+
+
+def test_what_depends_on_the_batch_is_not_exported(problem: Problem):
     aug = augment(problem.net, problem.plan())
-    with aug.conditional(2), pytest.raises(SelfInformedError, match="leave that context to export all of them"):
+    aug.output = "softmax"
+    with aug.conditional(2, share=0.5), pytest.raises(SelfInformedError, match=r"export: with conditional\(share=...\) which heads run depends on the rest"):
         export_program(aug, problem.test.read(range(4)))
 
 

@@ -28,7 +28,9 @@ from selfinformed.structure.clustering import cluster
 from selfinformed.structure.counts import ConfusionCounts
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import HeadPlan
+from selfinformed.training import structures as structures_module
 from selfinformed.training.stepping import Training
+from selfinformed.training.structures import Structure
 
 DOCUMENTED = {
     "config.yaml", "counts.safetensors", "groups.json", "plan.json", "probe.json", "heads.safetensors", "config.json", "history.jsonl",
@@ -78,10 +80,10 @@ def content(path: Path) -> dict[str, object] | str:
 
 def forbid(monkeypatch, *names: str) -> None:
     for name in names:
-        monkeypatch.setattr(module, name, lambda *_, name=name, **__: pytest.fail(f"{name} was called again"))
+        monkeypatch.setattr(structures_module if name == "fit" else module, name, lambda *_, name=name, **__: pytest.fail(f"{name} was called again"))
 
 
-STAGES = ("count", "cluster", "plan", "probe", "fit", "judge", "compare", "augment")
+STAGES = ("count", "cluster", "plan", "probe", "fit", "judge", "compare")
 
 
 def test_just_the_documented_files_are_made(done: Run) -> None:
@@ -126,7 +128,7 @@ def test_a_second_run_computes_nothing_again(workspace: Path, monkeypatch) -> No
 def test_a_deleted_artefact_is_made_again_and_nothing_else(done: Run, workspace: Path, monkeypatch, name: str, stage: str) -> None:
     before = content(done.folder / name)
     (done.folder / name).unlink()
-    forbid(monkeypatch, *(s for s in STAGES if s not in {stage, *(["augment"] if stage == "fit" else [])}))
+    forbid(monkeypatch, *(s for s in STAGES if s != stage))
     again = complete(opened(workspace))
     assert content(again.folder / name) == before
 
@@ -240,7 +242,7 @@ def test_a_half_written_artefact_is_one_line(done: Run, workspace: Path, name: s
 def test_a_stopped_stage_leaves_nothing_half_written(workspace: Path, monkeypatch) -> None:
     run = opened(workspace)
     run.plan()
-    monkeypatch.setattr(module, "fit", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt()))
+    monkeypatch.setattr(structures_module, "fit", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         run.augmented()
     assert not {"heads.safetensors", "config.json", "history.jsonl"} & files(run.folder).keys()
@@ -283,8 +285,8 @@ def test_the_comparison_trains_by_the_same_recipe(workspace: Path, monkeypatch) 
 
 def test_heads_are_trained_as_the_probe_found_better(workspace: Path, monkeypatch) -> None:
     given = []
-    fit = module.fit
-    monkeypatch.setattr(module, "fit", lambda *args, **options: given.append(options.get("recipe")) or fit(*args, **options))
+    fit = structures_module.fit
+    monkeypatch.setattr(structures_module, "fit", lambda *args, **options: given.append(options.get("recipe")) or fit(*args, **options))
     run = opened(workspace, residual="auto")
     run.augmented()
     assert given == [{"residual": run.headroom()["residual"]}]
@@ -324,6 +326,48 @@ def test_earlier_points_kept_as_maps_are_searched_and_what_wins_is_compared(work
     assert any(choice["kernel"] == 3 for choice in choices)
     assert run.plan().sources[0].start == run.net.shapes[0].size  # heads read the trunk's output unless told otherwise
     assert run.comparison().arms == ["base", "dense", "searched"]
+
+
+def test_what_the_search_found_is_trained_judged_and_exported(workspace: Path) -> None:
+    planned = opened(workspace)
+    planned.augmented(), planned.evaluation()
+    options = {"structure": "searched", "candidates": 4, "rounds": 1, "budget": 0.5}
+    run = opened(workspace, **options)
+    aug = run.augmented()
+    best = run.search()["best"]
+    assert aug.plan.to_dict() == HeadPlan.from_dict(best["plan"]).to_dict() != planned.plan().to_dict()
+    assert aug.top_groups == best["top_groups"]
+    assert not (run.folder / "evaluation.json").exists()  # that of other heads
+    figures = run.evaluation()
+    assert figures["multiply_adds"] <= aug.plan.multiply_adds
+    seed = Structure.from_dict(best).train(
+        run.net, run.features("train"), holdout=run.features("holdout"), epochs=1, seed=0, batch_size=256, learning_rate=6e-3, classifier_learning_rate=3e-3
+    )[0]
+    inputs = run.inputs.examples("test").read(range(20))
+    torch.testing.assert_close(aug.logits(inputs), seed.logits(inputs))
+    again = opened(workspace, **options)
+    torch.testing.assert_close(again.augmented().logits(inputs), aug.logits(inputs))
+    assert again.evaluation().items() >= json.loads(json.dumps(figures)).items()
+    assert len(again.conditional()) == len({0, len(aug.plan.groups)})
+    heads = (run.folder / "heads.safetensors").read_bytes()
+    back = opened(workspace)
+    assert back.augmented().plan.to_dict() == planned.plan().to_dict()
+    assert (run.folder / "heads.safetensors").read_bytes() != heads
+    assert back.evaluation()["multiply_adds"] == planned.plan().multiply_adds
+
+
+def test_heads_of_an_earlier_search_are_made_again(workspace: Path) -> None:
+    options = {"structure": "searched", "candidates": 2, "rounds": 1}
+    opened(workspace, **options).evaluation()
+    search = workspace / "out" / "search.json"
+    content = json.loads(search.read_text("utf-8"))
+    content["best"], content["dense"] = content["dense"], content["best"]
+    content["best"]["plan"]["hidden"][0][0] += 1
+    content.pop("checksum")
+    search.write_text(json.dumps(content), "utf-8")
+    run = opened(workspace, **options)
+    assert run.augmented().plan.hidden[0][0] == content["best"]["plan"]["hidden"][0][0]
+    assert not (run.folder / "evaluation.json").exists()
 
 
 def test_a_comparison_that_did_not_try_the_rate_of_what_was_found_is_made_again(workspace: Path) -> None:
@@ -523,7 +567,7 @@ def test_the_probe_trains_as_fit_does(workspace: Path, monkeypatch) -> None:
 
 def test_another_network_teaches_all_that_is_trained(workspace: Path, monkeypatch) -> None:
     given = []
-    for place in (module, arms_module):
+    for place in (structures_module, arms_module):
         fit = place.fit
         monkeypatch.setattr(place, "fit", lambda *args, fit=fit, **options: given.append(options["teacher"]) or fit(*args, **options))
     data = (workspace / "data").resolve()
@@ -593,7 +637,7 @@ def test_a_second_process_is_told_of_the_first(workspace: Path, monkeypatch) -> 
 def test_an_artefact_says_itself_what_it_was_made_with(workspace: Path, monkeypatch) -> None:
     """A process that ends between an artefact and config.yaml leaves no doubt which options made it."""
     before = opened(workspace, bootstraps=3).stability()
-    monkeypatch.setattr(RunFolder, "_keep_options", lambda *_: None)
+    monkeypatch.setattr(RunFolder, "keep_options", lambda *_: None)
     after = opened(workspace, bootstraps=4).stability()
     monkeypatch.undo()
     assert read_config(workspace / "out").bootstraps == 3

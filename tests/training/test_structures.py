@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from conftest import Problem, refused
 from selfinformed.augmented.dispatch import uncertainty
 from selfinformed.augmented.saved import load
+from selfinformed.evidence.evaluation import evaluate
 from selfinformed.network.wrap import AttachPoint, WrappedClassifier, wrap
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.measuring import measure
@@ -128,9 +129,31 @@ def test_a_share_of_the_examples_runs_heads(problem: Problem, builder: Builder, 
     plain = aug.classifier(problem.net.features(inputs).penultimate)
     helped = uncertainty(plain, "softmax") > aug.above
     torch.testing.assert_close(together[~helped], plain[~helped])
-    torch.testing.assert_close(together[helped], aug.logits(inputs)[helped])
+    torch.testing.assert_close(together, aug.logits(inputs))
+    with aug.conditional():
+        torch.testing.assert_close(together[helped], aug.logits(inputs)[helped])
     aug.save_pretrained(tmp_path)
     assert load(tmp_path, problem.net).above == aug.above
+
+
+@pytest.mark.parametrize("choice", [Choice("confusions", 6, depth=0, top_groups=2), Choice("confusions", 6, top_groups=1, share=0.5), Choice("dense")], ids=str)
+def test_a_trained_structure_is_run_as_it_was_trained_also_when_it_was_saved(problem: Problem, builder: Builder, tmp_path, choice: Choice) -> None:
+    structure = builder.structure(choice)
+    aug, _ = structure.train(problem.net, problem.store("train"), holdout=problem.store("holdout"), epochs=1)
+    inputs = problem.test.read(range(50))
+    with structure.evaluating(aug):
+        expected = aug.logits(inputs)
+    assert torch.equal(aug.logits(inputs), expected)
+    aug.save_pretrained(tmp_path)
+    again = load(tmp_path, problem.net)
+    assert (again.top_groups, again.above) == (aug.top_groups, aug.above) == (structure.top_groups, aug.above)
+    assert torch.equal(again.logits(inputs), expected)
+    figures = evaluate(again, problem.store("test"))
+    assert (figures.multiply_adds < structure.plan.multiply_adds) == structure.is_conditional
+    with again.conditional():
+        assert torch.equal(again.logits(inputs), expected) is not structure.is_conditional
+    again.run_conditionally()
+    assert again.dispatch is None
 
 
 def test_a_structures_input_is_that_of_its_training(builder: Builder, problem: Problem) -> None:

@@ -92,9 +92,12 @@ class Dispatch:
         scores = logits.detach() if self.shift is None else logits.detach() + self.shift
         if self._labels is not None:
             scores = scores.index_select(1, self._labels.to(scores.device))
-        best = scores.new_full((len(scores), len(self.plan.groups) + 1), -torch.inf)  # the last is for labels in no group
-        best = best.scatter_reduce_(1, self._group_of.to(scores.device).expand(len(scores), -1), scores, "amax")[:, :-1]
-        best[:, self._always.to(best.device)] = torch.inf
+        n = scores.shape[0]  # not len, which would tie an exported program to this batch
+        best = scores.new_full((n, len(self.plan.groups) + 1), -torch.inf)  # the last is for labels in no group
+        best = best.scatter_reduce_(1, self._group_of.to(scores.device).expand(n, -1), scores, "amax")[:, :-1]
+        best = best.masked_fill(self._always.to(best.device), torch.inf)
+        if torch.compiler.is_exporting():  # ONNX knows one sort, which is stable
+            return best.sort(dim=1, descending=True).indices[:, : self.top_groups]
         return best.sort(dim=1, descending=True, stable=True).indices[:, : self.top_groups]
 
     def unsure(self, logits: torch.Tensor) -> torch.Tensor | None:
@@ -109,6 +112,8 @@ class Dispatch:
 
     def __call__(self, heads: Heads, attached: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """What the chosen heads add to the logits: attached [B, D], logits [B, C] -> [B, C]"""
+        if torch.compiler.is_exporting():
+            return self._masked(heads, attached, logits)
         self.examples += len(logits)
         if not self.top_groups:
             return torch.zeros_like(logits)
@@ -119,6 +124,15 @@ class Dispatch:
             return torch.zeros_like(logits)
         added = self._chosen(heads, attached.index_select(0, rows), logits.index_select(0, rows))
         return torch.zeros_like(logits).index_copy(0, rows, added)
+
+    def _masked(self, heads: Heads, attached: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """The same without a step that depends on the data: all heads run, and what was not chosen is left out."""
+        n_groups = len(self.plan.groups)
+        runs = torch.zeros(logits.shape[0], n_groups + 1, dtype=logits.dtype, device=logits.device)  # the last is of output units that are padding
+        runs = torch.scatter(runs, 1, self.choose(logits), 1.0) if self.top_groups < n_groups else torch.cat([runs[:, :-1] + 1, runs[:, -1:]], 1)
+        if self.output is not None and self.above is not None:
+            runs = runs * (uncertainty(logits, self.output) > self.above)[:, None].to(runs)
+        return heads(attached, runs)  # type: ignore[no-any-return]
 
     def _chosen(self, heads: Heads, attached: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         n, n_labels = logits.shape

@@ -37,14 +37,17 @@ class ExportCheck:
 def export_program(aug: AugmentedClassifier, inputs: Inputs) -> torch.export.ExportedProgram:
     """The augmented network as a `torch.export` program with a dynamic batch, to compile ahead of time or to run elsewhere.
 
+    Where each example runs only some heads (`run_conditionally`) the program computes all of them and leaves out what was not chosen: the same
+    logits, at the multiply-adds of `aug.plan`.
+
     Args:
         aug: what to export.
         inputs: at least two examples; their other dimensions stay as they are. The program takes the tensors of a dictionary in its order.
     """
     if batch_size_of(inputs) < 2:
         raise SelfInformedError(f"export: {batch_size_of(inputs)} input to check with; give at least two, since the batch may be of any size")
-    if aug.dispatch is not None:
-        raise SelfInformedError("export: which heads run depends on the example within conditional(); leave that context to export all of them")
+    if aug.dispatch is not None and aug.dispatch.share is not None:
+        raise SelfInformedError("export: with conditional(share=...) which heads run depends on the rest of the batch; leave that context, or give above=")
     names, tensors = (list(inputs), tuple(inputs.values())) if isinstance(inputs, dict) else ([], (inputs,))
     batch = torch.export.Dim("batch")
     shapes = {"tensors": tuple({0: batch} for _ in tensors)}

@@ -42,6 +42,7 @@ class Heads(nn.Module):
 
     order: torch.Tensor
     side_by_side: torch.Tensor
+    group_of: torch.Tensor
 
     def __init__(self, plan: HeadPlan, zero_outputs: bool = True, trunk: nn.Module | None = None) -> None:
         super().__init__()
@@ -93,6 +94,9 @@ class Heads(nn.Module):
         # order[r, c] is where the r-th contribution to label c stands in the output units; the column after the last is zero.
         self.register_buffer("order", _order(plan, places, self.outputs.outputs), persistent=False)
         self.has_zero = bool((self.order == self.outputs.outputs).any())
+        group_of = torch.full((self.outputs.outputs,), n)  # of each output unit, padding included
+        group_of[self.side_by_side] = torch.repeat_interleave(torch.arange(n), torch.tensor(plan.groups.sizes))
+        self.register_buffer("group_of", group_of, persistent=False)
 
     def heads_of(self, reader: int) -> list[int]:
         """The heads that a reader serves."""
@@ -103,9 +107,11 @@ class Heads(nn.Module):
         """Numbers in `parameters()` that are no weights but fill blocks of unequal size up."""
         return sum(p.numel() for p in self.parameters()) - sum(w.numel() for w in self.to_weights().values())
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """(B, D) -> (B, C)"""
+    def forward(self, features: torch.Tensor, factors: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, D) -> (B, C); `factors` (B, number of heads + 1), the last of any value, multiply what each head gives"""
         units = self._output_units(features)  # (B, P)
+        if factors is not None:
+            units = units * factors.index_select(1, self.group_of)
         if self.has_zero:
             units = nn.functional.pad(units, (0, 1))
         total = units.index_select(1, self.order[0])

@@ -34,6 +34,7 @@ class AugmentedClassifier(nn.Module):
         base: a copy of the model, in whose classifier's place the new classifier and the heads stand.
         net: the wrapped original, which is never changed.
         plan: what the heads are.
+        top_groups, above: which heads run on an example; see `run_conditionally`.
     """
 
     def __init__(
@@ -59,7 +60,8 @@ class AugmentedClassifier(nn.Module):
             parent, _, child = name.rpartition(".")
             setattr(self.base.get_submodule(parent), child, slot if name == net.classifier_name else _AveragedWith(slot, number))
         self._slot_name = net.classifier_name
-        self.above: float | None = None  # the uncertainty above which examples run heads, where a structure was trained for a share of them
+        self.top_groups: int | None = None
+        self.above: float | None = None
         self.base_was_tuned = False  # set by a second stage that trains the whole network
         for number, point in enumerate(net.attach_points):
             reader, keep = self.base.get_submodule(point.module), _Keep(slot, point, number)
@@ -89,7 +91,7 @@ class AugmentedClassifier(nn.Module):
 
     @property
     def dispatch(self) -> Dispatch | None:
-        """What chooses heads and counts their multiply-adds, within `conditional`."""
+        """What chooses heads and counts their multiply-adds, within `conditional` or after `run_conditionally`; None where all heads run."""
         return self._slot.dispatch
 
     @property
@@ -181,6 +183,16 @@ class AugmentedClassifier(nn.Module):
             yield slot.dispatch
         finally:
             slot.dispatch = before
+
+    def run_conditionally(self, top_groups: int | None = None, above: float | None = None) -> None:
+        """From now on each example runs, outside of `conditional`, only the `top_groups` heads that its scores point to (default: all), and none
+        where its `uncertainty` is not above that (default: always): the way these heads were trained for. `save_pretrained` keeps it, and an
+        export gives the same logits. With neither all heads run, as in a network that `augment` made.
+        """
+        self._needs_heads("run_conditionally")
+        number = len(self.plan.groups) if top_groups is None else top_groups
+        self._slot.dispatch = None if top_groups is above is None else Dispatch(self.plan, number, self.output, above=above)
+        self.top_groups, self.above = top_groups, above
 
     @contextmanager
     def quantized_heads(self) -> Iterator[AugmentedClassifier]:

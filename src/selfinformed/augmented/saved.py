@@ -41,7 +41,7 @@ def save(aug: AugmentedClassifier, folder: str | Path) -> None:
     config = {
         "format": CONFIG_FORMAT, "base_fingerprint": net.fingerprint, "base_class": type(net.model).__name__,
         "classifier": list(net.classifier_names), "attach": [vars(point) for point in net.attach_points], "output": aug.output,
-        "base_was_tuned": aug.base_was_tuned, "above": aug.above,
+        "base_was_tuned": aug.base_was_tuned, "top_groups": aug.top_groups, "above": aug.above,
         "labels": list(net.labels.names), "plan": aug.plan.to_dict(), "versions": versions(),
     }  # fmt: skip
     write_json(folder / "config.json", config)
@@ -72,7 +72,9 @@ def load(folder: str | Path, model: nn.Module | WrappedClassifier, example_input
         with naming(folder / "config.json"):
             net = _wrapped(model, example_inputs, labels, classifier, attach)
         output, tuned, expected = config["output"], bool(config["base_was_tuned"]), config["base_fingerprint"]
-        above = None if config.get("above") is None else float(config["above"])
+        top_groups, above = config.get("top_groups"), None if config.get("above") is None else float(config["above"])
+        if not (top_groups is None or (type(top_groups) is int and 0 <= top_groups <= len(plan.groups))):
+            raise ValueError(f"top_groups: expected 0 to {len(plan.groups)}, found {shown(top_groups)}")
         if output not in (None, *get_args(Output)):
             raise ValueError(f"output: expected {' or '.join(get_args(Output))}, found {shown(output)}")
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -87,7 +89,9 @@ def load(folder: str | Path, model: nn.Module | WrappedClassifier, example_input
         raise SelfInformedError(f"{folder}: heads.safetensors and config.json are of different runs; copy both from one run folder")
     with naming(folder / "config.json"):
         aug = augment(net, plan)
-    aug.output, aug.base_was_tuned, aug.above = output, tuned, above
+    aug.output, aug.base_was_tuned = output, tuned
+    with naming(folder / "config.json"):
+        aug.run_conditionally(top_groups, above)
     if aug.heads is not None:
         aug.heads.trained = len(plan.groups)  # so that training them on, in another input transform, starts from what was saved
     parts: Sequence[tuple[str, nn.Module | None]] = (

@@ -30,6 +30,6 @@ def conditional_curve(
     numbers = sorted({0, n, *(2**i for i in range(n.bit_length()))} if top_groups is None else {min(k, n) for k in top_groups})
     rows = []
     for number in numbers:
-        with aug.conditional(number):
+        with aug.conditional(number, above=aug.above):
             rows.append({"top_groups": number, **evaluate(aug, test, top_k).figures()})
     return rows

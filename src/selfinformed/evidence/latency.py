@@ -23,6 +23,8 @@ def latency(aug: AugmentedClassifier, examples: Examples, batch_sizes: Sequence[
     """
     rows = []
     readable, first = next(examples.batches(max(batch_sizes)))
+    if aug.dispatch is not None:
+        aug.dispatch.reset()
     for size in batch_sizes:
         inputs = take_inputs(first, [i % len(readable) for i in range(size)])
         base, augmented, ratio = paired_seconds(aug.net.logits, aug.logits, inputs, repeats)
@@ -34,5 +36,6 @@ def latency(aug: AugmentedClassifier, examples: Examples, batch_sizes: Sequence[
             }
         )  # fmt: skip
     about = {"machine": machine() | {"threads": torch.get_num_threads()}, "versions": versions()}
-    return {"rows": rows, "extra_computation": aug.plan.extra_computation, **about}
+    executed = aug.plan.multiply_adds if aug.dispatch is None else aug.dispatch.multiply_adds
+    return {"rows": rows, "extra_computation": executed / aug.plan.base_multiply_adds, **about}
 

@@ -75,6 +75,9 @@ class RunConfig:
     depth: int = _option(1, "ReLU layers per head when a budget sets the widths")
     capacity: Literal["uniform", "labels", "examples", "confusions"] = _option("uniform", "how the budget is divided among groups")
     dense_share: float = _option(0.0, "share of the budget, 0 to 1, for one more head over all labels")
+    structure: Literal["planned", "searched"] = _option(
+        "planned", "what fit trains and everything after it uses: heads on the groups of the plan, or the structure that search finds"
+    )
     keep_classifier: bool = _option(True, "start from the trained classifier's weights (false: the paper's re-initialisation)")
     head_input: Literal["whitened", "standardised", "raw"] = _option("whitened", "transform of the heads' input, folded in after training")
     epochs: int = _option(2, "passes over the cached training features")
@@ -152,7 +155,7 @@ MAKES_AGAIN = {
     "seeds": ("comparison.json",), "arms": ("comparison.json",), "tuning": ("comparison.json",),
     "second_view": ("comparison.json",), "candidates": ("search.json",), "rounds": ("search.json",),
     "budget_of": ("search.json",), "bootstraps": ("stability.json",), "sweep": ("sweep.json",), "probe_width": ("probe.json",),
-    "mapping": ("evaluation.json",), "log": (), "device": (),
+    "mapping": ("evaluation.json",), "structure": ("config.json", "evaluation.json", "conditional.json", "latency.json"), "log": (), "device": (),
 }  # fmt: skip
 
 
@@ -275,6 +278,10 @@ _TOGETHER: dict[str, tuple[Callable[[RunConfig], bool], str]] = {
     "augmentation": (
         lambda c: c.augmentation is not None and (c.train == "glyphs" or c.train.endswith(".npz") or c.views < 2),
         "it makes distorted views of images: give images as files, and at least 2 views",
+    ),
+    "structure": (
+        lambda c: c.structure == "searched" and c.finetune,
+        "what a search found is trained on cached features, and finetune trains the whole network; leave finetune at false",
     ),
     "keep_classifier": (lambda c: c.residual == 0 and not c.keep_classifier, "with residual 0 the classifier stays as it is; leave keep_classifier at true"),
     "arms": (

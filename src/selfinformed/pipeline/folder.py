@@ -75,7 +75,7 @@ class RunFolder:
                     made = make()
                     if rank() == 0:
                         save(made, self.path / name)
-                        self._keep_options(name)
+                        self.keep_options(name)
                     self._done[name] = made
                     self.say(f"{stage:<10} {name} in {time.perf_counter() - start:.1f} s")
         result: T = self._done[name]
@@ -125,8 +125,8 @@ class RunFolder:
     def _options_of(self, name: str) -> dict[str, Any]:
         return {option: getattr(self.config, option) for option, artefacts in MAKES_AGAIN.items() if name in artefacts}
 
-    def _keep_options(self, name: str) -> None:
-        """Writes into config.yaml those options that the artefact just made was made with."""
+    def keep_options(self, name: str) -> None:
+        """Writes into config.yaml those options that an artefact, just made, was made with."""
         path, made_with = self.path / "config.yaml", self._options_of(name)
         before = read_config(path)
         if any(getattr(before, option) != value for option, value in made_with.items()):

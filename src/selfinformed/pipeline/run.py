@@ -12,7 +12,7 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
-from selfinformed.augmented.network import AugmentedClassifier, augment
+from selfinformed.augmented.network import AugmentedClassifier
 from selfinformed.augmented.saved import load
 from selfinformed.data.labels import LabelSpace
 from selfinformed.data.predictions import Predictions, open_predictions
@@ -31,7 +31,7 @@ from selfinformed.pipeline.folder import RunFolder, Say
 from selfinformed.pipeline.inputs import Inputs, Part
 from selfinformed.runtime.device import rank
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.files import to_line, write_json, write_text
+from selfinformed.runtime.files import plain, read_object, to_line, write_json, write_text
 from selfinformed.runtime.tabular import percent
 from selfinformed.runtime.work import sweep as sweep_units
 from selfinformed.structure.clustering import cluster, grouping_of, sweep
@@ -41,9 +41,7 @@ from selfinformed.structure.measuring import count, detect
 from selfinformed.structure.plans import HeadPlan, plan
 from selfinformed.structure.stability import stability
 from selfinformed.training.features import FeatureStore, estimate
-from selfinformed.training.fitting import fit
 from selfinformed.training.headroom import probe
-from selfinformed.training.joining import classifier_for
 from selfinformed.training.processes import Processes
 from selfinformed.training.recipe import RESIDUALS, Recipe
 from selfinformed.training.searching import search
@@ -219,24 +217,30 @@ class Run:
         return tried and bool(probed.get("earlier_points", -1) >= self.config.attach_points)
 
     def augmented(self) -> AugmentedClassifier:
-        """heads.safetensors, config.json and history.jsonl; a training that was stopped goes on from training.safetensors.
+        """heads.safetensors, config.json and history.jsonl; a training that was stopped goes on from training.safetensors. Where what search finds is
+        asked for, heads of another structure are replaced, and what was said of them goes.
 
         Processes joined by `torch.distributed` call this alike: they share the measuring, the features and each batch; the first writes the rest.
         """
         c, checkpoint, processes = self.config, self.folder / "training.safetensors", Processes.joined()
 
         def make() -> AugmentedClassifier:
+            if (self.folder / "config.json").exists() and not self._kept.is_current("config.json") and rank() == 0:
+                for name in ("evaluation.json", "conditional.json", "latency.json"):
+                    (self.folder / name).unlink(missing_ok=True)
             if processes.world > 1 and not (self.folder / "plan.json").exists():
                 self.counts()
             with processes.first_alone(self.net.classifier.weight):
-                heads = self.plan()
+                structure = self._found() if c.structure == "searched" else Structure(self.plan())
             training = self._training()
             recipe = Recipe.of(training.get("recipe"))
-            aug = augment(self.net, heads, classifier=classifier_for(recipe.residual, "keep" if c.keep_classifier else "reinitialise"), seed=c.seed)
-            history = fit(
-                aug, self.inputs.examples("train") if c.finetune else self.features("train"), holdout=self.features("holdout") if recipe.patience else None,
-                epochs=c.epochs, seed=c.seed, finetune=c.finetune, checkpoint=checkpoint, log=self.folder / "log", tensorboard=None if c.log else False,
-                **training,
+            if c.structure == "planned":
+                structure = replace(structure, residual=recipe.residual)
+            aug, history = structure.train(
+                self.net, self.inputs.examples("train") if c.finetune else self.features("train"),
+                holdout=self.features("holdout") if recipe.patience or structure.share < 1 else None, seed=c.seed, epochs=c.epochs,
+                classifier="keep" if c.keep_classifier else "reinitialise", finetune=c.finetune, checkpoint=checkpoint, log=self.folder / "log",
+                tensorboard=None if c.log else False, **training,
             )  # fmt: skip
             if rank() == 0:
                 write_text(self.folder / "history.jsonl", "".join(to_line(row) + "\n" for row in history.rows))
@@ -248,10 +252,24 @@ class Run:
             return load(path.parent, self.net)
 
         def save(aug: AugmentedClassifier, path: Path) -> None:
+            self._kept.keep_options(path.name)  # first: heads that config.yaml takes for others are made again, and never the other way round
             aug.save_pretrained(path.parent)
             checkpoint.unlink(missing_ok=True)
 
+        if c.structure == "searched" and (self.folder / "config.json").exists() and not self._is_found():
+            self._kept.make_again("config.json")
         return self._kept.stage("fit", "config.json", read, make, save, also="heads.safetensors")
+
+    def _found(self) -> Structure:
+        """What search found."""
+        if Processes.joined().world > 1 and not (self.folder / "search.json").exists():
+            raise SelfInformedError("structure: searched wants search.json, which one process makes; run selfinformed search on the run folder first")
+        return Structure.from_dict(self.search()["best"], str(self.folder / "search.json"))
+
+    def _is_found(self) -> bool:
+        """Whether the heads that are there are those that search found last."""
+        there, found = read_object(self.folder / "config.json", "heads"), self._found()
+        return there.get("plan") == plain(found.plan.to_dict()) and there.get("top_groups") == found.top_groups
 
     def evaluation(self) -> dict[str, Any]:
         """evaluation.json: the augmented network's figures, and the base's under `base`."""
@@ -269,7 +287,8 @@ class Run:
     def conditional(self) -> list[dict[str, Any]]:
         """conditional.json and figures/conditional.png: mAP against executed multiply-adds."""
         c = self.config
-        numbers = sorted({min(n, len(self.plan().groups)) for n in (0, *(c.top_groups or ()), len(self.plan().groups))})
+        n_heads = len((self._found().plan if c.structure == "searched" else self.plan()).groups)
+        numbers = sorted({min(n, n_heads) for n in (0, *(c.top_groups or ()), n_heads)})
         if (there := self._kept.there("conditional.json")) and [row["top_groups"] for row in there] != numbers:
             self._kept.make_again("conditional.json")
 
@@ -299,7 +318,7 @@ class Run:
                 self.say("           compared are trained heads; the network that was trained on as a whole after them is judged in evaluation.json")
             heads, hinton, searched = self.plan(), None, None
             if "searched" in (c.arms or ()) or (c.arms is None and (self.folder / "search.json").exists()):
-                searched = Structure.from_dict(self.search()["best"], str(self.folder / "search.json"))
+                searched = self._found()
             views = self.features("second_view") if c.second_view and wants("views") else None
             if wants("hinton"):
                 found = cluster(self.counts("codetections"), len(self.groups()), c.seed, self.labels, method="hinton")

@@ -169,16 +169,19 @@ class Structure:
     ) -> tuple[AugmentedClassifier, History]:
         """Trains it as `fit` does, on the examples each head will see; `training` are options of `fit`, whose recipe has the structure's `residual`.
 
-        With a `share` below 1, hold-out data (or else the training data) say which uncertainty that share of the examples exceeds; it is
-        kept as the network's `above`. With `chance`, a seed, as many examples drawn at random run heads instead: the control of that choice.
+        With a `share` below 1, hold-out data (or else the training data) say which uncertainty that share of the examples exceeds. The network then
+        runs, and is saved, so that each example runs the heads that it was trained for (`run_conditionally`). With `chance`, a seed, as many
+        examples drawn at random run heads instead: the control of that choice, which `evaluating` judges.
         """
         aug = augment(net, self.plan, classifier=classifier_for(self.residual, classifier), seed=seed)
         aug.output = training.get("output") or aug.output or guess_output(train.targets)
         with aug.conditional(self.top_groups, share=self.share, chance=chance) if self.is_conditional else nullcontext():
             history = fit(aug, train, holdout=holdout, seed=seed, **changed(training, self.rate, self.residual, self.head_input))
+        above = None
         if self.share < 1 and chance is None:
             judged = train if holdout is None else holdout
-            aug.above = float(np.quantile(uncertainties(aug, judged if isinstance(judged, FeatureStore) else FeatureStore.build(net, judged)), 1 - self.share))
+            above = float(np.quantile(uncertainties(aug, judged if isinstance(judged, FeatureStore) else FeatureStore.build(net, judged)), 1 - self.share))
+        aug.run_conditionally(self.top_groups, above)
         return aug, history
 
     @contextmanager
