@@ -67,6 +67,17 @@ def test_names_are_escaped(page: str, findings: Findings) -> None:
         assert html.escape(name).replace("&quot;", "&#34;").replace("&#x27;", "&#39;") in page
 
 
+@pytest.mark.parametrize(("structure", "said"), [
+    ("searched", "It is the run's network"), ("planned", "has the plan's heads"), (None, ""),
+])  # fmt: skip
+def test_whose_figures_are_shown_beside_a_search(findings: Findings, tmp_path, structure, said) -> None:
+    search = {"verdict": "Of 2 structures, one.", "trials": []}
+    config = {"seed": 3} | ({"structure": structure} if structure else {})
+    page = report(replace(findings, search=search, config=config), tmp_path).read_text("utf-8")
+    assert html.unescape(page).count("of which calibration, mistakes and milliseconds") == (1 if structure else 0)
+    assert said in html.unescape(page)
+
+
 def artefacts(findings: Findings, folder: Path) -> dict[str, Any]:
     """What the run folder's files hold."""
     files = {
