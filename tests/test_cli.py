@@ -125,6 +125,7 @@ def test_what_is_served_is_exported_first_unless_it_is_of_these_heads(call, work
     asked, done = [], []
     monkeypatch.setattr("selfinformed.augmented.exported.is_export_of", lambda *paths: asked.append([path.name for path in paths]) or is_there)
     monkeypatch.setattr(cli, "_exported", lambda run: done.append("exported"))
+    monkeypatch.setattr(Run, "is_trained", True)
     monkeypatch.setattr("selfinformed.serving.server.serve", lambda *_: done.append("served"))
     code, _, err = call("serve", workspace / "config.yaml", "--port", "0")
     assert (code, "has no model.onnx of its heads yet" in err) == (0, not is_there), err
@@ -287,7 +288,7 @@ def test_a_label_never_held_out_is_reported_in_no_group(call, finished: Path) ->
 
 
 def test_stopping_says_how_to_go_on(call, workspace: Path, monkeypatch) -> None:
-    def stop(self):
+    def stop(self, **_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Run, "augmented", stop)

@@ -263,7 +263,7 @@ def fit(run: Run, json: bool) -> None:
     """Trains the heads and the classifier on cached features."""
     from selfinformed.pipeline.artefacts import read_history
 
-    run.augmented()
+    run.augmented(replace_others=True)
     rows = read_history(run.folder / "history.jsonl")
     shown = [{**{key: row.get(key) for key in rows[0]}, "loss": f"{row['loss']:.4f}"} for row in rows if row.get("loss") is not None]
     _show(json, rows, shown, f"heads.safetensors and config.json are in {run.folder}")
@@ -333,9 +333,9 @@ def export(run: Run, json: bool) -> None:
     check = _exported(run)
     row = {
         "file": str(check.path), "inputs": check.n_inputs, "max difference": f"{check.max_difference:.2g}",
-        "top-1 agreement": percent(check.top1_agreement),
+        "top-1 agreement": percent(check.top1_agreement), "multiply-adds": f"{check.extra_computation:.3f}x",
     }  # fmt: skip
-    _show(json, {**vars(check), "path": str(check.path)}, [row], "verified by onnxruntime")
+    _show(json, {**vars(check), "path": str(check.path)}, [row], "verified by onnxruntime; it computes all heads")
 
 
 @app.command()
@@ -365,9 +365,10 @@ def serve(
     limits, config = Limits(deadline, queue, batch, megabytes, megapixels), read_config(source)
     address = Address.claim(host, port, token_file)
     folder = Path(config.output)
-    if not is_export_of(folder / "model.onnx", folder / "heads.safetensors"):
+    run = _open(config)
+    if not is_export_of(folder / "model.onnx", folder / "heads.safetensors") or not run.is_trained:
         say(f"export     {folder} has no model.onnx of its heads yet")
-        _exported(_open(config))
+        _exported(run)
     image_files = config.test is not None and config.test != "glyphs" and not config.test.endswith(".npz")
     images = image_reader(config.image_size, limits.pixels) if image_files else None
     serve(folder, address, images, top, threads, limits, say)
@@ -408,10 +409,11 @@ def _run_all(run: Run, json: bool) -> None:
     stable = run.stability()
     run.say(f"           {stable['text']}")
     run.plan()
-    run.say(f"           {_price(run)}")
+    if run.config.structure == "planned":
+        run.say(f"           {_price(run)}")
     headroom = run.headroom()
     run.say(f"           {headroom['verdict']}")
-    run.augmented()
+    run.augmented(replace_others=True)
     run.evaluation()
     run.comparison()
     run.latency()

@@ -138,3 +138,60 @@ def test_a_classifier_alone_comes_back(problem: Problem, tmp_path):
     aug.save_pretrained(tmp_path)
     inputs = problem.test.read(range(4))
     assert torch.equal(load(tmp_path, problem.net)(inputs), aug(inputs))
+
+
+def test_how_heads_are_run_comes_back_and_is_part_of_what_the_network_is(problem: Problem, tmp_path):
+    aug = augment(problem.net, problem.plan(), classifier="reinitialise")
+    aug.output = "softmax"
+    inputs, plain, seen = problem.test.read(range(30)), aug.fingerprint, set()
+    for number, run in enumerate(({}, {"top_groups": 2}, {"top_groups": 2, "above": 0.9}, {"above": 0.9})):
+        aug.run_conditionally(**run)
+        aug.save_pretrained(tmp_path / str(number))
+        again = load(tmp_path / str(number), problem.net)
+        assert (again.top_groups, again.above) == (run.get("top_groups"), run.get("above"))
+        assert torch.equal(again.logits(inputs), aug.logits(inputs))
+        seen |= {aug.fingerprint, (tmp_path / str(number) / "heads.safetensors").read_bytes()}
+        config = json.loads((tmp_path / str(number) / "config.json").read_text())
+        assert config["format"] == f"selfinformed.heads/{2 if run else 1}"
+    assert len(seen) == 8
+    aug.run_conditionally()
+    assert aug.fingerprint == plain
+    assert aug.dispatch is None
+
+
+def test_a_threshold_of_the_first_format_is_kept_for_evaluating_and_runs_all_heads(problem: Problem, tmp_path):
+    aug = augment(problem.net, problem.plan(), classifier="reinitialise")
+    aug.output = "softmax"
+    aug.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    del config["checksum"], config["top_groups"]
+    path.write_text(json.dumps(config | {"above": 0.5}))
+    again = load(tmp_path, problem.net)
+    assert (again.above, again.top_groups, again.dispatch) == (0.5, None, None)
+
+
+@pytest.mark.parametrize("wrong", [{"top_groups": 7}, {"top_groups": -1}, {"top_groups": True}, {"top_groups": 2.0}, {"top_groups": "2"},
+    {"above": float("inf")}, {"above": float("nan")}, {"above": "0.5"}, {"above": True}])  # fmt: skip
+def test_what_cannot_be_run_is_neither_set_nor_loaded(problem: Problem, tmp_path, wrong):
+    aug = augment(problem.net, problem.plan())
+    aug.output = "softmax"
+    name = next(iter(wrong))
+    with pytest.raises(SelfInformedError, match=f"{name}: expected"):
+        aug.run_conditionally(**wrong)
+    assert (aug.top_groups, aug.above, aug.dispatch) == (None, None, None)
+    aug.run_conditionally(1)
+    aug.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    del config["checksum"]
+    path.write_text(json.dumps(config | wrong))
+    with pytest.raises(SelfInformedError, match=r"config\.json"):
+        load(tmp_path, problem.net)
+
+
+def test_nothing_is_put_onto_a_network_that_runs_some_heads_only(problem: Problem):
+    aug = augment(problem.net, problem.plan())
+    aug.run_conditionally(1)
+    with pytest.raises(SelfInformedError, match=r"onto: there each example runs some heads only.*run_conditionally\(\) on it first"):
+        augment(problem.net, problem.plan(), onto=aug)

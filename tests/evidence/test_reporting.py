@@ -73,7 +73,10 @@ def test_names_are_escaped(page: str, findings: Findings) -> None:
 def test_whose_figures_are_shown_beside_a_search(findings: Findings, tmp_path, structure, said) -> None:
     search = {"verdict": "Of 2 structures, one.", "trials": []}
     config = {"seed": 3} | ({"structure": structure} if structure else {})
-    page = report(replace(findings, search=search, config=config), tmp_path).read_text("utf-8")
+    judged = findings.evaluation | {"multiply_adds": 123_456_789, "parameters": 1100}
+    judged["base"] = judged["base"] | {"multiply_adds": 100_000_000, "parameters": 100}
+    page = report(replace(findings, search=search, config=config, evaluation=judged), tmp_path).read_text("utf-8")
+    assert ("123,456,789" in page) == (structure == "searched")  # what was judged, not what was planned
     assert html.unescape(page).count("of which calibration, mistakes and milliseconds") == (1 if structure else 0)
     assert said in html.unescape(page)
 

@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 
 from conftest import refused, write_config, write_images
+from selfinformed.augmented import saved as saved_module
 from selfinformed.evidence import arms as arms_module
 from selfinformed.evidence.comparison import Comparison
 from selfinformed.network.wrap import AttachPoint, wrap
@@ -328,46 +329,71 @@ def test_earlier_points_kept_as_maps_are_searched_and_what_wins_is_compared(work
     assert run.comparison().arms == ["base", "dense", "searched"]
 
 
-def test_what_the_search_found_is_trained_judged_and_exported(workspace: Path) -> None:
+def test_what_the_search_found_is_trained_judged_and_kept(workspace: Path) -> None:
     planned = opened(workspace)
     planned.augmented(), planned.evaluation()
+    heads = (planned.folder / "heads.safetensors").read_bytes()
     options = {"structure": "searched", "candidates": 4, "rounds": 1, "budget": 0.5}
+    for asked in (Run.augmented, Run.evaluation, Run.conditional):
+        with refused("has heads of another structure than searched", "selfinformed fit", "--structure searched"):
+            asked(opened(workspace, **options))
+    assert (planned.folder / "heads.safetensors").read_bytes() == heads
     run = opened(workspace, **options)
-    aug = run.augmented()
-    best = run.search()["best"]
-    assert aug.plan.to_dict() == HeadPlan.from_dict(best["plan"]).to_dict() != planned.plan().to_dict()
-    assert aug.top_groups == best["top_groups"]
-    assert not (run.folder / "evaluation.json").exists()  # that of other heads
+    aug = run.augmented(replace_others=True)
+    best = Structure.from_dict(run.search()["best"])
+    assert aug.plan.to_dict() == best.plan.to_dict() != planned.plan().to_dict()
+    assert aug.top_groups == best.top_groups
     figures = run.evaluation()
     assert figures["multiply_adds"] <= aug.plan.multiply_adds
-    seed = Structure.from_dict(best).train(
+    expected, _ = best.train(
         run.net, run.features("train"), holdout=run.features("holdout"), epochs=1, seed=0, batch_size=256, learning_rate=6e-3, classifier_learning_rate=3e-3
-    )[0]
+    )
     inputs = run.inputs.examples("test").read(range(20))
-    torch.testing.assert_close(aug.logits(inputs), seed.logits(inputs))
+    torch.testing.assert_close(aug.logits(inputs), expected.logits(inputs))
     again = opened(workspace, **options)
-    torch.testing.assert_close(again.augmented().logits(inputs), aug.logits(inputs))
+    assert torch.equal(again.augmented().logits(inputs), aug.logits(inputs))
     assert again.evaluation().items() >= json.loads(json.dumps(figures)).items()
     assert len(again.conditional()) == len({0, len(aug.plan.groups)})
-    heads = (run.folder / "heads.safetensors").read_bytes()
+    assert planned.is_trained is False is not again.is_trained
     back = opened(workspace)
-    assert back.augmented().plan.to_dict() == planned.plan().to_dict()
-    assert (run.folder / "heads.safetensors").read_bytes() != heads
+    assert back.augmented(replace_others=True).plan.to_dict() == planned.plan().to_dict()
     assert back.evaluation()["multiply_adds"] == planned.plan().multiply_adds
+    assert opened(workspace).evaluation()["multiply_adds"] == planned.plan().multiply_adds
 
 
-def test_heads_of_an_earlier_search_are_made_again(workspace: Path) -> None:
+def test_heads_of_an_earlier_search_are_noticed(workspace: Path) -> None:
+    """Also where the later one found the same heads, trained otherwise."""
     options = {"structure": "searched", "candidates": 2, "rounds": 1}
     opened(workspace, **options).evaluation()
     search = workspace / "out" / "search.json"
     content = json.loads(search.read_text("utf-8"))
-    content["best"], content["dense"] = content["dense"], content["best"]
-    content["best"]["plan"]["hidden"][0][0] += 1
+    content["best"]["rate"] = 0.125
     content.pop("checksum")
     search.write_text(json.dumps(content), "utf-8")
     run = opened(workspace, **options)
-    assert run.augmented().plan.hidden[0][0] == content["best"]["plan"]["hidden"][0][0]
-    assert not (run.folder / "evaluation.json").exists()
+    assert not run.is_trained
+    with refused("or of an earlier search", "selfinformed fit"):
+        run.evaluation()
+    before = (run.folder / "heads.safetensors").read_bytes()
+    run.augmented(replace_others=True)
+    assert (run.folder / "heads.safetensors").read_bytes() != before
+    assert opened(workspace, **options).is_trained
+    search.unlink()  # a folder that is served has none
+    assert opened(workspace, **options).is_trained
+
+
+def test_heads_are_never_described_by_the_configuration_of_others(workspace: Path, monkeypatch) -> None:
+    """A process that ends between the two files leaves a training that goes on, and not the weights of one network under the name of the other."""
+    opened(workspace, structure="searched", candidates=2, rounds=1).augmented()
+    write = saved_module.write_json
+    monkeypatch.setattr(saved_module, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        opened(workspace).augmented(replace_others=True)
+    monkeypatch.setattr(saved_module, "write_json", write)
+    run = opened(workspace)
+    assert not run.is_trained
+    assert run.augmented().plan.to_dict() == run.plan().to_dict()
+    assert run.evaluation()["multiply_adds"] == run.plan().multiply_adds
 
 
 def test_a_comparison_that_did_not_try_the_rate_of_what_was_found_is_made_again(workspace: Path) -> None:
@@ -637,7 +663,7 @@ def test_a_second_process_is_told_of_the_first(workspace: Path, monkeypatch) -> 
 def test_an_artefact_says_itself_what_it_was_made_with(workspace: Path, monkeypatch) -> None:
     """A process that ends between an artefact and config.yaml leaves no doubt which options made it."""
     before = opened(workspace, bootstraps=3).stability()
-    monkeypatch.setattr(RunFolder, "keep_options", lambda *_: None)
+    monkeypatch.setattr(RunFolder, "_keep_options", lambda *_: None)
     after = opened(workspace, bootstraps=4).stability()
     monkeypatch.undo()
     assert read_config(workspace / "out").bootstraps == 3

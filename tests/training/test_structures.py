@@ -215,3 +215,8 @@ def test_the_search_leaves_hold_out_scores_as_they_are(builder: Builder, problem
     builder.structure(Choice("confusions", 6, top_groups=2, share=0.5))
     assert torch.equal(before, problem.store("holdout").penultimate)
     assert np.isfinite(uncertainties(problem.net, problem.store("holdout"))).all()
+
+
+def test_a_share_wants_a_frozen_network(problem: Problem, builder: Builder) -> None:
+    with refused("structure: with a share below 1", "leave finetune at False"):
+        builder.structure(Choice("dense", share=0.5)).train(problem.net, problem.train, holdout=problem.holdout, epochs=1, finetune=True)

@@ -26,12 +26,14 @@ class ExportCheck:
         n_inputs: examples compared.
         max_difference: largest absolute difference of logits.
         top1_agreement: share of examples with the same best label, or two best that are equal to within 1e-6.
+        extra_computation: multiply-adds of what was written, which computes all heads, over the base's.
     """
 
     path: Path
     n_inputs: int
     max_difference: float
     top1_agreement: float
+    extra_computation: float
 
 
 def export_program(aug: AugmentedClassifier, inputs: Inputs) -> torch.export.ExportedProgram:
@@ -89,7 +91,7 @@ def export_onnx(aug: AugmentedClassifier, path: str | Path, inputs: Inputs, tole
         exported: Any = onnx.load(str(temporary))
         metadata = {
             "labels": "\n".join(aug.net.labels.names), "max_difference": str(check.max_difference), "top1_agreement": str(check.top1_agreement),
-            "checked_inputs": str(check.n_inputs), **({"heads": _digest(heads)} if heads else {}),
+            "checked_inputs": str(check.n_inputs), "extra_computation": str(check.extra_computation), **({"heads": _digest(heads)} if heads else {}),
         }  # fmt: skip
         onnx.helper.set_model_props(exported, metadata)
         onnx.save(exported, str(temporary))
@@ -129,7 +131,7 @@ def _check(aug: AugmentedClassifier, inputs: Inputs, path: str | Path, session: 
         tied = (expected.max(1).values - got.gather(1, best).flatten()).abs() + (got.max(1).values - got.gather(1, best).flatten()) < 1e-6
         agreeing += int(((got.argmax(1) == best.flatten()) | tied).sum())
         start, size = start + size, min(64, size + 2)
-    return ExportCheck(Path(path), n, largest, agreeing / n)
+    return ExportCheck(Path(path), n, largest, agreeing / n, aug.plan.extra_computation)
 
 
 class _Logits(torch.nn.Module):

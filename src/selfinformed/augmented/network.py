@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -97,7 +97,8 @@ class AugmentedClassifier(nn.Module):
     @property
     def fingerprint(self) -> str:
         """SHA-256 over everything that the logits depend on."""
-        return hashlib.sha256(f"{fingerprint_of(self)} {self.plan.to_dict()}".encode()).hexdigest()
+        run = "" if self.dispatch is None else f" {self.top_groups} {self.above}"
+        return hashlib.sha256(f"{fingerprint_of(self)} {self.plan.to_dict()}{run}".encode()).hexdigest()
 
     def forward(self, inputs: Inputs) -> torch.Tensor:
         """Inputs as the base takes them (keyword arguments as a dictionary) to logits [B, C]."""
@@ -190,9 +191,15 @@ class AugmentedClassifier(nn.Module):
         export gives the same logits. With neither all heads run, as in a network that `augment` made.
         """
         self._needs_heads("run_conditionally")
-        number = len(self.plan.groups) if top_groups is None else top_groups
-        self._slot.dispatch = None if top_groups is above is None else Dispatch(self.plan, number, self.output, above=above)
-        self.top_groups, self.above = top_groups, above
+        n = len(self.plan.groups)
+        if top_groups is not None and (isinstance(top_groups, bool) or not isinstance(top_groups, int | np.integer) or not 0 <= top_groups <= n):
+            raise SelfInformedError(f"top_groups: expected a number of heads from 0 to {n}, got {top_groups!r}")
+        if above is not None and (isinstance(above, bool) or not isinstance(above, int | float) or not np.isfinite(above)):
+            raise SelfInformedError(f"above: expected a finite number, got {above!r}")
+        self.top_groups = None if top_groups is None else int(top_groups)
+        self.above = None if above is None else float(above)
+        number = n if top_groups is None else int(top_groups)
+        self._slot.dispatch = None if self.top_groups is self.above is None else Dispatch(self.plan, number, self.output, above=self.above)
 
     @contextmanager
     def quantized_heads(self) -> Iterator[AugmentedClassifier]:
@@ -212,12 +219,12 @@ class AugmentedClassifier(nn.Module):
             if self.heads is not None:
                 self.heads.quantize(False)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Writes heads.safetensors (new weights and classifier) and config.json (plan, versions, the base's fingerprint)."""
+    def save_pretrained(self, folder: str | Path, made_with: Mapping[str, Any] | None = None) -> None:
+        """Writes heads.safetensors (new weights and classifier) and config.json (plan, versions, the base's fingerprint, and `made_with` as it is given)."""
         from selfinformed.augmented.saved import save
 
         self._needs_heads("save_pretrained")
-        save(self, folder)
+        save(self, folder, made_with)
 
     def _needs_heads(self, what: str) -> None:
         if self.is_control:
@@ -253,6 +260,8 @@ def augment(
                 f"onto: expected an augmented network of the same model, its base as it was, and net wrapped with attach points that begin with "
                 f"{', '.join(map(str, first))}"
             )
+        if onto.dispatch is not None:
+            raise SelfInformedError("onto: there each example runs some heads only, and beside further ones all would; call run_conditionally() on it first")
         plan = replace(onto.plan, feature_size=net.feature_size) + plan
     needed, free = 4 * (plan.parameters - plan.base_parameters), free_memory()
     if needed > free:

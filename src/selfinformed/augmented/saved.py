@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -20,11 +20,11 @@ from selfinformed.runtime.reading import naming, reason_of, shown
 from selfinformed.runtime.versions import versions
 from selfinformed.structure.plans import HeadPlan
 
-CONFIG_FORMAT = "selfinformed.heads/1"
+CONFIG_FORMATS = ("selfinformed.heads/1", "selfinformed.heads/2")  # the second where each example runs some heads only, which the first did not know
 WEIGHTS_FORMAT = "selfinformed.weights/1"
 
 
-def save(aug: AugmentedClassifier, folder: str | Path) -> None:
+def save(aug: AugmentedClassifier, folder: str | Path, made_with: Mapping[str, Any] | None = None) -> None:
     """Writes `heads.safetensors` and `config.json`.
 
     A network whose base weights were fine-tuned carries them all, since the base alone no longer gives them back.
@@ -37,12 +37,14 @@ def save(aug: AugmentedClassifier, folder: str | Path) -> None:
         weights |= {f"base.{k}": v for k, v in aug.base.state_dict().items()}
     # numpy has no bfloat16: float32 holds it exactly, and loading casts it back
     arrays = {name: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().cpu().numpy() for name, tensor in weights.items()}
-    write_tensors(folder / "heads.safetensors", arrays, {"format": WEIGHTS_FORMAT, "base": net.fingerprint})
+    conditional = aug.top_groups is not None or aug.above is not None
+    run = {"run": f"top_groups {aug.top_groups}, above {aug.above}"} if conditional else {}  # so that an export of these weights run otherwise is told
+    write_tensors(folder / "heads.safetensors", arrays, {"format": WEIGHTS_FORMAT, "base": net.fingerprint, **run})
     config = {
-        "format": CONFIG_FORMAT, "base_fingerprint": net.fingerprint, "base_class": type(net.model).__name__,
+        "format": CONFIG_FORMATS[conditional], "base_fingerprint": net.fingerprint, "base_class": type(net.model).__name__,
         "classifier": list(net.classifier_names), "attach": [vars(point) for point in net.attach_points], "output": aug.output,
         "base_was_tuned": aug.base_was_tuned, "top_groups": aug.top_groups, "above": aug.above,
-        "labels": list(net.labels.names), "plan": aug.plan.to_dict(), "versions": versions(),
+        "labels": list(net.labels.names), "plan": aug.plan.to_dict(), "versions": versions(), **({"made_with": dict(made_with)} if made_with else {}),
     }  # fmt: skip
     write_json(folder / "config.json", config)
 
@@ -61,8 +63,8 @@ def load(folder: str | Path, model: nn.Module | WrappedClassifier, example_input
     folder = Path(folder)
     config = read_object(folder / "config.json", "heads")
     try:
-        if config["format"] != CONFIG_FORMAT:
-            raise SelfInformedError(f"{folder / 'config.json'}: expected {CONFIG_FORMAT}, found {shown(config['format'])}")
+        if config["format"] not in CONFIG_FORMATS:
+            raise SelfInformedError(f"{folder / 'config.json'}: expected {' or '.join(CONFIG_FORMATS)}, found {shown(config['format'])}")
         with naming(folder / "config.json"):
             labels = LabelSpace(config["labels"])
         given = config["attach"]  # one, where written before there could be several
@@ -72,9 +74,7 @@ def load(folder: str | Path, model: nn.Module | WrappedClassifier, example_input
         with naming(folder / "config.json"):
             net = _wrapped(model, example_inputs, labels, classifier, attach)
         output, tuned, expected = config["output"], bool(config["base_was_tuned"]), config["base_fingerprint"]
-        top_groups, above = config.get("top_groups"), None if config.get("above") is None else float(config["above"])
-        if not (top_groups is None or (type(top_groups) is int and 0 <= top_groups <= len(plan.groups))):
-            raise ValueError(f"top_groups: expected 0 to {len(plan.groups)}, found {shown(top_groups)}")
+        top_groups, above = config.get("top_groups"), config.get("above")
         if output not in (None, *get_args(Output)):
             raise ValueError(f"output: expected {' or '.join(get_args(Output))}, found {shown(output)}")
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -92,6 +92,10 @@ def load(folder: str | Path, model: nn.Module | WrappedClassifier, example_input
     aug.output, aug.base_was_tuned = output, tuned
     with naming(folder / "config.json"):
         aug.run_conditionally(top_groups, above)
+        if config["format"] == CONFIG_FORMATS[0]:  # which kept `above` for `Structure.evaluating`, and ran all heads by itself
+            above = aug.above
+            aug.run_conditionally()
+            aug.above = above
     if aug.heads is not None:
         aug.heads.trained = len(plan.groups)  # so that training them on, in another input transform, starts from what was saved
     parts: Sequence[tuple[str, nn.Module | None]] = (

@@ -97,8 +97,10 @@ class Comparison:
     def _chosen(self, arm: str) -> str:
         """How an arm was trained where hold-out data chose otherwise than was given, in words."""
         tuned = self.about.get("tuned", {}).get(arm, {})
+        first: dict[str, Any] = next(iter(tuned.get("tries") or ()), {})  # as given
         factor, residual = float(tuned.get("factor", 1)), float(tuned.get("residual", 1))
-        words = ([f"learning rates x{factor:g}"] if factor != 1 else []) + ([seen_of(residual)] if residual != 1 else [])
+        words = [f"{'its own ' if arm in FOUND else ''}learning rates x{factor:g}"] if factor != 1 else []
+        words += [seen_of(residual)] if residual != float(first.get("residual", 1)) else []
         return "; " + ", ".join(words) if words else ""
 
     def difference(self, one: str, other: str) -> dict[str, float]:

@@ -129,7 +129,7 @@ def _page(findings: Findings, figures: Mapping[str, str]) -> str:
         counts=findings.counts, config=findings.config, names=findings.labels.names, figures=figures,
         tiles=_tiles(findings), arms=_arms(comparison), groups=_groups(findings), ungrouped=len(findings.groups.ungrouped),
         **_changes(findings), mistakes=_pairs(findings), stability=_stability(findings), search=findings.search, headroom=_headroom(findings.headroom),
-        calibration=_calibration(findings.evaluation), latency=_latency(findings.latency), plan=_plan(findings.plan),
+        calibration=_calibration(findings.evaluation), latency=_latency(findings.latency), plan=_plan(findings),
         seconds=f"{_seconds(comparison):,.0f}",
         pictures={number: base64.b64encode(png).decode("ascii") for number, png in findings.images.items()}, data=embedded_json(_data(findings)),
     )  # fmt: skip
@@ -309,7 +309,15 @@ def _latency(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _plan(heads: HeadPlan) -> dict[str, Any]:
+def _plan(findings: Findings) -> dict[str, Any]:
+    """What the run's network costs: the plan's, or what a search found, as it was judged."""
+    heads, evaluation = findings.plan, findings.evaluation
+    if findings.config.get("structure") == "searched":
+        return {
+            "base": Number(evaluation["base"]["multiply_adds"], "evaluation.json#/base/multiply_adds", "{:,}"),
+            "augmented": Number(evaluation["multiply_adds"], "evaluation.json#/multiply_adds", "{:,}"),
+            "parameters": Number(evaluation["parameters"] - evaluation["base"]["parameters"], "", "{:,}"),
+        }  # fmt: skip
     return {
         "base": Number(heads.base_multiply_adds, "plan.json#/base_multiply_adds", "{:,}"),
         "augmented": Number(heads.multiply_adds, "plan.json#/multiply_adds", "{:,}"),

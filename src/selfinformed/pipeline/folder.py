@@ -16,6 +16,7 @@ from selfinformed.runtime.device import rank
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import plain, read_json, write_json, write_text
 from selfinformed.runtime.locks import FolderLock
+from selfinformed.training.structures import Structure
 
 T = TypeVar("T")
 Say = Callable[[str], None]
@@ -75,7 +76,7 @@ class RunFolder:
                     made = make()
                     if rank() == 0:
                         save(made, self.path / name)
-                        self.keep_options(name)
+                        self._keep_options(name)
                     self._done[name] = made
                     self.say(f"{stage:<10} {name} in {time.perf_counter() - start:.1f} s")
         result: T = self._done[name]
@@ -88,7 +89,7 @@ class RunFolder:
     def write(self, name: str, content: Any) -> None:
         """Writes an object, rows, or what gives an object by `to_dict`, as JSON with its format and the options that only it was made with."""
         content = {"rows": content} if isinstance(content, list) else content if isinstance(content, dict) else content.to_dict()
-        made_with = self._options_of(name)
+        made_with = self.made_with(name)
         write_json(self.path / name, {"format": f"selfinformed.{Path(name).stem}/1", **content, **({"made_with": made_with} if made_with else {})})
 
     def there(self, name: str) -> Any:
@@ -96,18 +97,22 @@ class RunFolder:
         path = self.path / name
         return read_artefact(path) if path.exists() else None
 
+    def current(self, name: str) -> Any:
+        """A JSON artefact if it is there and was made with the options of this run, else None."""
+        return self.there(name) if (self.path / name).exists() and self.is_current(name) else None
+
     def is_current(self, name: str) -> bool:
         """Whether an artefact that is there was made with the options of this run; it says so itself, or, of an older version, config.yaml does. What
         an older version had no option for it did as the option's default says."""
-        wanted = self._options_of(name)
+        wanted = self.made_with(name)
         if name in self._again or not wanted:
             return name not in self._again
         content = read_json(self.path / name, Path(name).stem)
         made_with = content.get("made_with") if isinstance(content, dict) else None
         if made_with is None:
             return name not in self._outdated
-        before = {option: getattr(RunConfig, option) for option in wanted}
-        return isinstance(made_with, dict) and bool(plain(before) | made_with == plain(wanted))
+        before = {option: getattr(RunConfig, option, None) for option in wanted}
+        return isinstance(made_with, dict) and all((plain(before) | made_with)[option] == value for option, value in plain(wanted).items())
 
     def make_again(self, name: str) -> None:
         """The artefact stays until what takes its place is whole."""
@@ -122,12 +127,20 @@ class RunFolder:
         self.say(f"{stage:<10} {name} is there already")
         return True
 
-    def _options_of(self, name: str) -> dict[str, Any]:
-        return {option: getattr(self.config, option) for option, artefacts in MAKES_AGAIN.items() if name in artefacts}
+    def made_with(self, name: str) -> dict[str, Any]:
+        """The options that only this artefact, and what is made from it, is made with; of a searched network also which one."""
+        options = {option: getattr(self.config, option) for option, artefacts in MAKES_AGAIN.items() if name in artefacts}
+        searched = options.get("structure") == "searched" and (self.path / "search.json").exists()
+        return options | ({"found": self._found()} if searched else {})
 
-    def keep_options(self, name: str) -> None:
+    def _found(self) -> str | None:
+        """What tells the structure that search.json has from others; None where there is none that is current."""
+        found = self.current("search.json")
+        return None if found is None else Structure.from_dict(found["best"], str(self.path / "search.json")).digest()
+
+    def _keep_options(self, name: str) -> None:
         """Writes into config.yaml those options that an artefact, just made, was made with."""
-        path, made_with = self.path / "config.yaml", self._options_of(name)
+        path, made_with = self.path / "config.yaml", {k: v for k, v in self.made_with(name).items() if k in MAKES_AGAIN}
         before = read_config(path)
         if any(getattr(before, option) != value for option, value in made_with.items()):
             write_text(path, replace(before, **made_with).to_yaml())

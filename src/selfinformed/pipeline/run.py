@@ -31,7 +31,7 @@ from selfinformed.pipeline.folder import RunFolder, Say
 from selfinformed.pipeline.inputs import Inputs, Part
 from selfinformed.runtime.device import rank
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.files import plain, read_object, to_line, write_json, write_text
+from selfinformed.runtime.files import to_line, write_json, write_text
 from selfinformed.runtime.tabular import percent
 from selfinformed.runtime.work import sweep as sweep_units
 from selfinformed.structure.clustering import cluster, grouping_of, sweep
@@ -216,18 +216,22 @@ class Run:
         tried = self.config.residual != "auto" or {*RESIDUALS} <= {*probed.get("residuals", ())}
         return tried and bool(probed.get("earlier_points", -1) >= self.config.attach_points)
 
-    def augmented(self) -> AugmentedClassifier:
-        """heads.safetensors, config.json and history.jsonl; a training that was stopped goes on from training.safetensors. Where what search finds is
-        asked for, heads of another structure are replaced, and what was said of them goes.
+    def augmented(self, replace_others: bool = False) -> AugmentedClassifier:
+        """heads.safetensors, config.json and history.jsonl; a training that was stopped goes on from training.safetensors.
 
         Processes joined by `torch.distributed` call this alike: they share the measuring, the features and each batch; the first writes the rest.
+
+        Args:
+            replace_others: whether heads of another `structure`, or of an earlier search, may be replaced.
         """
         c, checkpoint, processes = self.config, self.folder / "training.safetensors", Processes.joined()
+        if (self.folder / "config.json").exists() and not self._kept.is_current("config.json") and not replace_others:
+            raise SelfInformedError(
+                f"{self.folder} has heads of another structure than {c.structure}, or of an earlier search; to replace them: "
+                f"selfinformed fit {self.folder} --structure {c.structure}"
+            )
 
         def make() -> AugmentedClassifier:
-            if (self.folder / "config.json").exists() and not self._kept.is_current("config.json") and rank() == 0:
-                for name in ("evaluation.json", "conditional.json", "latency.json"):
-                    (self.folder / name).unlink(missing_ok=True)
             if processes.world > 1 and not (self.folder / "plan.json").exists():
                 self.counts()
             with processes.first_alone(self.net.classifier.weight):
@@ -252,24 +256,23 @@ class Run:
             return load(path.parent, self.net)
 
         def save(aug: AugmentedClassifier, path: Path) -> None:
-            self._kept.keep_options(path.name)  # first: heads that config.yaml takes for others are made again, and never the other way round
-            aug.save_pretrained(path.parent)
+            path.unlink(missing_ok=True)  # first: it must never describe other weights than are there
+            aug.save_pretrained(path.parent, self._kept.made_with(path.name))
             checkpoint.unlink(missing_ok=True)
 
-        if c.structure == "searched" and (self.folder / "config.json").exists() and not self._is_found():
-            self._kept.make_again("config.json")
         return self._kept.stage("fit", "config.json", read, make, save, also="heads.safetensors")
 
     def _found(self) -> Structure:
         """What search found."""
-        if Processes.joined().world > 1 and not (self.folder / "search.json").exists():
+        path = self.folder / "search.json"
+        if Processes.joined().world > 1 and self._kept.current(path.name) is None:
             raise SelfInformedError("structure: searched wants search.json, which one process makes; run selfinformed search on the run folder first")
-        return Structure.from_dict(self.search()["best"], str(self.folder / "search.json"))
+        return Structure.from_dict(self.search()["best"], str(path))
 
-    def _is_found(self) -> bool:
-        """Whether the heads that are there are those that search found last."""
-        there, found = read_object(self.folder / "config.json", "heads"), self._found()
-        return there.get("plan") == plain(found.plan.to_dict()) and there.get("top_groups") == found.top_groups
+    @property
+    def is_trained(self) -> bool:
+        """Whether the heads that are there are those that the configuration asks for."""
+        return (self.folder / "config.json").exists() and self._kept.is_current("config.json")
 
     def evaluation(self) -> dict[str, Any]:
         """evaluation.json: the augmented network's figures, and the base's under `base`."""
@@ -364,7 +367,7 @@ class Run:
         with reading(self.folder):
             findings = Findings(
                 title, self.net.labels, *made,
-                **{name: there for name in ("stability", "search", "latency", "conditional") if (there := self._kept.there(f"{name}.json"))},
+                **{name: there for name in ("stability", "search", "latency", "conditional") if (there := self._kept.current(f"{name}.json"))},
                 history=self._history(), images=self.inputs.pictures(self.groups()), config=self.config.to_dict(),
             )  # fmt: skip
             path = report(findings, self.folder)

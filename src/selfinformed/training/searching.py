@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import time
@@ -379,10 +378,10 @@ class _Trials:
         self._file = JournalFile(path, json.dumps(plain(list(inputs)), sort_keys=True, default=repr), self._keep)
 
     def find(self, structure: Structure, epochs: float) -> dict[str, Any] | None:
-        return self._rows.get((_digest(structure), epochs))
+        return self._rows.get((structure.digest(), epochs))
 
     def add(self, structure: Structure, row: dict[str, Any]) -> None:
-        self._file.add(heads=_digest(structure), row=row)
+        self._file.add(heads=structure.digest(), row=row)
 
     def _keep(self, content: dict[str, Any]) -> None:
         _check_trial(content["row"])
@@ -396,8 +395,3 @@ def _check_trial(row: Any) -> None:
     for name in ("epochs", "mean_average_precision", "extra_computation", "seconds"):
         if not isinstance(row[name], int | float) or isinstance(row[name], bool) or not abs(row[name]) < 1e30:
             raise TypeError(f"{name} is no figure")
-
-
-def _digest(structure: Structure) -> str:
-    """Of the heads, their groups and widths, and which of them are run."""
-    return hashlib.sha256(json.dumps(structure.to_dict(), sort_keys=True).encode()).hexdigest()

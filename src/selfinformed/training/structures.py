@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
@@ -173,6 +175,8 @@ class Structure:
         runs, and is saved, so that each example runs the heads that it was trained for (`run_conditionally`). With `chance`, a seed, as many
         examples drawn at random run heads instead: the control of that choice, which `evaluating` judges.
         """
+        if self.share < 1 and training.get("finetune"):
+            raise SelfInformedError("structure: with a share below 1 the threshold is the frozen network's; leave finetune at False")
         aug = augment(net, self.plan, classifier=classifier_for(self.residual, classifier), seed=seed)
         aug.output = training.get("output") or aug.output or guess_output(train.targets)
         with aug.conditional(self.top_groups, share=self.share, chance=chance) if self.is_conditional else nullcontext():
@@ -193,6 +197,10 @@ class Structure:
         run: dict[str, Any] = {"above": aug.above} if chance is None else {"share": self.share, "chance": chance}
         with aug.conditional(self.top_groups, **run) if self.is_conditional else nullcontext():
             yield aug
+
+    def digest(self) -> str:
+        """SHA-256 over the heads, their groups and widths, which of them are run, and how they are trained."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
         content = {"plan": self.plan.to_dict(), "top_groups": self.top_groups, "share": self.share, "rate": self.rate, "description": self.description}
