@@ -38,6 +38,10 @@ class Targets:
         """The labels of one example."""
         return self.labels[self.offsets[example] : self.offsets[example + 1]]
 
+    def is_same(self, other: Targets) -> bool:
+        """Whether as many examples have the same labels, in the same order."""
+        return np.array_equal(self.offsets, other.offsets) and np.array_equal(self.labels, other.labels)
+
     def take(self, rows: npt.ArrayLike) -> Targets:
         """The targets of some examples, in the order given."""
         rows = np.asarray(rows, dtype=np.int64)

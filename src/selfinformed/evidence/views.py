@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from selfinformed.augmented.dispatch import uncertainty
@@ -45,8 +44,7 @@ def evaluate_with_views(aug: AugmentedClassifier, test: FeatureStore, views: Fea
 
 def check_views(test: FeatureStore, views: FeatureStore) -> None:
     """Raises where the views are not of the test examples, as far as their targets tell."""
-    same = len(test) == len(views) and np.array_equal(test.targets.offsets, views.targets.offsets)
-    if not same or not np.array_equal(test.targets.labels, views.targets.labels):
+    if not test.targets.is_same(views.targets):
         raise SelfInformedError(
             f"views: expected another view of the {len(test)} test examples in the same order, with the same targets; got {len(views)} examples "
             "that differ from them"

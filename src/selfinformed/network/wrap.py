@@ -241,9 +241,14 @@ def fingerprint_of(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        flat = tensor.detach().cpu().contiguous().flatten()
-        digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
+        digest.update(bytes_of(tensor))
     return digest.hexdigest()
+
+
+def bytes_of(tensor: torch.Tensor) -> memoryview | bytes:
+    """A tensor's values, of any type, one after another."""
+    flat = tensor.detach().cpu().contiguous().flatten()
+    return flat.view(torch.uint8).numpy().data if flat.numel() else b""
 
 
 def _find_classifiers(model: nn.Module, calls: list[Call], logits: torch.Tensor, names: Sequence[str] | None) -> list[Call]:

@@ -225,7 +225,7 @@ class Run:
             replace_others: whether heads of another `structure`, or of an earlier search, may be replaced.
         """
         c, checkpoint, processes = self.config, self.folder / "training.safetensors", Processes.joined()
-        if (self.folder / "config.json").exists() and not self._kept.is_current("config.json") and not replace_others:
+        if (self.folder / "config.json").exists() and not self.is_trained and not replace_others:
             raise SelfInformedError(
                 f"{self.folder} has heads of another structure than {c.structure}, or of an earlier search; to replace them: "
                 f"selfinformed fit {self.folder} --structure {c.structure}"
@@ -430,8 +430,8 @@ class Run:
 
     def _probed_residual(self) -> float:
         """That of the probe's best head where this plan's heads read."""
-        there = self._kept.there("probe.json")
-        if Processes.joined().world > 1 and not (there and self._is_whole(there) and self._kept.is_current("probe.json")):
+        there = self._kept.current("probe.json")
+        if Processes.joined().world > 1 and not (there and self._is_whole(there)):
             raise SelfInformedError("residual: auto wants probe.json, which one process makes; run selfinformed probe on the run folder first")
         found = self.headroom()
         own = str(self.net.attach) if len(self.net.attach_points) == 1 else None

@@ -272,9 +272,7 @@ def _one_after_another(views: Sequence[Examples]) -> Examples:
     if len(views) == 1:
         return first
     for number, view in enumerate(views):
-        if view.labels != first.labels or not np.array_equal(view.targets.offsets, first.targets.offsets) or not np.array_equal(
-            view.targets.labels, first.targets.labels
-        ):
+        if view.labels != first.labels or not view.targets.is_same(first.targets):
             raise SelfInformedError(f"features: view {number} has other targets than view 0; give views of the same examples in the same order")
 
     def read(rows: Sequence[int]) -> Inputs:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from selfinformed.augmented.network import AugmentedClassifier
-from selfinformed.network.wrap import WrappedClassifier
+from selfinformed.network.wrap import WrappedClassifier, bytes_of
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.training.features import FeatureStore, scores_from_features
 
@@ -46,9 +46,9 @@ class TeacherNetwork:
     def right(self) -> float:
         """The share of the training examples, or of 4,096 of them, whose best label by the teacher is among the annotated."""
         rows = torch.linspace(0, len(self.features) - 1, min(_SAMPLE, len(self.features))).long()
-        wanted = self.features.targets
         found = np.concatenate([self(some).argmax(1).cpu().numpy() for some in rows.split(512)])  # type: ignore[no-untyped-call]
-        return float(np.mean([label in wanted.take(np.array([row])).labels for row, label in zip(rows.tolist(), found.tolist(), strict=True)]))
+        examples, annotated = self.features.targets.take(rows.numpy()).pairs()
+        return len(np.unique(examples[annotated == found[examples]])) / len(rows)
 
     def __repr__(self) -> str:
         return f"TeacherNetwork({self.features.digest()}, {None if self.order is None else self.order.tolist()})"
@@ -57,9 +57,7 @@ class TeacherNetwork:
 def told(teacher: Teacher | None) -> str | bool:
     """What tells a teacher from others: text, or for a function only that there is one."""
     if isinstance(teacher, torch.Tensor):
-        flat = teacher.detach().cpu().contiguous().flatten()
-        content = flat.view(torch.uint8).numpy().data if flat.numel() else b""
-        return f"{teacher.dtype} {list(teacher.shape)} {hashlib.sha256(content).hexdigest()}"
+        return f"{teacher.dtype} {list(teacher.shape)} {hashlib.sha256(bytes_of(teacher)).hexdigest()}"
     return repr(teacher) if isinstance(teacher, TeacherNetwork) else teacher is not None
 
 
@@ -99,7 +97,7 @@ def teacher_of(
     n = len(store)
     if isinstance(teacher, torch.Tensor) and teacher.shape != (n, aug.n_labels):
         raise SelfInformedError(f"teacher: expected logits [{n}, {aug.n_labels}], one row per training example, got {list(teacher.shape)}")
-    if isinstance(teacher, TeacherNetwork) and not _are_the_same(teacher.features, store):
+    if isinstance(teacher, TeacherNetwork) and not (teacher.features.n_views == store.n_views and teacher.features.targets.is_same(store.targets)):
         raise SelfInformedError(
             f"teacher: its features are of {len(teacher.features)} examples, or views, that are not the {n} training examples or have other labels; cache "
             "them again with the same data"
@@ -116,9 +114,3 @@ def teacher_of(
         return logits if order is None else logits[:, order]
 
     return taught
-
-
-def _are_the_same(one: FeatureStore, other: FeatureStore) -> bool:
-    """Whether two stores may be of the same examples: as many, in as many views, with the same labels."""
-    ours, theirs = one.targets, other.targets
-    return one.n_views == other.n_views and np.array_equal(ours.offsets, theirs.offsets) and np.array_equal(ours.labels, theirs.labels)
