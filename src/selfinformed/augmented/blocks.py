@@ -130,10 +130,13 @@ class BlockLinear(nn.Module):
             product = int8_product(x.bfloat16(), *self._int8[number]).to(x)
             return product + self.biases[bucket][tiles].flatten()[:outputs] if len(self.biases) else product
         weight, bias = piece
+        if tiles.stop - tiles.start == 1:
+            out = x @ weight[0, :width, :outputs]
+            return out if bias is None else out + bias[0, :, :outputs]
         out = torch.matmul(x, weight[:, :width])  # (tiles, m, tile)
         if bias is not None:
             out = out + bias
-        return out[0, :, :outputs] if len(out) == 1 else out.transpose(0, 1).flatten(1)[:, :outputs]
+        return out.transpose(0, 1).flatten(1)[:, :outputs]
 
     def weight_of(self, number: int) -> torch.Tensor:
         """A copy of block `number`'s weight [b, a]."""

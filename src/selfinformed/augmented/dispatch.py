@@ -63,18 +63,26 @@ class Dispatch:
         self.plan, self.top_groups = plan, min(top_groups, len(plan.groups))
         self.output, self.share, self.above, self.chance = output, None if share == 1 else share, above, chance
         groups = plan.groups
-        self._costs = torch.tensor(plan.head_multiply_adds, dtype=torch.float64)
+        self._costs, self._shared_cost = plan.head_multiply_adds, plan.shared_multiply_adds
         self._always = torch.tensor([size == groups.n_labels for size in groups.sizes])
-        self._members = [torch.from_numpy(members) for members in groups.members]
+        self._any_always = bool(self._always.any())
+        self._sizes = torch.tensor(groups.sizes)
+        self._starts = self._sizes.cumsum(0) - self._sizes
+        self._side_by_side = torch.from_numpy(np.concatenate(groups.members))
         # The group of each column of scores: of each label, or for a cover of each of its places in the groups.
         cover = sum(groups.sizes) != groups.n_labels - len(groups.ungrouped)
-        self._labels = torch.cat(self._members) if cover else None
+        self._labels = self._side_by_side if cover else None
         self._group_of = torch.full((groups.n_labels,), len(groups))
-        for number, members in enumerate(self._members):
-            self._group_of[members] = number
+        place_of = torch.repeat_interleave(torch.arange(len(groups)), self._sizes)
         if cover:
-            self._group_of = torch.repeat_interleave(torch.arange(len(groups)), torch.tensor(groups.sizes))
-        self._layers = _disjoint(plan)
+            self._group_of = place_of
+        else:
+            self._group_of[self._side_by_side] = place_of
+        sets = _disjoint(plan)
+        self._ranked = [group for members in sets for group in members]
+        self._set_of = torch.tensor([next(n for n, members in enumerate(sets) if group in members) for group in range(len(groups))])
+        self._n_sets = len(sets)
+        self._rank = torch.tensor(self._ranked).argsort() if len(sets) > 1 else None
         self.shift: torch.Tensor | None = None
         self.reset()
 
@@ -95,7 +103,8 @@ class Dispatch:
         n = scores.shape[0]  # not len, which would tie an exported program to this batch
         best = scores.new_full((n, len(self.plan.groups) + 1), -torch.inf)  # the last is for labels in no group
         best = best.scatter_reduce_(1, self._group_of.to(scores.device).expand(n, -1), scores, "amax")[:, :-1]
-        best = best.masked_fill(self._always.to(best.device), torch.inf)
+        if self._any_always:
+            best = best.masked_fill(self._always.to(best.device), torch.inf)
         if torch.compiler.is_exporting():  # ONNX knows one sort, which is stable
             return best.sort(dim=1, descending=True).indices[:, : self.top_groups]
         return best.sort(dim=1, descending=True, stable=True).indices[:, : self.top_groups]
@@ -136,30 +145,47 @@ class Dispatch:
     def _chosen(self, heads: Heads, attached: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         n, n_labels = logits.shape
         self.helped += n
-        self._executed += n * self.plan.shared_multiply_adds
+        self._executed += n * self._shared_cost
         if self.top_groups == len(self.plan.groups):
-            self._executed += n * float(self._costs.sum())
+            self._executed += n * sum(self._costs)
             return heads(attached)  # type: ignore[no-any-return]
-        chosen = self.choose(logits).cpu()
-        self._executed += float(self._costs[chosen].sum())
-        by_group = chosen.flatten().argsort(stable=True)
-        sizes = torch.bincount(chosen.flatten(), minlength=len(self._members)).tolist()
-        examples = torch.split(by_group // self.top_groups, sizes)
-        inputs, pieces = [reader.inputs(attached) for reader in heads.readers], heads.pieces()
+        chosen = self.choose(logits).cpu().flatten()
+        in_order = chosen if self._rank is None else self._rank[chosen]
+        pairs = in_order.argsort(stable=True)  # of an example and a group: group by group, those of a set that shares no label side by side
+        examples, counts = pairs // self.top_groups, torch.bincount(chosen, minlength=len(self._sizes)).tolist()
+        self._executed += sum(cost * count for cost, count in zip(self._costs, counts, strict=True))
+        values = self._values(heads, attached, examples, counts)
+        places, lengths = self._places(chosen[pairs], examples, n_labels)
+        places = places.to(logits.device)
         added = torch.zeros(n * n_labels, dtype=logits.dtype, device=logits.device)
-        for layer in self._layers:  # groups that share no label: no place is written twice
-            places, values = [], []
-            for group in layer:
-                rows = examples[group].to(logits.device)
-                if len(rows):
-                    read = inputs[heads.reader_of[group]]
-                    values.append(heads.head(group, read if len(rows) == n else read.index_select(0, rows), pieces).flatten())
-                    places.append((rows[:, None] * n_labels + self._members[group].to(rows.device)).flatten())
-            if places:
-                at = torch.cat(places)
-                value = torch.cat(values)
-                added = added.index_put((at,), value if layer is self._layers[0] else added[at] + value)
+        for number, (at, value) in enumerate(zip(torch.split(places, lengths), torch.split(values, lengths), strict=True)):  # a set writes no place twice
+            added.index_put_((at,), value if number == 0 else added[at] + value)
         return added.view(n, n_labels)
+
+    def _values(self, heads: Heads, attached: torch.Tensor, examples: torch.Tensor, counts: list[int]) -> torch.Tensor:
+        """What the heads give the pairs that chose them, flat and in their order: attached [B, D], examples [pairs], counts of pairs by group."""
+        ran = [group for group in self._ranked if counts[group]]
+        rows = dict(zip(ran, torch.split(examples.to(attached.device), [counts[group] for group in ran]), strict=True))
+        inputs: dict[int, torch.Tensor] = {}
+        for number, reader in enumerate(heads.readers):
+            read, mine = reader.inputs(attached), [group for group in heads.heads_of(number) if group in rows]
+            if len(mine) > 1 and read.ndim == 2:  # taken for all heads at once; of maps that would be too much memory
+                taken = read.index_select(0, torch.cat([rows[group] for group in mine]))
+                inputs |= zip(mine, torch.split(taken, [counts[group] for group in mine]), strict=True)
+            else:
+                inputs |= {group: read if counts[group] == len(read) else read.index_select(0, rows[group]) for group in mine}
+        return torch.cat([given.flatten() for given in heads.some(ran, [inputs[group] for group in ran])])
+
+    def _places(self, groups: torch.Tensor, examples: torch.Tensor, n_labels: int) -> tuple[torch.Tensor, list[int]]:
+        """Where `_values` go in the flat logits, and how many are of each set of groups that share no label: groups [pairs], examples [pairs]."""
+        sizes = self._sizes[groups]
+        ends = sizes.cumsum(0)
+        pair = torch.arange(len(groups)).repeat_interleave(sizes)
+        label = self._side_by_side[torch.arange(len(pair)) + (self._starts[groups] - ends + sizes)[pair]]
+        places = (examples * n_labels)[pair] + label
+        if self._rank is None:
+            return places, [len(places)]
+        return places, torch.bincount(self._set_of[groups], weights=sizes.double(), minlength=self._n_sets).long().tolist()
 
 
 def _disjoint(plan: HeadPlan) -> list[list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -133,22 +134,26 @@ class Heads(nn.Module):
         return self.outputs(read[0] if len(read) == 1 else torch.cat(read, 1))  # type: ignore[no-any-return]
 
     def pieces(self) -> Pieces:
-        """Every head's own weights, for several calls of `head`."""
+        """Every head's own weights."""
         first = {head: piece for r, reader in enumerate(self.readers) for head, piece in zip(self.heads_of(r), reader.pieces(), strict=bool(reader.widths))}
         return Pieces(first, [layer.pieces() for layer in self.layers], self.outputs.pieces())
 
-    def head(self, number: int, inputs: torch.Tensor, pieces: Pieces | None = None) -> torch.Tensor:
-        """One head alone, from what its reader's `inputs` gives: (m, size) -> (m, n)"""
-        pieces = self.pieces() if pieces is None else pieces
-        reader = self.readers[self.reader_of[number]]
-        hidden = reader.copied(inputs)
-        if number in pieces.first:
-            hidden = reader.rows(hidden, self.rows[number], *pieces.first[number])
+    def some(self, numbers: Sequence[int], inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Some heads, each on examples of its own: from what its reader's `inputs` gives, (m_i, size) -> (m_i, n_i)"""
+        pieces, hidden = self.pieces(), dict(zip(numbers, inputs, strict=True))
+        for number, reader in enumerate(self.readers):
+            if reader.layer is not None or reader.copy is not None:
+                for head in self.heads_of(number):
+                    if head in hidden:
+                        hidden[head] = reader.copied(hidden[head])
+                        if head in pieces.first:
+                            hidden[head] = reader.rows(hidden[head], self.rows[head], *pieces.first[head])
         for layer, deep, of in zip(self.layers, self.deep, pieces.layers, strict=True):
-            if number in deep:
-                place = deep.index(number)
-                hidden = layer.block(place, hidden, of[place]).relu()
-        return self.outputs.block(number, hidden, pieces.outputs[number])
+            for place, head in enumerate(deep):
+                if head in hidden:
+                    hidden[head] = layer.block(place, hidden[head], of[place]).relu()
+        outputs = self.outputs
+        return [outputs.block(head, hidden[head], pieces.outputs[head]) for head in numbers]
 
     def quantize(self, on: bool) -> None:
         """See `AugmentedClassifier.quantized_heads`."""
