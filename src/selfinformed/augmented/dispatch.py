@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 
 from selfinformed.augmented.heads import Heads
@@ -66,23 +68,16 @@ class Dispatch:
         self._costs, self._shared_cost = plan.head_multiply_adds, plan.shared_multiply_adds
         self._always = torch.tensor([size == groups.n_labels for size in groups.sizes])
         self._any_always = bool(self._always.any())
-        self._sizes = torch.tensor(groups.sizes)
-        self._starts = self._sizes.cumsum(0) - self._sizes
-        self._side_by_side = torch.from_numpy(np.concatenate(groups.members))
+        self._members = [torch.from_numpy(members) for members in groups.members]
+        self._every = [torch.equal(members, torch.arange(groups.n_labels)) for members in self._members]
         # The group of each column of scores: of each label, or for a cover of each of its places in the groups.
-        cover = sum(groups.sizes) != groups.n_labels - len(groups.ungrouped)
-        self._labels = self._side_by_side if cover else None
+        self._overlap = sum(groups.sizes) != groups.n_labels - len(groups.ungrouped)
+        self._labels = torch.cat(self._members) if self._overlap else None
         self._group_of = torch.full((groups.n_labels,), len(groups))
-        place_of = torch.repeat_interleave(torch.arange(len(groups)), self._sizes)
-        if cover:
-            self._group_of = place_of
-        else:
-            self._group_of[self._side_by_side] = place_of
-        sets = _disjoint(plan)
-        self._ranked = [group for members in sets for group in members]
-        self._set_of = torch.tensor([next(n for n, members in enumerate(sets) if group in members) for group in range(len(groups))])
-        self._n_sets = len(sets)
-        self._rank = torch.tensor(self._ranked).argsort() if len(sets) > 1 else None
+        for number, members in enumerate(self._members):
+            self._group_of[members] = number
+        if self._overlap:
+            self._group_of = torch.repeat_interleave(torch.arange(len(groups)), torch.tensor(groups.sizes))
         self.shift: torch.Tensor | None = None
         self.reset()
 
@@ -143,60 +138,53 @@ class Dispatch:
         return heads(attached, runs)  # type: ignore[no-any-return]
 
     def _chosen(self, heads: Heads, attached: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        n, n_labels = logits.shape
+        n = len(logits)
         self.helped += n
         self._executed += n * self._shared_cost
         if self.top_groups == len(self.plan.groups):
             self._executed += n * sum(self._costs)
             return heads(attached)  # type: ignore[no-any-return]
         chosen = self.choose(logits).cpu().flatten()
-        in_order = chosen if self._rank is None else self._rank[chosen]
-        pairs = in_order.argsort(stable=True)  # of an example and a group: group by group, those of a set that shares no label side by side
-        examples, counts = pairs // self.top_groups, torch.bincount(chosen, minlength=len(self._sizes)).tolist()
+        counts = torch.bincount(chosen, minlength=len(self._costs)).tolist()
         self._executed += sum(cost * count for cost, count in zip(self._costs, counts, strict=True))
-        values = self._values(heads, attached, examples, counts)
-        places, lengths = self._places(chosen[pairs], examples, n_labels)
-        places = places.to(logits.device)
-        added = torch.zeros(n * n_labels, dtype=logits.dtype, device=logits.device)
-        for number, (at, value) in enumerate(zip(torch.split(places, lengths), torch.split(values, lengths), strict=True)):  # a set writes no place twice
-            added.index_put_((at,), value if number == 0 else added[at] + value)
-        return added.view(n, n_labels)
+        ran = [group for group, count in enumerate(counts) if count]
+        by_group = chosen.argsort(stable=True).to(logits.device)
+        rows = torch.split(by_group // self.top_groups, [counts[group] for group in ran])  # examples that chose each
+        given = heads.some(ran, self._inputs(heads, attached, dict(zip(ran, rows, strict=True))))
+        columns = [None if self._every[group] and len(of) == n else self._members[group].to(logits.device) for group, of in zip(ran, rows, strict=True)]
+        return _Placed.apply(logits, rows, columns, self._overlap, *given)  # type: ignore[no-any-return, no-untyped-call]
 
-    def _values(self, heads: Heads, attached: torch.Tensor, examples: torch.Tensor, counts: list[int]) -> torch.Tensor:
-        """What the heads give the pairs that chose them, flat and in their order: attached [B, D], examples [pairs], counts of pairs by group."""
-        ran = [group for group in self._ranked if counts[group]]
-        rows = dict(zip(ran, torch.split(examples.to(attached.device), [counts[group] for group in ran]), strict=True))
+    def _inputs(self, heads: Heads, attached: torch.Tensor, rows: dict[int, torch.Tensor]) -> list[torch.Tensor]:
+        """What each head that some examples chose reads, on those examples."""
         inputs: dict[int, torch.Tensor] = {}
         for number, reader in enumerate(heads.readers):
             read, mine = reader.inputs(attached), [group for group in heads.heads_of(number) if group in rows]
             if len(mine) > 1 and read.ndim == 2:  # taken for all heads at once; of maps that would be too much memory
                 taken = read.index_select(0, torch.cat([rows[group] for group in mine]))
-                inputs |= zip(mine, torch.split(taken, [counts[group] for group in mine]), strict=True)
+                inputs |= zip(mine, torch.split(taken, [len(rows[group]) for group in mine]), strict=True)
             else:
-                inputs |= {group: read if counts[group] == len(read) else read.index_select(0, rows[group]) for group in mine}
-        return torch.cat([given.flatten() for given in heads.some(ran, [inputs[group] for group in ran])])
-
-    def _places(self, groups: torch.Tensor, examples: torch.Tensor, n_labels: int) -> tuple[torch.Tensor, list[int]]:
-        """Where `_values` go in the flat logits, and how many are of each set of groups that share no label: groups [pairs], examples [pairs]."""
-        sizes = self._sizes[groups]
-        ends = sizes.cumsum(0)
-        pair = torch.arange(len(groups)).repeat_interleave(sizes)
-        label = self._side_by_side[torch.arange(len(pair)) + (self._starts[groups] - ends + sizes)[pair]]
-        places = (examples * n_labels)[pair] + label
-        if self._rank is None:
-            return places, [len(places)]
-        return places, torch.bincount(self._set_of[groups], weights=sizes.double(), minlength=self._n_sets).long().tolist()
+                inputs |= {group: read if len(rows[group]) == len(read) else read.index_select(0, rows[group]) for group in mine}
+        return [inputs[group] for group in rows]
 
 
-def _disjoint(plan: HeadPlan) -> list[list[int]]:
-    """The groups in as few sets as a greedy choice finds, so that no two groups of a set share a label: one set for a partition."""
-    layers: list[list[int]] = []
-    taken: list[np.ndarray] = []
-    for group, members in enumerate(plan.groups.members):
-        free = next((i for i, labels in enumerate(taken) if not labels[members].any()), len(layers))
-        if free == len(layers):
-            layers.append([])
-            taken.append(np.zeros(plan.groups.n_labels, dtype=bool))
-        layers[free].append(group)
-        taken[free][members] = True
-    return layers
+class _Placed(torch.autograd.Function):
+    """Sums what heads give, each for some rows and columns of the logits (no columns: for all of either), into zeros like those; in a gradient each takes
+    its own places. One operation instead of one for each head, whose gradients would each be as large as the logits.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: torch.Tensor, rows: Sequence[torch.Tensor], columns: Sequence[torch.Tensor | None], overlap: bool, *given: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.places = list(zip(rows, columns, strict=True))
+        placed = torch.zeros_like(logits)
+        for (row, column), value in zip(ctx.places, given, strict=True):
+            if column is None:
+                placed += value
+            else:
+                placed.index_put_((row[:, None], column), value, accumulate=overlap)
+        return placed
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
+        return None, None, None, None, *(gradient if column is None else gradient[row[:, None], column] for row, column in ctx.places)
