@@ -289,7 +289,7 @@ def compare(run: Run, json: bool) -> None:
 
 
 @_verb(
-    _INPUTS + _COUNTS + _TRAINING + ["keep_classifier", "budget", "budget_of", "candidates", "rounds", "map_k", "seed"],
+    _INPUTS + _COUNTS + _TRAINING + ["keep_classifier", "budget", "budget_of", "latency_batch", "candidates", "rounds", "map_k", "seed"],
     "selfinformed search config.yaml --budget 0.03",
 )
 def search(run: Run, json: bool) -> None:

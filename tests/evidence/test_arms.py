@@ -87,6 +87,18 @@ def test_a_structure_is_judged_as_it_says(problem: Problem) -> None:
     assert expected["multiply_adds"] < problem.plan().multiply_adds
 
 
+def test_the_dense_head_of_a_search_is_trained_as_it_was_found(problem: Problem) -> None:
+    dense = Structure(plan(problem.net, LabelGroups.everything(36), hidden=(20,)), None, 1.0, "one dense head", 0.5, 0.25)
+    made = bench(problem, searched=two_of_six(problem.plan()), searched_dense=dense)
+    expected, _ = dense.train(problem.net, made.train, holdout=made.holdout, epochs=made.epochs, seed=3, **made.training)
+    aug, _ = made.trained("searched_dense", 3)
+    assert aug.heads.plan == dense.plan
+    assert made.judged("searched_dense", aug, 50).figures() == evaluate(expected, made.test).figures()
+    assert "searched_dense" in made.choose(None)
+    with pytest.raises(SelfInformedError, match="'searched_dense' needs the best dense head that search found"):
+        bench(problem, searched=two_of_six(problem.plan())).choose(["searched_dense"])
+
+
 def test_chance_runs_the_searched_heads_on_as_many_examples_and_gains_less(problem: Problem) -> None:
     structure = Structure(plan(problem.net, LabelGroups.everything(36), hidden=(40,)), None, 0.3, "dense on the least certain 0.3")
     made = bench(problem, searched=structure, epochs=4)

@@ -18,6 +18,8 @@ from selfinformed.evidence.arms import Bench
 from selfinformed.evidence.comparison import ARMS, Comparison, compare, interval
 from selfinformed.evidence.evaluation import evaluate
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.structure.groups import LabelGroups
+from selfinformed.structure.plans import plan
 from selfinformed.training.features import FeatureStore, rank
 from selfinformed.training.fitting import fit
 from selfinformed.training.structures import Structure
@@ -26,7 +28,11 @@ CONTRACT = {
     "arm", "seed", "mean_average_precision", "mean_average_precision_per_example", "top1", "top5", "multiply_adds", "extra_computation", "parameters",
 }  # fmt: skip
 CACHED = ["base", "classifier", "confusions", "random", "dense", "gated", "adapter"]
-COSTING = ("confusions", "codetections", "random", "dense", "hinton", "gated", "adapter", "views", "searched", "chance")
+COSTING = ("confusions", "codetections", "random", "dense", "hinton", "gated", "adapter", "views", "searched", "searched_dense", "chance")
+
+
+def one_dense_head(problem: Problem) -> Structure:
+    return Structure(plan(problem.net, LabelGroups.everything(36), hidden=(20,)), None, 1.0, "one dense head", 0.5, 0.25)
 
 
 def compared(problem: Problem, **options) -> Comparison:
@@ -37,8 +43,8 @@ def compared(problem: Problem, **options) -> Comparison:
 @pytest.fixture(scope="module")
 def table(problem: Problem) -> Comparison:
     codetections, hinton = (problem.plan().with_groups(problem.groups.randomized(seed)) for seed in (7, 8))
-    searched = replace(two_of_six(problem.plan()), share=0.8)
-    return compared(problem, arms=None, codetections=codetections, hinton=hinton, searched=searched, views=another_view(problem), epochs=2)
+    found = {"searched": replace(two_of_six(problem.plan()), share=0.8), "searched_dense": one_dense_head(problem)}
+    return compared(problem, arms=None, codetections=codetections, hinton=hinton, **found, views=another_view(problem), epochs=2)
 
 
 def without_seconds(comparison: Comparison) -> list[dict]:

@@ -203,10 +203,38 @@ def test_latency_is_that_of_the_heads_that_run(problem: Problem, monkeypatch, ch
         return np.ones(1), np.ones(1), 1 + 4 * (executed / problem.net.cost.multiply_adds - 1)
 
     monkeypatch.setattr(module, "paired_seconds", seconds)
-    monkeypatch.setattr(problem.net, "example_inputs", problem.holdout.read(range(batch)))
-    heads = module._within_latency(Builder(problem.net, problem.store("holdout"), 0.4), choice).plan
+    builder = Builder(problem.net, problem.store("holdout"), 0.4)
+    heads = builder.structure(choice, module._within_latency(builder, choice, problem.holdout.read(range(batch)))).plan
     per_example = heads.multiply_adds - heads.base_multiply_adds if choice.top_groups is None else max(heads.head_multiply_adds)
     assert 0.07 < choice.share * per_example / heads.base_multiply_adds <= 0.1
+
+
+@pytest.mark.parametrize("per_multiply_add", [0.2, 1.0, 4.0])
+def test_widths_go_up_and_down_until_they_take_nearly_the_time_allowed(problem: Problem, monkeypatch, per_multiply_add: float) -> None:
+    def seconds(one, other, inputs, repeats=20):
+        return np.ones(1), np.ones(1), 1 + per_multiply_add * (other.__self__.plan.extra_computation - 1)
+
+    monkeypatch.setattr(module, "paired_seconds", seconds)
+    builder = Builder(problem.net, problem.store("holdout"), 0.4)
+    budget = module._within_latency(builder, Choice("dense"), problem.net.example_inputs)
+    assert 0.3 < per_multiply_add * budget <= 0.41
+
+
+def test_a_stopped_search_by_latency_goes_on_with_the_widths_it_measured(problem: Problem, monkeypatch, tmp_path) -> None:
+    def by_latency(factor: float):
+        monkeypatch.setattr(module, "paired_seconds", lambda one, other, inputs, repeats=20: (
+            np.ones(1), np.ones(1), 1 + factor * (other.__self__.plan.extra_computation - 1)))  # fmt: skip
+        options = {"budget": 0.4, "budget_of": "latency", "space": replace(SMALL, top_groups=(None,)), "rounds": 1, "epochs": 0.1}
+        return searched(problem, journal=tmp_path / "search.jsonl", **options)
+
+    first, lines = by_latency(4), (tmp_path / "search.jsonl").read_text()
+    again = by_latency(2)  # the machine has become faster meanwhile
+    assert again.to_dict() == first.to_dict()
+    assert (tmp_path / "search.jsonl").read_text() == lines
+    damaged = lines.replace('"budget": ', '"budget": -')
+    assert damaged != lines
+    (tmp_path / "search.jsonl").write_text(damaged)
+    assert by_latency(4).best.plan.to_dict() == first.best.plan.to_dict()
 
 
 def test_a_structure_whose_loss_is_no_number_comes_last(problem: Problem) -> None:

@@ -23,7 +23,8 @@ from selfinformed.training.recipe import Recipe
 from selfinformed.training.structures import Structure, changed
 
 ARMS = (
-    "base", "classifier", "confusions", "codetections", "random", "dense", "hinton", "finetune", "gated", "adapter", "views", "searched", "chance",
+    "base", "classifier", "confusions", "codetections", "random", "dense", "hinton", "finetune", "gated", "adapter", "views", "searched", "searched_dense",
+    "chance",
 )  # fmt: skip
 DESCRIPTIONS = {
     "base": "the network as it is",
@@ -38,6 +39,7 @@ DESCRIPTIONS = {
     "adapter": "a low-rank adapter on the frozen classifier",
     "views": "classifier retrained, a second view of unsure examples",
     "searched": "the structure that the search found",
+    "searched_dense": "the best dense head that the search found",
     "chance": "the searched heads on as many examples, drawn at random",
 }
 
@@ -48,7 +50,7 @@ GROUPED = {
 }  # fmt: skip
 
 HEADED = ("confusions", "codetections", "random", "dense", "hinton", "gated")  # arms whose heads see as much of the base's scores as the recipe says
-FOUND = ("searched", "chance")  # arms that train what the search found, as it was found
+FOUND = ("searched", "searched_dense", "chance")  # arms that train what the search found, as it was found
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +65,7 @@ class Bench:
     codetections: HeadPlan | None = None
     hinton: HeadPlan | None = None
     searched: Structure | None = None
+    searched_dense: Structure | None = None
     views: FeatureStore | None = None
     epochs: float = 2
     classifier: Literal["keep", "reinitialise"] = "keep"
@@ -96,6 +99,7 @@ class Bench:
             "codetections": (self.codetections, "the plan of heads on groups from co-detections (codetections=)"),
             "hinton": (self.hinton, "the plan of heads on groups from cluster(counts, method='hinton') (hinton=)"),
             "searched": (self.searched, "what search found (searched=)"),
+            "searched_dense": (self.searched_dense, "the best dense head that search found, where it is not the structure itself (searched_dense=)"),
             "chance": (self.searched if self.searched and self.searched.share < 1 else None, "heads that a share of the examples runs (searched=)"),
             "views": (self.views, "another view of the test examples (views=)"),
             "finetune": (self.train.examples and self.test.examples, "examples, not cached features alone, for train and test"),
@@ -114,8 +118,7 @@ class Bench:
             rate = factor * self.finetune_learning_rate
             return aug, fit_whole(aug, self.train.examples, seconds=seconds, learning_rate=rate, seed=seed)
         if arm in FOUND:
-            assert self.searched is not None
-            return self.searched.train(
+            return self._found(arm).train(
                 self.net, self.train, holdout=self.holdout, epochs=self.epochs, seed=seed, classifier=self.classifier,
                 chance=seed if arm == "chance" else None, **training,
             )  # fmt: skip
@@ -141,9 +144,13 @@ class Bench:
             return evaluate_with_views(aug, self.test, self.views, min(1.0, self.plan.extra_computation - 1), top_k)
         return evaluate(aug, self.test, top_k)
 
+    def _found(self, arm: str) -> Structure:
+        structure = self.searched_dense if arm == "searched_dense" else self.searched
+        assert structure is not None
+        return structure
+
     def _judged_as_found(self, arm: str, aug: AugmentedClassifier, data: FeatureStore, top_k: int, seed: int) -> Evaluation:
-        assert self.searched is not None
-        with self.searched.evaluating(aug, chance=seed if arm == "chance" else None):
+        with self._found(arm).evaluating(aug, chance=seed if arm == "chance" else None):
             return evaluate(aug, data, top_k)
 
     def _made(self, arm: str, seed: int, residual: float = 1.0) -> AugmentedClassifier:

@@ -194,13 +194,13 @@ class Comparison:
             raise SelfInformedError(f"{path}: not a valid comparison ({reason_of(error)}); delete it to have it made again") from None
 
     def __str__(self) -> str:
-        head = f"{'arm':<13}{'mAP@' + str(self.top_k):>8}  {'95% interval':<16}{'over base':>10}{'top-1':>8}{'top-5':>8}{'multiply-adds':>16}{'extra':>9}"
+        head = f"{'arm':<15}{'mAP@' + str(self.top_k):>8}  {'95% interval':<16}{'over base':>10}{'top-1':>8}{'top-5':>8}{'multiply-adds':>16}{'extra':>9}"
         lines = [head]
         for row in self.summary():
             low, high = row["interval"]
             over = "" if row["over_base"] is None else f"{100 * row['over_base']['mean']:+.2f}"
             lines.append(
-                f"{row['arm']:<13}{100 * row['mean_average_precision']:8.2f}  {f'{100 * low:.2f} to {100 * high:.2f}':<16}{over:>10}"
+                f"{row['arm']:<15}{100 * row['mean_average_precision']:8.2f}  {f'{100 * low:.2f} to {100 * high:.2f}':<16}{over:>10}"
                 f"{100 * row['top1']:8.2f}{100 * row['top5']:8.2f}{row['multiply_adds']:16,.0f}{row['extra_computation']:8.3f}x"
             )
         return "\n".join(lines)
@@ -216,6 +216,7 @@ def compare(
     codetections: HeadPlan | None = None,
     hinton: HeadPlan | None = None,
     searched: Structure | None = None,
+    searched_dense: Structure | None = None,
     views: Examples | FeatureStore | None = None,
     seeds: int = 3,
     arms: Sequence[str] | None = None,
@@ -242,10 +243,11 @@ def compare(
         codetections: heads on groups from co-detections; without it that arm is left out.
         hinton: heads on as many groups at the same budget from `cluster(counts, method="hinton")`; likewise.
         searched: what `search` found; likewise. It is then the method that the controls are held against.
+        searched_dense: the best dense head that it found, a control with the same search behind it, and in a search by latency of the same time; likewise.
         views: another, augmented view of the test examples in the same order; likewise.
         seeds: how many; seed s draws the new weights, the order of examples, the permutation and the examples of `chance`.
-        arms: which of base, classifier, confusions, codetections, random, dense, hinton, finetune, gated, adapter, views, searched, chance
-            (default: all there is input for).
+        arms: which of base, classifier, confusions, codetections, random, dense, hinton, finetune, gated, adapter, views, searched,
+            searched_dense, chance (default: all there is input for).
         top_k: K of mAP@K.
         epochs: passes over `train` for each arm on cached features.
         tuning: factors of both learning rates, e.g. (0.5, 1, 2), or how many powers of two about 1. Each arm, method and controls alike, is first
@@ -265,7 +267,8 @@ def compare(
     holdout = None if holdout is None else _features(net, holdout, "hold-out")
     views = None if views is None else _features(net, views, "views of the test")
     bench = Bench(
-        net, plan, train, test, holdout, codetections, hinton, searched, views, epochs, classifier, finetune_learning_rate, training
+        net, plan, train, test, holdout, codetections, hinton, searched, searched_dense, views, epochs, classifier, finetune_learning_rate,
+        training,
     )  # fmt: skip
     chosen = bench.choose(arms)
     if seeds < 1:
@@ -287,7 +290,7 @@ def compare(
         REVISION, net.fingerprint, [store and store.digest() for store in (train, test, holdout, views)], plan.to_dict(),
         codetections and codetections.to_dict(), hinton and hinton.to_dict(), searched and searched.to_dict(),
         top_k, epochs, factors, tune_finetune, finetune_learning_rate, classifier, keyed(training), *([residuals] if len(residuals) > 1 else []),
-        *([rates] if rates != factors else []),
+        *([rates] if rates != factors else []), *([searched_dense.to_dict()] if searched_dense else []),
     ]  # fmt: skip
     done = Journal(journal, inputs)
     wanted = [(arm, seed) for seed in range(seeds) for arm in chosen]
@@ -326,6 +329,7 @@ def compare(
         "date": date.today().isoformat(), "grouping": plan.groups.method,
         "seeds": seeds, "epochs": epochs, "n_train": train.n_inputs, "n_test": len(test), "revision": REVISION, "versions": versions(), "machine": machine(),
         "tuned": {arm: _tuning(done, of, tries[of]) for arm, of in tuned.items()}, "searched": searched and searched.description,
+        "found": searched and searched.digest(),
     }  # fmt: skip
     rows = [done.rows[key] for key in wanted]
     per_label = {arm: _mean_over_seeds([done.per_label[arm, seed] for seed in range(seeds)]) for arm in chosen}

@@ -111,6 +111,7 @@ class RunConfig:
     candidates: int = _option(32, "structures in a search's first round")
     rounds: int = _option(3, "rounds of a search; a third of the structures goes on to the next, trained three times as long")
     budget_of: Literal["multiply_adds", "latency"] = _option("multiply_adds", "what the budget of a search binds")
+    latency_batch: int = _option(1, "held-out examples at once whose time a search by latency measures: as many as will be computed at once")
     attach_points: int = _option(0, "earlier points of the network at which the probe tries heads too; their features are cached once more")
     seeds: int = _option(3, "seeds of the comparison")
     arms: tuple[str, ...] | None = _option(None, "arms of the comparison, e.g. base,confusions,dense (default: all)")
@@ -154,7 +155,8 @@ class RunConfig:
 MAKES_AGAIN = {
     "seeds": ("comparison.json",), "arms": ("comparison.json",), "tuning": ("comparison.json",),
     "second_view": ("comparison.json",), "candidates": ("search.json",), "rounds": ("search.json",),
-    "budget_of": ("search.json",), "bootstraps": ("stability.json",), "sweep": ("sweep.json",), "probe_width": ("probe.json",),
+    "budget_of": ("search.json",), "latency_batch": ("search.json",), "bootstraps": ("stability.json",), "sweep": ("sweep.json",),
+    "probe_width": ("probe.json",),
     "mapping": ("evaluation.json",), "structure": ("config.json", "evaluation.json", "conditional.json", "latency.json"), "log": (), "device": (),
 }  # fmt: skip
 
@@ -302,7 +304,7 @@ _LEAST = {
     "n_groups": 1, "top_groups": 0, "bootstraps": 0, "cover_share": 0.0, "sweep": 1,
     "n_labels": 1, "hidden": 1, "top_k": 1, "map_k": 1, "views": 1, "skip_bad": 0, "depth": 1, "epochs": 0, "batch_size": 1,
     "forward_batch_size": 1, "probe_width": 1, "seeds": 1, "seed": 0, "budget": 0.0, "dense_share": 0.0, "learning_rate": 0.0,
-    "classifier_learning_rate": 0.0, "image_size": 1, "candidates": 1, "rounds": 1, "tuning": 1, "attach_points": 0,
+    "classifier_learning_rate": 0.0, "image_size": 1, "candidates": 1, "rounds": 1, "tuning": 1, "attach_points": 0, "latency_batch": 1,
     "weight_decay": 0.0, "residual": 0.0, "epsilon": 0.0, "label_smoothing": 0.0, "logit_adjustment": 0.0, "class_weights": 0.0,
     "balanced_sampling": 0.0, "soft_targets": 0.0, "temperature": 0.0, "ema": 0.0, "tail_average": 0.0, "patience": 0,
 }  # fmt: skip

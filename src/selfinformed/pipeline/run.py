@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
 from shutil import rmtree
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from selfinformed.augmented.network import AugmentedClassifier
 from selfinformed.augmented.saved import load
 from selfinformed.data.labels import LabelSpace
 from selfinformed.data.predictions import Predictions, open_predictions
+from selfinformed.evidence.arms import FOUND
 from selfinformed.evidence.comparison import Comparison, compare
 from selfinformed.evidence.conditional import conditional_curve
 from selfinformed.evidence.figures import conditional_figure, save_figure, sweep_figure
@@ -262,12 +263,12 @@ class Run:
 
         return self._kept.stage("fit", "config.json", read, make, save, also="heads.safetensors")
 
-    def _found(self) -> Structure:
-        """What search found."""
+    def _found(self, which: Literal["best", "dense"] = "best") -> Structure:
+        """What search found: the best structure, or the best dense head."""
         path = self.folder / "search.json"
         if Processes.joined().world > 1 and self._kept.current(path.name) is None:
             raise SelfInformedError("structure: searched wants search.json, which one process makes; run selfinformed search on the run folder first")
-        return Structure.from_dict(self.search()["best"], str(path))
+        return Structure.from_dict(self.search()[which], str(path))
 
     @property
     def is_trained(self) -> bool:
@@ -319,9 +320,10 @@ class Run:
 
             if c.finetune:
                 self.say("           compared are trained heads; the network that was trained on as a whole after them is judged in evaluation.json")
-            heads, hinton, searched = self.plan(), None, None
-            if "searched" in (c.arms or ()) or (c.arms is None and (self.folder / "search.json").exists()):
-                searched = self._found()
+            heads, hinton, searched, dense = self.plan(), None, None, None
+            if set(FOUND) & set(c.arms or ()) or (c.arms is None and (self.folder / "search.json").exists()):
+                searched, dense = self._found(), self._found("dense")
+                dense = None if dense.digest() == searched.digest() else dense
             views = self.features("second_view") if c.second_view and wants("views") else None
             if wants("hinton"):
                 found = cluster(self.counts("codetections"), len(self.groups()), c.seed, self.labels, method="hinton")
@@ -329,9 +331,9 @@ class Run:
                 hinton = plan(self.net, found, budget=budget, depth=max(map(len, heads.hidden), default=1), dense_share=0.0 if c.hidden else c.dense_share)
             return compare(
                 self.net, heads, self.features("train"), self.features("test"), holdout=self.features("holdout"),
-                codetections=self.plan("codetections") if wants("codetections") else None, hinton=hinton, searched=searched, views=views, seeds=c.seeds,
-                arms=c.arms, top_k=c.map_k, epochs=c.epochs, tuning=c.tuning, classifier="keep" if c.keep_classifier else "reinitialise",
-                journal=self.folder / "comparison.jsonl", **self._training(),
+                codetections=self.plan("codetections") if wants("codetections") else None, hinton=hinton, searched=searched,
+                searched_dense=dense, views=views, seeds=c.seeds, arms=c.arms, top_k=c.map_k, epochs=c.epochs, tuning=c.tuning,
+                classifier="keep" if c.keep_classifier else "reinitialise", journal=self.folder / "comparison.jsonl", **self._training(),
             )  # fmt: skip
 
         return self._kept.json_stage("compare", "comparison.json", make, Comparison.load)
@@ -341,21 +343,27 @@ class Run:
         c = self.config
         if found.about["seeds"] != c.seeds or (c.arms is not None and set(found.arms) != set(c.arms)):
             return True
-        wants = c.arms is None or "searched" in c.arms
+        wants = c.arms is None or set(FOUND) & set(c.arms)
         if not wants or not (self.folder / "search.json").exists():
             return False
-        best = self.search()["best"]
-        return found.about.get("searched") != best["description"] or (best["rate"] != 1 and "revision" not in found.about)  # which other arms did not try
+        best = self._found()
+        digest, untried = found.about.get("found", best.digest()), best.rate != 1 and "revision" not in found.about  # a rate that other arms did not try
+        return digest != best.digest() or found.about.get("searched") != best.description or untried
 
     def search(self) -> dict[str, Any]:
         """search.json: what was tried, best first, what won, and whether specialists were worth it; search.jsonl holds the trials done so far."""
         c = self.config
 
         def make() -> dict[str, Any]:
+            inputs = None
+            if c.budget_of == "latency":
+                rows, inputs = next(self.inputs.examples("holdout").batches(c.latency_batch))
+                if len(rows) < c.latency_batch:
+                    raise SelfInformedError(f"latency_batch: expected at most the {len(rows):,} hold-out examples, got {c.latency_batch:,}")
             return search(
                 self.net, self.features("train"), self.features("holdout"), budget=c.budget, budget_of=c.budget_of, candidates=c.candidates,
                 rounds=c.rounds, epochs=c.epochs, counts={kind: self.counts(kind) for kind in get_args(Kind)}, top_k=c.map_k, seed=c.seed,
-                journal=self.folder / "search.jsonl", classifier="keep" if c.keep_classifier else "reinitialise", **self._training(),
+                latency_inputs=inputs, journal=self.folder / "search.jsonl", classifier="keep" if c.keep_classifier else "reinitialise", **self._training(),
             ).to_dict()  # fmt: skip
 
         return self._kept.json_stage("search", "search.json", make)

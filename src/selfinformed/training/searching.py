@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from selfinformed.augmented.network import augment
-from selfinformed.data.examples import Examples
+from selfinformed.data.examples import Examples, Inputs
 from selfinformed.network.calls import batch_size_of
 from selfinformed.network.timing import paired_seconds
 from selfinformed.network.wrap import WrappedClassifier
@@ -227,6 +227,7 @@ def search(
     counts: Mapping[Kind, ConfusionCounts] | None = None,
     top_k: int = 50,
     seed: int = 0,
+    latency_inputs: Inputs | None = None,
     journal: str | Path | None = None,
     **training: Any,
 ) -> SearchResult:
@@ -241,7 +242,7 @@ def search(
         train: examples, or their cached features.
         holdout: examples or their cached features; they give the counts, and judge.
         budget: extra multiply-adds as a share of the base's, executed on average; or extra latency.
-        budget_of: `multiply_adds`, or `latency`: widths are then lowered until the measured time at the example inputs' batch fits.
+        budget_of: `multiply_adds`, or `latency`: widths are then changed until the measured time of `latency_inputs` fits.
         space: what to choose from (default: `Space.of(net)`).
         candidates: how many structures the first round tries.
         rounds: how many rounds.
@@ -249,6 +250,7 @@ def search(
         counts: counts already measured, by kind; others are made from hold-out features.
         top_k: K of mAP@K.
         seed: of the draw, of clustering and of training.
+        latency_inputs: a batch as large as those that will be waited for (default: the network's example inputs).
         journal: a file that takes each trial as it is done; with it a stopped search goes on where it was.
         **training: further options of `fit`, and `classifier` of `augment`, the same for all.
 
@@ -262,22 +264,28 @@ def search(
     train = train if isinstance(train, FeatureStore) else FeatureStore.build(net, train)
     holdout = holdout if isinstance(holdout, FeatureStore) else FeatureStore.build(net, holdout)
     builder = Builder(net, holdout, budget, counts, seed, train.targets)
+    inputs = net.example_inputs if latency_inputs is None else latency_inputs
+    timed = [] if budget_of == "multiply_adds" else [batch_size_of(inputs)]
+    done = _Trials(journal, [REVISION, train.digest(), holdout.digest(), budget, budget_of, epochs, rounds, top_k, seed, keyed(training), *timed])
     structures: dict[str, Structure] = {}
     choices: dict[str, Choice] = {}
     left_out = []
     if space is None:
         own = Recipe.of(training.get("recipe")).residual
         space = replace(Space.of(net), residual=tuple(dict.fromkeys((*RESIDUALS, own))))
-    for choice in space.candidates(candidates, seed, builder.settled):
+    drawn = space.candidates(candidates, seed, builder.settled)
+    for choice in progress(drawn, len(drawn), "measuring structures") if timed else drawn:
         try:
-            built = builder.structure(choice) if budget_of == "multiply_adds" else _within_latency(builder, choice)
+            heads = str(replace(choice, rate=1.0, residual=1.0, head_input=None))  # however they are trained they take as long
+            if timed and heads not in done.budgets:
+                done.add_budget(heads, _within_latency(builder, choice, inputs))
+            built = builder.structure(choice, done.budgets.get(heads))
         except SelfInformedError as error:  # more groups than the labels or the budget carry, an extra that is not there
             left_out.append({"structure": str(choice), "reason": str(error)})
         else:
             structures[str(choice)], choices[str(choice)] = built, choice
     if not any(choice.is_dense for choice in choices.values()):
         raise SelfInformedError(f"search: not one dense head fits; {left_out[0]['reason']}")
-    done = _Trials(journal, [REVISION, train.digest(), holdout.digest(), budget, budget_of, epochs, rounds, top_k, seed, keyed(training)])
 
     def tried(names: Sequence[str], number: int, what: str) -> list[dict[str, Any]]:
         passes, rows = epochs / _KEPT ** (rounds - number), []
@@ -345,36 +353,45 @@ def _judged(
     return {"mean_average_precision": score, "extra_computation": executed / net.cost.multiply_adds, "seconds": seconds}
 
 
-def _within_latency(builder: Builder, choice: Choice) -> Structure:
-    """The structure whose measured time over the base's is within the budget on average: multiply-adds are lowered until it is."""
-    budget, net = builder.budget, builder.net
+def _within_latency(builder: Builder, choice: Choice, inputs: Inputs) -> float:
+    """The multiply-adds, as a share of the base's, with which a structure's measured time over the base's is within the builder's budget, and near it."""
+    allowed, budget, fits = builder.budget, builder.budget, 0.0
     for _ in range(6):
-        structure = builder.structure(choice, budget)
-        extra = _extra_time(net, structure)
-        if extra <= builder.budget:
-            return structure
-        budget *= max(0.2, 0.9 * builder.budget / extra)
-    raise SelfInformedError(f"latency: {choice} takes {extra:+.1%} at its smallest, more than {builder.budget:.1%}")
+        extra = _extra_time(builder.net, builder.structure(choice, budget), inputs)
+        if extra <= allowed:
+            fits = budget
+            if extra >= 0.8 * allowed:
+                break
+        elif fits:
+            break
+        budget *= min(max(0.2, 0.9 * allowed / max(extra, 1e-9)), 3.0)
+    if not fits:
+        raise SelfInformedError(f"latency: {choice} takes {extra:+.1%} at its smallest, more than {allowed:.1%}")
+    return fits
 
 
-def _extra_time(net: WrappedClassifier, structure: Structure) -> float:
-    """Measured time over the base's, minus 1, of batches like the example inputs, of whose examples a share runs heads."""
+def _extra_time(net: WrappedClassifier, structure: Structure, inputs: Inputs) -> float:
+    """Measured time over the base's, minus 1, of batches like the inputs, of whose examples a share runs heads."""
     aug = augment(net, structure.plan)
     aug.output = aug.output or "softmax"
+    start = time.perf_counter()
+    net.logits(inputs)
+    repeats = round(min(20.0, max(5.0, 1.5 / (time.perf_counter() - start))))  # a second and a half of each network
 
     def extra(**run: Any) -> float:
         with aug.conditional(structure.top_groups, **run) if structure.is_conditional else nullcontext():
-            return paired_seconds(net.logits, aug.logits, net.example_inputs)[2] - 1
+            return paired_seconds(net.logits, aug.logits, inputs, repeats)[2] - 1
 
-    some = min(1.0, structure.share * batch_size_of(net.example_inputs))  # of the batches: the rest have no example that runs heads
+    some = min(1.0, structure.share * batch_size_of(inputs))  # of the batches: the rest have no example that runs heads
     return some * extra(share=structure.share) + ((1 - some) * extra(above=inf) if some < 1 else 0.0)
 
 
 class _Trials:
-    """The rows of the same inputs done so far, in memory and, if asked for, in a file."""
+    """The rows of the same inputs done so far, and of a search by latency the multiply-adds that fit, in memory and, if asked for, in a file."""
 
     def __init__(self, path: str | Path | None, inputs: Sequence[Any]) -> None:
         self._rows: dict[tuple[str, float], dict[str, Any]] = {}
+        self.budgets: dict[str, float] = {}
         self._file = JournalFile(path, json.dumps(plain(list(inputs)), sort_keys=True, default=repr), self._keep)
 
     def find(self, structure: Structure, epochs: float) -> dict[str, Any] | None:
@@ -383,7 +400,15 @@ class _Trials:
     def add(self, structure: Structure, row: dict[str, Any]) -> None:
         self._file.add(heads=structure.digest(), row=row)
 
+    def add_budget(self, choice: str, budget: float) -> None:
+        self._file.add(choice=choice, budget=budget)
+
     def _keep(self, content: dict[str, Any]) -> None:
+        if "budget" in content:
+            if not 0 < content["budget"] < inf:
+                raise ValueError("no budget")
+            self.budgets[str(content["choice"])] = float(content["budget"])
+            return
         _check_trial(content["row"])
         self._rows[str(content["heads"]), content["row"]["epochs"]] = content["row"]
 
