@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import Problem
+from selfinformed.augmented import dispatch as module
 from selfinformed.augmented.dispatch import Dispatch, uncertainty
 from selfinformed.augmented.heads import Heads
 from selfinformed.augmented.network import AugmentedClassifier, augment
@@ -65,6 +68,21 @@ def test_any_plan_runs_just_the_chosen_heads(data):
     features, logits = torch.randn(batch, 12), torch.randint(-3, 3, (batch, n_labels)).float()  # with ties
     dispatch = Dispatch(made, top)
     added = dispatch(heads, features, logits)
+    if top:
+        added.square().sum().backward()
+    gradients = [parameter.grad for parameter in heads.parameters()]
+    with torch.no_grad(), mock.patch.object(module, "_CACHED", 0):  # rows are taken head by head
+        torch.testing.assert_close(Dispatch(made, top)(heads, features, logits), added, rtol=1e-4, atol=1e-5)
+    heads.zero_grad()
+    with mock.patch.object(module, "_suits_kernels", return_value=False):  # as on other devices and in other types
+        plain = Dispatch(made, top)(heads, features, logits)
+        if top:
+            plain.square().sum().backward()
+    torch.testing.assert_close(plain, added, rtol=1e-4, atol=1e-5)
+    for parameter, gradient in zip(heads.parameters(), gradients, strict=True):
+        assert (parameter.grad is None) == (gradient is None)
+        if gradient is not None:
+            torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-4)
     executed = 0
     for row in range(batch):
         score = [(-np.inf if len(m) == n_labels else -float(logits[row, m].max()), g) for g, m in enumerate(members)]

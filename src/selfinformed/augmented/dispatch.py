@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
+from selfinformed.augmented import kernels
 from selfinformed.augmented.heads import Heads
 from selfinformed.network.wrap import Output
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.plans import HeadPlan
+
+_CACHED = 250_000  # numbers that fit a cache: more are better copied for one head at a time
 
 
 def uncertainty(logits: torch.Tensor, output: Output) -> torch.Tensor:
@@ -78,6 +82,8 @@ class Dispatch:
             self._group_of[members] = number
         if self._overlap:
             self._group_of = torch.repeat_interleave(torch.arange(len(groups)), torch.tensor(groups.sizes))
+        starts = np.concatenate([[0], np.cumsum(groups.sizes)]).astype(np.int64)
+        self._arrays = np.concatenate([np.empty(0, np.int64), *groups.members]), starts, self._always.numpy()
         self.shift: torch.Tensor | None = None
         self.reset()
 
@@ -93,6 +99,9 @@ class Dispatch:
     def choose(self, logits: torch.Tensor) -> torch.Tensor:
         """Logits [B, C] to the chosen groups [B, top_groups], the best first; ties go to the lower group."""
         scores = logits.detach() if self.shift is None else logits.detach() + self.shift
+        if _suits_kernels(scores) and self.top_groups:
+            chosen = kernels.best_groups(scores.contiguous().numpy(), *self._arrays, self.top_groups)
+            return torch.from_numpy(chosen)
         if self._labels is not None:
             scores = scores.index_select(1, self._labels.to(scores.device))
         n = scores.shape[0]  # not len, which would tie an exported program to this batch
@@ -144,12 +153,11 @@ class Dispatch:
         if self.top_groups == len(self.plan.groups):
             self._executed += n * sum(self._costs)
             return heads(attached)  # type: ignore[no-any-return]
-        chosen = self.choose(logits).cpu().flatten()
-        counts = torch.bincount(chosen, minlength=len(self._costs)).tolist()
+        number, examples = kernels.by_group(self.choose(logits).cpu().numpy(), len(self._costs))
+        counts = number.tolist()
         self._executed += sum(cost * count for cost, count in zip(self._costs, counts, strict=True))
         ran = [group for group, count in enumerate(counts) if count]
-        by_group = chosen.argsort(stable=True).to(logits.device)
-        rows = torch.split(by_group // self.top_groups, [counts[group] for group in ran])  # examples that chose each
+        rows = torch.split(torch.from_numpy(examples).to(logits.device), [counts[group] for group in ran])  # examples that chose each
         given = heads.some(ran, self._inputs(heads, attached, dict(zip(ran, rows, strict=True))))
         columns = [None if self._every[group] and len(of) == n else self._members[group].to(logits.device) for group, of in zip(ran, rows, strict=True)]
         return _Placed.apply(logits, rows, columns, self._overlap, *given)  # type: ignore[no-any-return, no-untyped-call]
@@ -158,13 +166,18 @@ class Dispatch:
         """What each head that some examples chose reads, on those examples."""
         inputs: dict[int, torch.Tensor] = {}
         for number, reader in enumerate(heads.readers):
-            read, mine = reader.inputs(attached), [group for group in heads.heads_of(number) if group in rows]
-            if len(mine) > 1 and read.ndim == 2:  # taken for all heads at once; of maps that would be too much memory
+            read, mine = reader.inputs(attached).contiguous(), [group for group in heads.heads_of(number) if group in rows]
+            many = sum(len(rows[group]) for group in mine) * read.shape[1] > _CACHED and not torch.is_grad_enabled()
+            if len(mine) > 1 and read.ndim == 2 and not many:  # taken for all heads at once; of maps that would be too much memory
                 taken = read.index_select(0, torch.cat([rows[group] for group in mine]))
                 inputs |= zip(mine, torch.split(taken, [len(rows[group]) for group in mine]), strict=True)
             else:
                 inputs |= {group: read if len(rows[group]) == len(read) else read.index_select(0, rows[group]) for group in mine}
         return [inputs[group] for group in rows]
+
+
+def _suits_kernels(x: torch.Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling()
 
 
 class _Placed(torch.autograd.Function):
@@ -177,10 +190,13 @@ class _Placed(torch.autograd.Function):
         ctx: Any, logits: torch.Tensor, rows: Sequence[torch.Tensor], columns: Sequence[torch.Tensor | None], overlap: bool, *given: torch.Tensor
     ) -> torch.Tensor:
         ctx.places = list(zip(rows, columns, strict=True))
-        placed = torch.zeros_like(logits)
+        placed = torch.zeros_like(logits, memory_format=torch.contiguous_format)
+        compiled = _suits_kernels(placed)
         for (row, column), value in zip(ctx.places, given, strict=True):
             if column is None:
                 placed += value
+            elif compiled:
+                kernels.add_at(placed.numpy(), row.numpy(), column.numpy(), value.contiguous().numpy())
             else:
                 placed.index_put_((row[:, None], column), value, accumulate=overlap)
         return placed
