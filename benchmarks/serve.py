@@ -1,4 +1,5 @@
-"""`selfinformed serve` under load: the demo's network with heads, a server process on one core, this load generator on another.
+"""`selfinformed serve` under load: the demo's network with heads (8 M multiply-adds), or with --network kanji the kanji budget base (30 M) with heads, a
+server process on one core, this load generator on another.
 
 Run by `make bench-serve`, ten minutes and a little: latency of single requests; capacity (some multiples of a batch at once, each connection
 sending its next request when it has its answer); 70% of it in an open loop (requests begin when they are due, whatever became of those before, and
@@ -24,6 +25,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from bases import network_of
+from characters import kanji
 from common import save
 
 import selfinformed as si
@@ -37,14 +40,19 @@ MOST = 380  # connections; a request that is due beyond them begins late, and it
 PATIENCE = 5.0  # seconds after which a request without an answer has failed
 
 
-def make_run(folder: Path) -> torch.Tensor:
-    """Test images uint8 [N, 1, 32, 32]; the folder has trained heads and their export."""
-    train, holdout, test = (glyph_examples(split) for split in ("train", "holdout", "test"))
+def make_run(folder: Path, network: str) -> torch.Tensor:
+    """Test images uint8 [N, 1, 32, 32]; the folder has trained heads, their export, and a configuration, of which the server wants the folder alone."""
+    if network == "kanji":
+        data = kanji(1)
+        train, holdout, test = (data.examples(split) for split in ("train", "holdout", "test"))
+        train = train.take(range(0, len(train), 20))  # what heads have learnt takes no time
+    else:
+        train, holdout, test = (glyph_examples(split) for split in ("train", "holdout", "test"))
     images = test.read(range(1000))
     assert isinstance(images, torch.Tensor)
     if (folder / "model.onnx").exists():
         return images
-    net = si.wrap(GlyphNet.shipped(), holdout.example_inputs(), labels=holdout.labels)
+    net = network_of("kanji", "budget", data) if network == "kanji" else si.wrap(GlyphNet.shipped(), holdout.example_inputs(), labels=holdout.labels)
     groups = si.cluster(si.measure(net, holdout), n_groups=6, labels=net.labels)
     aug = si.augment(net, si.plan(net, groups, budget=0.03))
     si.fit(aug, train, holdout=holdout, epochs=1)
@@ -191,13 +199,14 @@ def main() -> None:
     parser.add_argument("--overload-minutes", type=float, default=1.0, help="at 200%%")
     parser.add_argument("--batch", type=int, default=4, help="the server's")
     parser.add_argument("--run", help="folder to make the run in and keep it, or where it was made before [default: one that goes]")
+    parser.add_argument("--network", choices=("demo", "kanji"), default="demo")
     parser.add_argument("--server-core", type=int, default=0)
     parser.add_argument("--client-core", type=int, default=1)
     given = parser.parse_args()
     os.sched_setaffinity(0, {given.client_core})
     with tempfile.TemporaryDirectory() as temporary:
         name = given.run or temporary
-        images = make_run(Path(name))
+        images = make_run(Path(name), given.network)
         command = ["taskset", "-c", str(given.server_core), sys.executable, "-m", "selfinformed", "serve", name, "--port", "0", "--batch", str(given.batch)]
         server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         try:
@@ -208,7 +217,9 @@ def main() -> None:
         finally:
             server.terminate()
             code = server.wait(60)
-    save("serve", {"network": "GlyphNet, trained heads, 2,526 labels", **vars(given), **row, "exit_code": code})
+    of = {"demo": "GlyphNet, trained heads, 2,526 labels", "kanji": "kanji's budget base, trained heads, 2,965 labels"}
+    name = "serve" + (f"-{given.network}" if given.network != "demo" else "") + (f"-batch-{given.batch}" if given.batch != 4 else "")
+    save(name, {**vars(given), "network": of[given.network], **row, "exit_code": code})
 
 
 def measured(load: Load, pid: int, given: argparse.Namespace) -> dict[str, Any]:
