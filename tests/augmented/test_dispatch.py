@@ -129,6 +129,23 @@ def test_an_examples_logits_do_not_depend_on_the_others_of_its_batch(problem: Pr
     assert not torch.equal(together, trained.logits(inputs))
 
 
+def test_a_batch_may_be_empty_and_autocast_or_narrow_types_change_little(problem: Problem, trained: AugmentedClassifier):
+    trained.run_conditionally(2)
+    features = problem.net.features(problem.test.read(range(20)))
+    with torch.no_grad():
+        expected = trained.from_features(features.attached, features.penultimate)
+        assert trained.from_features(features.attached[:0], features.penultimate[:0]).shape == (0, 36)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = trained.from_features(features.attached, features.penultimate)
+    cast.float().sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in trained.heads.parameters() if p.grad is not None)
+    trained.bfloat16()
+    narrow = trained.from_features(features.attached.bfloat16(), features.penultimate.bfloat16())
+    narrow.float().sum().backward()
+    for found in (cast, narrow):
+        assert (found.float() - expected).abs().median() < 0.05 * expected.abs().max()  # near, but for examples that choose otherwise
+
+
 def test_contexts_nest_and_survive_an_error(problem: Problem, trained: AugmentedClassifier):
     with trained.conditional(3) as outer:
         with pytest.raises(RuntimeError, match="mine"), trained.conditional(1):

@@ -48,14 +48,22 @@ def test_examples_group_by_group(shape) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(SHAPES, st.sampled_from([np.float32, np.float64]))
-def test_values_are_added_at_rows_and_columns(shape, dtype) -> None:
-    n, n_labels, _, seed = shape
+def test_what_heads_give_is_added_in_its_places_and_taken_from_there(shape, dtype) -> None:
+    n, n_labels, n_groups, seed = shape
     rng = np.random.default_rng(seed)
-    total = rng.normal(size=(n, n_labels)).astype(dtype)
-    rows, columns = (np.flatnonzero(rng.random(size) < 0.5) for size in (n, n_labels))
-    columns = rng.permutation(columns)
-    values = rng.normal(size=(len(rows), len(columns))).astype(dtype)
+    members = [rng.permutation(n_labels)[: rng.integers(1, n_labels + 1)] for _ in range(n_groups)]
+    rows = [np.flatnonzero(rng.random(n) < 0.5) for _ in members]
+    given = [rng.integers(-9, 9, (len(of), len(labels))).astype(dtype) for of, labels in zip(rows, members, strict=True)]
+    total = rng.integers(-9, 9, (n, n_labels)).astype(dtype)
     expected = total.copy()
-    expected[np.ix_(rows, columns)] += values
-    kernels.add_at(total, rows, columns, values)
+    for of, labels, values in zip(rows, members, given, strict=True):
+        expected[np.ix_(of, labels)] += values
+    where = (
+        np.array([len(of) for of in rows]), np.concatenate(rows), np.concatenate(members), np.concatenate([[0], np.cumsum([len(m) for m in members])]),
+    )  # fmt: skip
+    flat = np.concatenate([values.ravel() for values in given])
+    kernels.add_at(total, *where, flat)
     np.testing.assert_array_equal(total, expected)
+    taken = np.empty_like(flat)
+    kernels.taken_at(total, *where, taken)
+    np.testing.assert_array_equal(taken, np.concatenate([total[np.ix_(of, labels)].ravel() for of, labels in zip(rows, members, strict=True)]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 
 from selfinformed.augmented import kernels
 from selfinformed.augmented.heads import Heads
+from selfinformed.augmented.kernels import IntArray
 from selfinformed.network.wrap import Output
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.plans import HeadPlan
@@ -72,18 +73,16 @@ class Dispatch:
         self._costs, self._shared_cost = plan.head_multiply_adds, plan.shared_multiply_adds
         self._always = torch.tensor([size == groups.n_labels for size in groups.sizes])
         self._any_always = bool(self._always.any())
-        self._members = [torch.from_numpy(members) for members in groups.members]
-        self._every = [torch.equal(members, torch.arange(groups.n_labels)) for members in self._members]
         # The group of each column of scores: of each label, or for a cover of each of its places in the groups.
-        self._overlap = sum(groups.sizes) != groups.n_labels - len(groups.ungrouped)
-        self._labels = torch.cat(self._members) if self._overlap else None
-        self._group_of = torch.full((groups.n_labels,), len(groups))
-        for number, members in enumerate(self._members):
-            self._group_of[members] = number
-        if self._overlap:
-            self._group_of = torch.repeat_interleave(torch.arange(len(groups)), torch.tensor(groups.sizes))
-        starts = np.concatenate([[0], np.cumsum(groups.sizes)]).astype(np.int64)
-        self._arrays = np.concatenate([np.empty(0, np.int64), *groups.members]), starts, self._always.numpy()
+        cover = sum(groups.sizes) != groups.n_labels - len(groups.ungrouped)
+        labels, starts = np.concatenate([np.empty(0, np.int64), *groups.members]), np.cumsum([0, *groups.sizes], dtype=np.int64)
+        self._labels = torch.from_numpy(labels) if cover else None
+        self._group_of = torch.from_numpy(np.repeat(np.arange(len(groups)), groups.sizes))
+        if not cover:
+            group_of = torch.full((groups.n_labels,), len(groups))
+            group_of[torch.from_numpy(labels)] = self._group_of
+            self._group_of = group_of
+        self._arrays = labels, starts, self._always.numpy()
         self.shift: torch.Tensor | None = None
         self.reset()
 
@@ -128,7 +127,7 @@ class Dispatch:
         if torch.compiler.is_exporting():
             return self._masked(heads, attached, logits)
         self.examples += len(logits)
-        if not self.top_groups:
+        if not self.top_groups or not len(logits):
             return torch.zeros_like(logits)
         rows = self.unsure(logits)
         if rows is None:
@@ -153,14 +152,13 @@ class Dispatch:
         if self.top_groups == len(self.plan.groups):
             self._executed += n * sum(self._costs)
             return heads(attached)  # type: ignore[no-any-return]
-        number, examples = kernels.by_group(self.choose(logits).cpu().numpy(), len(self._costs))
-        counts = number.tolist()
+        chosen = _Chosen(*kernels.by_group(self.choose(logits).cpu().numpy(), len(self._costs)), *self._arrays[:2])
+        counts = chosen.counts.tolist()
         self._executed += sum(cost * count for cost, count in zip(self._costs, counts, strict=True))
         ran = [group for group, count in enumerate(counts) if count]
-        rows = torch.split(torch.from_numpy(examples).to(logits.device), [counts[group] for group in ran])  # examples that chose each
+        rows = torch.split(torch.from_numpy(chosen.examples).to(logits.device), [counts[group] for group in ran])
         given = heads.some(ran, self._inputs(heads, attached, dict(zip(ran, rows, strict=True))))
-        columns = [None if self._every[group] and len(of) == n else self._members[group].to(logits.device) for group, of in zip(ran, rows, strict=True)]
-        return _Placed.apply(logits, rows, columns, self._overlap, *given)  # type: ignore[no-any-return, no-untyped-call]
+        return _Placed.apply(torch.cat([values.flatten() for values in given]), logits, chosen)  # type: ignore[no-any-return, no-untyped-call]
 
     def _inputs(self, heads: Heads, attached: torch.Tensor, rows: dict[int, torch.Tensor]) -> list[torch.Tensor]:
         """What each head that some examples chose reads, on those examples."""
@@ -180,27 +178,46 @@ def _suits_kernels(x: torch.Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling()
 
 
+@dataclass(frozen=True)
+class _Chosen:
+    """Which examples chose which groups, as `kernels.by_group` gives it, and the groups' labels, as `kernels.best_groups` takes them."""
+
+    counts: IntArray
+    examples: IntArray
+    labels: IntArray
+    starts: IntArray
+
+    def arrays(self) -> tuple[IntArray, IntArray, IntArray, IntArray]:
+        return self.counts, self.examples, self.labels, self.starts
+
+    def places(self, logits: torch.Tensor) -> torch.Tensor:
+        """Where in the flat logits [B * C] `kernels.add_at` adds."""
+        rows = np.split(self.examples, np.cumsum(self.counts)[:-1])
+        members = np.split(self.labels, self.starts[1:-1])
+        at = [(of[:, None] * logits.shape[1] + labels).ravel() for of, labels in zip(rows, members, strict=True)]
+        return torch.from_numpy(np.concatenate(at)).to(logits.device)
+
+
 class _Placed(torch.autograd.Function):
-    """Sums what heads give, each for some rows and columns of the logits (no columns: for all of either), into zeros like those; in a gradient each takes
-    its own places. One operation instead of one for each head, whose gradients would each be as large as the logits.
-    """
+    """Sums what heads give, flat, in the places of the logits: one operation, since the gradient of one for each head would be as large as the logits."""
 
     @staticmethod
-    def forward(
-        ctx: Any, logits: torch.Tensor, rows: Sequence[torch.Tensor], columns: Sequence[torch.Tensor | None], overlap: bool, *given: torch.Tensor
-    ) -> torch.Tensor:
-        ctx.places = list(zip(rows, columns, strict=True))
+    def forward(ctx: Any, values: torch.Tensor, logits: torch.Tensor, chosen: _Chosen) -> torch.Tensor:
+        ctx.chosen = chosen
         placed = torch.zeros_like(logits, memory_format=torch.contiguous_format)
-        compiled = _suits_kernels(placed)
-        for (row, column), value in zip(ctx.places, given, strict=True):
-            if column is None:
-                placed += value
-            elif compiled:
-                kernels.add_at(placed.numpy(), row.numpy(), column.numpy(), value.contiguous().numpy())
-            else:
-                placed.index_put_((row[:, None], column), value, accumulate=overlap)
+        values = values.to(placed.dtype)  # they may differ under autocast
+        if _suits_kernels(placed):
+            kernels.add_at(placed.numpy(), *chosen.arrays(), values.numpy())
+        else:
+            placed.view(-1).index_put_((chosen.places(logits),), values, accumulate=True)
         return placed
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
-        return None, None, None, None, *(gradient if column is None else gradient[row[:, None], column] for row, column in ctx.places)
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        chosen: _Chosen = ctx.chosen
+        gradient = gradient.contiguous()
+        if not _suits_kernels(gradient):
+            return gradient.flatten()[chosen.places(gradient)], None, None
+        values = gradient.new_empty(int(chosen.counts @ np.diff(chosen.starts)))
+        kernels.taken_at(gradient.numpy(), *chosen.arrays(), values.numpy())
+        return values, None, None

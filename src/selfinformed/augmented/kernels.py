@@ -58,9 +58,28 @@ def by_group(chosen: IntArray, n_groups: int) -> tuple[IntArray, IntArray]:
 
 
 @njit(nogil=True, cache=True)
-def add_at(total: FloatArray, rows: IntArray, columns: IntArray, values: FloatArray) -> None:
-    """total[rows, columns] += values, for rows and for columns without repetition."""
-    for i in range(len(rows)):
-        own = total[rows[i]]
-        for j in range(len(columns)):
-            own[columns[j]] += values[i, j]
+def add_at(total: FloatArray, counts: IntArray, examples: IntArray, labels: IntArray, starts: IntArray, values: FloatArray) -> None:
+    """Adds to the logits [B, C] what heads give, flat: group by group, for each of the `counts` examples that `by_group` says, a value for each of
+    the group's labels (see `best_groups`).
+    """
+    pair = at = 0
+    for group in range(len(counts)):
+        for _ in range(counts[group]):
+            own = total[examples[pair]]
+            for place in range(starts[group], starts[group + 1]):
+                own[labels[place]] += values[at]
+                at += 1
+            pair += 1
+
+
+@njit(nogil=True, cache=True)
+def taken_at(total: FloatArray, counts: IntArray, examples: IntArray, labels: IntArray, starts: IntArray, values: FloatArray) -> None:
+    """Fills `values` with what is where `add_at` would add them."""
+    pair = at = 0
+    for group in range(len(counts)):
+        for _ in range(counts[group]):
+            own = total[examples[pair]]
+            for place in range(starts[group], starts[group + 1]):
+                values[at] = own[labels[place]]
+                at += 1
+            pair += 1
