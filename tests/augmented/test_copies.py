@@ -160,7 +160,7 @@ def test_a_copy_runs_only_on_the_examples_that_chose_it(net, problem: Problem, t
         chosen = dispatch.choose(plain[helped])
         for row, heads in zip(helped.tolist(), chosen.tolist(), strict=True):
             for head in heads:
-                (given,) = trained.heads.some([head], [trained.heads.readers[head].inputs(features.attached[row : row + 1])])
+                given = trained.heads.some([(head, trained.heads.readers[head].inputs(features.attached[row : row + 1]))])[head]
                 plain[row, problem.groups.members[head]] += given[0]
         torch.testing.assert_close(logits, plain, rtol=1e-4, atol=1e-4)
 

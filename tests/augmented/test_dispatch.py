@@ -146,6 +146,23 @@ def test_a_batch_may_be_empty_and_autocast_or_narrow_types_change_little(problem
         assert (found.float() - expected).abs().median() < 0.05 * expected.abs().max()  # near, but for examples that choose otherwise
 
 
+def test_compiled_and_transformed_it_gives_the_same(problem: Problem, trained: AugmentedClassifier):
+    trained.run_conditionally(2)
+    inputs = problem.test.read(range(12))
+    expected = trained(inputs)
+    torch.testing.assert_close(torch.compile(trained, backend="eager")(inputs), expected)
+    parameters = {name: parameter.detach() for name, parameter in trained.named_parameters()}
+    found = torch.func.grad(lambda own: torch.func.functional_call(trained, own, (inputs,)).square().sum())(parameters)
+    weights = [trained.heads.outputs.weights[0]]
+    (gradient,) = torch.autograd.grad(trained(inputs).square().sum(), weights, create_graph=True)
+    name = next(name for name, parameter in trained.named_parameters() if parameter is weights[0])
+    torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5)
+    (second,) = torch.autograd.grad(gradient.square().sum(), weights)
+    with mock.patch.object(module, "_suits_kernels", return_value=False):
+        (plain,) = torch.autograd.grad(trained(inputs).square().sum(), weights, create_graph=True)
+        torch.testing.assert_close(second, torch.autograd.grad(plain.square().sum(), weights)[0], rtol=1e-3, atol=1e-3)
+
+
 def test_contexts_nest_and_survive_an_error(problem: Problem, trained: AugmentedClassifier):
     with trained.conditional(3) as outer:
         with pytest.raises(RuntimeError, match="mine"), trained.conditional(1):

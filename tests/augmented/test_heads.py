@@ -87,7 +87,7 @@ def test_any_plan_equals_a_loop_over_groups(data):
     torch.testing.assert_close(made(features), expected, **close)
     torch.testing.assert_close(made.by_group(features), torch.cat([looped(made, features, h)[:, m] for h, m in enumerate(members)], 1), **close)
     for head, group in enumerate(members):
-        (alone,) = made.some([head], [made.readers[made.reader_of[head]].inputs(features)])
+        alone = made.some([(head, made.readers[made.reader_of[head]].inputs(features))])[head]
         torch.testing.assert_close(alone, looped(made, features, head)[:, group], **close)
     again = Heads(plan)
     again.set_weights(made.to_weights())
@@ -117,11 +117,11 @@ def test_large_blocks_in_8_bits(batch):
             torch.nn.init.normal_(bias)
     features = torch.randn(batch, 40)
     with torch.no_grad():
-        expected, (alone,) = made(features), made.some([1], [features])
+        expected, alone = made(features), made.some([(1, features)])[1]
         made.quantize(True)
         assert made.layers[0]._int8 is not None
         assert made.outputs._int8 is not None
-        got, (alone8,) = made(features), made.some([1], [features])
+        got, alone8 = made(features), made.some([(1, features)])[1]
         made.quantize(False)
         assert torch.equal(made(features), expected)
     assert torch.equal(got, expected) == (batch > 8)

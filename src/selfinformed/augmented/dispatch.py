@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from selfinformed.network.wrap import Output
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.plans import HeadPlan
 
+_Where = tuple[IntArray, IntArray, IntArray, IntArray]  # what `kernels.add_at` goes by
 _CACHED = 250_000  # numbers that fit a cache: more are better copied for one head at a time
 
 
@@ -70,6 +72,7 @@ class Dispatch:
         self.plan, self.top_groups = plan, min(top_groups, len(plan.groups))
         self.output, self.share, self.above, self.chance = output, None if share == 1 else share, above, chance
         groups = plan.groups
+        self._members = [torch.from_numpy(members) for members in groups.members]
         self._costs, self._shared_cost = plan.head_multiply_adds, plan.shared_multiply_adds
         self._always = torch.tensor([size == groups.n_labels for size in groups.sizes])
         self._any_always = bool(self._always.any())
@@ -83,6 +86,7 @@ class Dispatch:
             group_of[torch.from_numpy(labels)] = self._group_of
             self._group_of = group_of
         self._arrays = labels, starts, self._always.numpy()
+        _compiled()
         self.shift: torch.Tensor | None = None
         self.reset()
 
@@ -152,72 +156,75 @@ class Dispatch:
         if self.top_groups == len(self.plan.groups):
             self._executed += n * sum(self._costs)
             return heads(attached)  # type: ignore[no-any-return]
-        chosen = _Chosen(*kernels.by_group(self.choose(logits).cpu().numpy(), len(self._costs)), *self._arrays[:2])
-        counts = chosen.counts.tolist()
+        chosen, where = self.choose(logits), None
+        if _suits_kernels(logits):
+            number, order = kernels.by_group(chosen.numpy(), len(self._costs))
+            where, counts, examples = (number, order, *self._arrays[:2]), number.tolist(), torch.from_numpy(order)
+        else:
+            flat = chosen.flatten().cpu()
+            counts, examples = torch.bincount(flat, minlength=len(self._costs)).tolist(), flat.argsort(stable=True) // self.top_groups
         self._executed += sum(cost * count for cost, count in zip(self._costs, counts, strict=True))
         ran = [group for group, count in enumerate(counts) if count]
-        rows = torch.split(torch.from_numpy(chosen.examples).to(logits.device), [counts[group] for group in ran])
-        given = heads.some(ran, self._inputs(heads, attached, dict(zip(ran, rows, strict=True))))
-        return _Placed.apply(torch.cat([values.flatten() for values in given]), logits, chosen)  # type: ignore[no-any-return, no-untyped-call]
+        rows = torch.split(examples.to(logits.device), [counts[group] for group in ran])
+        given = heads.some(self._inputs(heads, attached, dict(zip(ran, rows, strict=True))))
+        values = torch.cat([given[group].flatten() for group in ran]).to(logits.dtype)  # another under autocast
+        columns = [self._members[group] for group in ran]
+        if where is not None:
+            return _Placed.apply(values, logits, where, rows, columns)  # type: ignore[no-any-return, no-untyped-call]
+        return torch.zeros_like(logits).flatten().index_put((_places(rows, columns, logits.shape[1]),), values, accumulate=True).view_as(logits)
 
-    def _inputs(self, heads: Heads, attached: torch.Tensor, rows: dict[int, torch.Tensor]) -> list[torch.Tensor]:
-        """What each head that some examples chose reads, on those examples."""
-        inputs: dict[int, torch.Tensor] = {}
+    def _inputs(self, heads: Heads, attached: torch.Tensor, rows: dict[int, torch.Tensor]) -> Iterator[tuple[int, torch.Tensor]]:
+        """Each head that some examples chose, and what it reads, on those examples."""
         for number, reader in enumerate(heads.readers):
-            read, mine = reader.inputs(attached).contiguous(), [group for group in heads.heads_of(number) if group in rows]
-            many = sum(len(rows[group]) for group in mine) * read.shape[1] > _CACHED and not torch.is_grad_enabled()
-            if len(mine) > 1 and read.ndim == 2 and not many:  # taken for all heads at once; of maps that would be too much memory
-                taken = read.index_select(0, torch.cat([rows[group] for group in mine]))
-                inputs |= zip(mine, torch.split(taken, [len(rows[group]) for group in mine]), strict=True)
-            else:
-                inputs |= {group: read if len(rows[group]) == len(read) else read.index_select(0, rows[group]) for group in mine}
-        return [inputs[group] for group in rows]
+            mine = [group for group in heads.heads_of(number) if group in rows]
+            if not mine:
+                continue
+            read, sizes = reader.inputs(attached), [len(rows[group]) for group in mine]
+            if read.ndim == 2 and len(mine) > 1:
+                read = read if read.stride(1) == 1 else read.contiguous()
+                if torch.is_grad_enabled() or sum(sizes) * read.shape[1] <= _CACHED:  # taken for all at once, which has one gradient
+                    taken = read.index_select(0, torch.cat([rows[group] for group in mine]))
+                    yield from zip(mine, torch.split(taken, sizes), strict=True)
+                    continue
+            for group in mine:
+                yield group, read if len(rows[group]) == len(read) else read.index_select(0, rows[group])
 
 
 def _suits_kernels(x: torch.Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling()
+    plain = not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()  # which give tensors without memory
+    return plain and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
 
 
-@dataclass(frozen=True)
-class _Chosen:
-    """Which examples chose which groups, as `kernels.by_group` gives it, and the groups' labels, as `kernels.best_groups` takes them."""
+@functools.cache
+def _compiled() -> None:
+    """Has the loops compiled, once in a process, before anything is timed or waits for an answer: some seconds the first time, else half of one."""
+    logits, groups = np.zeros((1, 1), np.float32), (np.zeros(1, np.int64), np.array([0, 1]))
+    counts, examples = kernels.by_group(kernels.best_groups(logits, *groups, np.zeros(1, np.bool_), 1), 1)
+    kernels.add_at(logits, counts, examples, *groups, logits[0])
+    kernels.taken_at(logits, counts, examples, *groups, logits[0])
 
-    counts: IntArray
-    examples: IntArray
-    labels: IntArray
-    starts: IntArray
 
-    def arrays(self) -> tuple[IntArray, IntArray, IntArray, IntArray]:
-        return self.counts, self.examples, self.labels, self.starts
-
-    def places(self, logits: torch.Tensor) -> torch.Tensor:
-        """Where in the flat logits [B * C] `kernels.add_at` adds."""
-        rows = np.split(self.examples, np.cumsum(self.counts)[:-1])
-        members = np.split(self.labels, self.starts[1:-1])
-        at = [(of[:, None] * logits.shape[1] + labels).ravel() for of, labels in zip(rows, members, strict=True)]
-        return torch.from_numpy(np.concatenate(at)).to(logits.device)
+def _places(rows: Sequence[torch.Tensor], columns: Sequence[torch.Tensor], n_labels: int) -> torch.Tensor:
+    """Where in flat logits [B * C] each group's rows and columns are."""
+    return torch.cat([(of[:, None] * n_labels + labels.to(of.device)).flatten() for of, labels in zip(rows, columns, strict=True)])
 
 
 class _Placed(torch.autograd.Function):
     """Sums what heads give, flat, in the places of the logits: one operation, since the gradient of one for each head would be as large as the logits."""
 
     @staticmethod
-    def forward(ctx: Any, values: torch.Tensor, logits: torch.Tensor, chosen: _Chosen) -> torch.Tensor:
-        ctx.chosen = chosen
+    def forward(ctx: Any, values: torch.Tensor, logits: torch.Tensor, where: _Where, *places: Sequence[torch.Tensor]) -> torch.Tensor:
+        ctx.where, ctx.places = where, places
         placed = torch.zeros_like(logits, memory_format=torch.contiguous_format)
-        values = values.to(placed.dtype)  # they may differ under autocast
-        if _suits_kernels(placed):
-            kernels.add_at(placed.numpy(), *chosen.arrays(), values.numpy())
-        else:
-            placed.view(-1).index_put_((chosen.places(logits),), values, accumulate=True)
+        kernels.add_at(placed.numpy(), *where, values.numpy())
         return placed
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        chosen: _Chosen = ctx.chosen
-        gradient = gradient.contiguous()
-        if not _suits_kernels(gradient):
-            return gradient.flatten()[chosen.places(gradient)], None, None
-        values = gradient.new_empty(int(chosen.counts @ np.diff(chosen.starts)))
-        kernels.taken_at(gradient.numpy(), *chosen.arrays(), values.numpy())
-        return values, None, None
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        where: _Where = ctx.where
+        rows, columns = ctx.places
+        if gradient.requires_grad or not _suits_kernels(gradient):  # a second derivative is asked for
+            return gradient.flatten()[_places(rows, columns, gradient.shape[1])], None, None, None, None
+        values = gradient.new_empty(sum(len(of) * len(labels) for of, labels in zip(rows, columns, strict=True)))
+        kernels.taken_at(gradient.contiguous().numpy(), *where, values.numpy())
+        return values, None, None, None, None

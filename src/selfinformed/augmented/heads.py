@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import cast
 
@@ -138,22 +138,21 @@ class Heads(nn.Module):
         first = {head: piece for r, reader in enumerate(self.readers) for head, piece in zip(self.heads_of(r), reader.pieces(), strict=bool(reader.widths))}
         return Pieces(first, [layer.pieces() for layer in self.layers], self.outputs.pieces())
 
-    def some(self, numbers: Sequence[int], inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Some heads, each on examples of its own: from what its reader's `inputs` gives, (m_i, size) -> (m_i, n_i)"""
-        pieces, hidden = self.pieces(), dict(zip(numbers, inputs, strict=True))
-        for number, reader in enumerate(self.readers):
-            if reader.layer is not None or reader.copy is not None:
-                for head in self.heads_of(number):
-                    if head in hidden:
-                        hidden[head] = reader.copied(hidden[head])
-                        if head in pieces.first:
-                            hidden[head] = reader.rows(hidden[head], self.rows[head], *pieces.first[head])
-        for layer, deep, of in zip(self.layers, self.deep, pieces.layers, strict=True):
-            for place, head in enumerate(deep):
-                if head in hidden:
-                    hidden[head] = layer.block(place, hidden[head], of[place]).relu()
-        outputs = self.outputs
-        return [outputs.block(head, hidden[head], pieces.outputs[head]) for head in numbers]
+    def some(self, inputs: Iterable[tuple[int, torch.Tensor]]) -> dict[int, torch.Tensor]:
+        """Some heads, each on examples of its own and one after the other: from what its reader's `inputs` gives, (m, size), each to (m, n)"""
+        pieces, readers, outputs = self.pieces(), list(self.readers), self.outputs
+        layers, given = list(zip(self.layers, self.deep, pieces.layers, strict=True)), {}
+        for head, x in inputs:
+            reader = readers[self.reader_of[head]]
+            hidden = reader.copied(x)
+            if head in pieces.first:
+                hidden = reader.rows(hidden, self.rows[head], *pieces.first[head])
+            for layer, deep, of in layers:
+                if head in deep:
+                    place = deep.index(head)
+                    hidden = layer.block(place, hidden, of[place]).relu()
+            given[head] = outputs.block(head, hidden, pieces.outputs[head])
+        return given
 
     def quantize(self, on: bool) -> None:
         """See `AugmentedClassifier.quantized_heads`."""

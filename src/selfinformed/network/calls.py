@@ -55,7 +55,7 @@ def batch_size_of(inputs: Inputs) -> int:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; every module's own mode is restored after."""
+    """Eval mode without gradients; what was in training mode is so again after."""
     training = [module for module in model.modules() if module.training]
     if training:
         model.eval()
