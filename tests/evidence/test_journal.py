@@ -49,6 +49,20 @@ def test_without_a_file_it_remembers_all_the_same() -> None:
     np.testing.assert_array_equal(journal.per_label["dense", 1], [0.25, np.nan])
 
 
+def test_an_arm_with_inputs_of_its_own_is_not_another_ones_and_leaves_the_rest_alone(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    Journal(path, ["a"]).add("base", 0, judged(0.1), 1.0)
+    for digest, score in (("x", 0.2), ("y", 0.3)):
+        journal = Journal(path, ["a"], {"searched_dense": digest})
+        journal.add("searched_dense", 0, judged(score), 1.0)
+        journal.add_try("searched_dense", Try(), score)
+    for digest, score in (("x", 0.2), ("y", 0.3)):
+        journal = Journal(path, ["a"], {"searched_dense": digest})
+        assert {arm: row["top1"] for (arm, _), row in journal.rows.items()} == {"base": 0.1, "searched_dense": score}
+        assert journal.tries == {("searched_dense", Try()): score}
+    assert list(Journal(path, ["a"]).rows) == [("base", 0)]
+
+
 def test_lines_of_other_inputs_stay_and_serve_again(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     for inputs, score in (("a", 0.1), ("b", 0.2)):

@@ -7,6 +7,7 @@ import pytest
 from conftest import Problem
 from selfinformed.augmented.network import augment
 from selfinformed.evidence.latency import latency
+from selfinformed.runtime.errors import SelfInformedError
 
 
 def test_every_batch_size_has_its_row(problem: Problem) -> None:
@@ -28,5 +29,5 @@ def test_fewer_examples_than_the_batch_are_repeated(problem: Problem, monkeypatc
     monkeypatch.setattr(aug, "logits", lambda inputs: sizes.append(len(inputs)))
     latency(aug, problem.test.take(range(3)), batch_sizes=(8,), repeats=1)
     assert set(sizes) == {8}
-    with pytest.raises(StopIteration):
+    with pytest.raises(SelfInformedError, match="there is no example to time"):
         latency(aug, problem.test.take([]), repeats=1)

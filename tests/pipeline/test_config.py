@@ -162,6 +162,7 @@ def test_shares_are_at_most_one(tmp_path, name):
     ("teacher: timm:resnet18\nsoft_targets: 0.5", "teacher_checkpoint: a teacher named by timm or torchvision has random weights"),
     ("teacher: x.py:make", "teacher: soft_targets says how much of the loss is the teacher's"),
     ("soft_targets: 0.5\nteacher_checkpoint: x.pt", "teacher: soft_targets says"),
+    ("latency_batch: 8", "latency_batch: it is of a search by time; give budget_of: latency"),
     ("structure: searched\nfinetune: true", "structure: what a search found is trained on cached features"),
     ("arms: [base, views]", "arms: views needs the test examples seen once more; give second_view"),
 ])  # fmt: skip

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from safetensors import safe_open
 
 from conftest import refused, write_config, write_images
 from selfinformed.augmented import saved as saved_module
+from selfinformed.data.examples import Examples
 from selfinformed.evidence import arms as arms_module
 from selfinformed.evidence.comparison import Comparison
 from selfinformed.network.wrap import AttachPoint, wrap
@@ -422,6 +424,59 @@ def test_what_a_later_search_finds_is_compared_too(workspace: Path) -> None:
     (run.folder / "search.json").write_text(json.dumps({"trials": content["trials"], "format": "another/2"}))
     with pytest.raises(SelfInformedError, match="expected selfinformed.search/1, found 'another/2'; delete it"):
         opened(workspace, **changes).search()
+
+
+def test_another_dense_head_of_a_search_is_compared_again_and_nothing_else(workspace: Path) -> None:
+    options = {"candidates": 4, "rounds": 1, "budget": 0.5, "arms": ["base", "classifier", "searched", "searched_dense"]}
+    run = opened(workspace, **options)
+    found = run.search()
+    search = workspace / "out" / "search.json"
+    other = {**found["dense"], "rate": 0.125}
+    if found["best"] == found["dense"]:
+        assert run.comparison().arms == ["base", "classifier", "searched"]
+        assert opened(workspace, **options).comparison().rows == run.comparison().rows
+
+    def with_dense(dense: dict) -> Comparison:
+        content = json.loads(search.read_text("utf-8")) | {"dense": dense}
+        content.pop("checksum", None)
+        search.write_text(json.dumps(content), "utf-8")
+        return opened(workspace, **options).comparison()
+
+    first = with_dense(other)
+    second = with_dense({**other, "rate": 8.0})
+    assert first.arms == second.arms == options["arms"]
+    for one, two in zip(first.rows, second.rows, strict=True):
+        assert (one == two) == (one["arm"] != "searched_dense")
+    assert with_dense(found["best"]).arms == ["base", "classifier", "searched"]  # the structure itself is a dense head
+    with refused("arms: searched_dense: what is a control of the arm 'searched' wants it too"):
+        opened(workspace, **{**options, "arms": ["base", "searched_dense"]}).comparison()
+
+
+def test_latency_is_measured_on_mixed_examples_that_can_be_read(workspace: Path) -> None:
+    by_time = {"budget_of": "latency", "output": str(workspace / "timed")}
+    examples = opened(workspace).inputs.examples("holdout")
+    for size, batches in ((1, 10), (10, 6), (70, 1)):
+        found = opened(workspace, **by_time, latency_batch=size).inputs.batches_to_time()
+        assert [len(batch) for batch in found] == [size] * batches
+        together = torch.cat(found)
+        assert len(torch.unique(together, dim=0)) == len(together)
+        assert not torch.equal(together, examples.read(range(len(together))))
+    with refused(f"latency_batch: expected at most the {len(examples):,} hold-out examples, got 5,000"):
+        opened(workspace, **by_time, latency_batch=5_000).inputs.batches_to_time()
+    damaged = opened(workspace, **by_time, latency_batch=10, skip_bad=3)
+
+    def read(rows: list[int]) -> torch.Tensor:
+        if any(row % 40 == 0 for row in rows):
+            raise SelfInformedError("broken")
+        return examples.read(rows)
+
+    found = [len(batch) for batch in _batches_of(damaged, replace(examples, read=read, skip_bad=99))]
+    assert found == [10] * len(found)
+
+
+def _batches_of(run: Run, examples: Examples) -> list[torch.Tensor]:
+    run.inputs.examples = lambda part: examples
+    return run.inputs.batches_to_time()
 
 
 def test_hintons_heads_are_as_many_at_the_methods_cost_and_learning_rates_are_tried(workspace: Path, monkeypatch) -> None:

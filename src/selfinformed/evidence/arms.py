@@ -85,6 +85,8 @@ class Bench:
                 raise SelfInformedError(f"arms: expected some of {', '.join(ARMS)}; got {arm!r}")
             if missing := self.missing(arm):
                 raise SelfInformedError(f"arms: {arm!r} needs {missing}")
+        if set(arms) & set(FOUND) and "searched" not in arms:
+            raise SelfInformedError(f"arms: {', '.join(arm for arm in arms if arm in FOUND)}: what is a control of the arm 'searched' wants it too")
         return [arm for arm in ARMS if arm in arms]
 
     def missing(self, arm: str) -> str | None:
@@ -99,7 +101,7 @@ class Bench:
             "codetections": (self.codetections, "the plan of heads on groups from co-detections (codetections=)"),
             "hinton": (self.hinton, "the plan of heads on groups from cluster(counts, method='hinton') (hinton=)"),
             "searched": (self.searched, "what search found (searched=)"),
-            "searched_dense": (self.searched_dense, "the best dense head that search found, where it is not the structure itself (searched_dense=)"),
+            "searched_dense": (self.searched_dense, "the best dense head that search found, where that is not the structure itself (searched_dense=)"),
             "chance": (self.searched if self.searched and self.searched.share < 1 else None, "heads that a share of the examples runs (searched=)"),
             "views": (self.views, "another view of the test examples (views=)"),
             "finetune": (self.train.examples and self.test.examples, "examples, not cached features alone, for train and test"),

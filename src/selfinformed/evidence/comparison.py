@@ -290,9 +290,9 @@ def compare(
         REVISION, net.fingerprint, [store and store.digest() for store in (train, test, holdout, views)], plan.to_dict(),
         codetections and codetections.to_dict(), hinton and hinton.to_dict(), searched and searched.to_dict(),
         top_k, epochs, factors, tune_finetune, finetune_learning_rate, classifier, keyed(training), *([residuals] if len(residuals) > 1 else []),
-        *([rates] if rates != factors else []), *([searched_dense.to_dict()] if searched_dense else []),
+        *([rates] if rates != factors else []),
     ]  # fmt: skip
-    done = Journal(journal, inputs)
+    done = Journal(journal, inputs, {"searched_dense": searched_dense.digest()} if searched_dense else {})
     wanted = [(arm, seed) for seed in range(seeds) for arm in chosen]
     missing = sorted((key for key in wanted if key not in done.rows), key=lambda key: (key[1], key[0] == "finetune"))  # which waits for the method's time
     base = evaluate(net, test, top_k) if any(arm == "base" for arm, _ in missing) else None
@@ -329,7 +329,7 @@ def compare(
         "date": date.today().isoformat(), "grouping": plan.groups.method,
         "seeds": seeds, "epochs": epochs, "n_train": train.n_inputs, "n_test": len(test), "revision": REVISION, "versions": versions(), "machine": machine(),
         "tuned": {arm: _tuning(done, of, tries[of]) for arm, of in tuned.items()}, "searched": searched and searched.description,
-        "found": searched and searched.digest(),
+        "found": searched and searched.digest(), "found_dense": searched_dense and searched_dense.digest(),
     }  # fmt: skip
     rows = [done.rows[key] for key in wanted]
     per_label = {arm: _mean_over_seeds([done.per_label[arm, seed] for seed in range(seeds)]) for arm in chosen}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,13 +32,19 @@ class Try:
 class Journal:
     """Rows and tries of the same inputs done so far, in memory and, if asked for, in a file.
 
+    Args:
+        path: the file.
+        inputs: of all arms.
+        own: of arms that have more, what tells these.
+
     Attributes:
         rows: by arm and seed, the row of the comparison.
         per_label: by arm and seed, each label's average precision.
         tries: by arm and `Try`, mAP on hold-out data.
     """
 
-    def __init__(self, path: str | Path | None, inputs: Sequence[Any]) -> None:
+    def __init__(self, path: str | Path | None, inputs: Sequence[Any], own: Mapping[str, str] | None = None) -> None:
+        self._own = own or {}
         self.key = hashlib.sha256(json.dumps(plain(inputs), sort_keys=True, default=repr).encode()).hexdigest()
         self.rows: dict[tuple[str, int], dict[str, Any]] = {}
         self.per_label: dict[tuple[str, int], npt.NDArray[np.float64]] = {}
@@ -48,13 +54,18 @@ class Journal:
     def add(self, arm: str, seed: int, evaluation: Evaluation, seconds: float, head_seconds: float = 0.0) -> None:
         """Keeps one row."""
         row = {"arm": arm, "seed": seed, **evaluation.figures(), "seconds": seconds, "head_seconds": head_seconds}
-        self._file.add(row=row, per_label=evaluation.ranking.average_precision)
+        self._file.add(row=row, per_label=evaluation.ranking.average_precision, **self._of(arm))
 
     def add_try(self, arm: str, tried: Try, score: float) -> None:
         """Keeps one try."""
-        self._file.add(**{"try": {"arm": arm, **tried.to_dict(), "mean_average_precision": score}})
+        self._file.add(**{"try": {"arm": arm, **tried.to_dict(), "mean_average_precision": score}, **self._of(arm)})
+
+    def _of(self, arm: str) -> dict[str, str]:
+        return {"of": self._own[arm]} if arm in self._own else {}
 
     def _keep(self, content: dict[str, Any]) -> None:
+        if content.get("of") != self._own.get(content["try" if "try" in content else "row"]["arm"]):
+            return
         if "try" in content:
             tried = content["try"]
             score, residual = tried["mean_average_precision"], tried.get("residual")

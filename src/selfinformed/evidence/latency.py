@@ -11,13 +11,14 @@ import torch
 from selfinformed.augmented.network import AugmentedClassifier
 from selfinformed.data.examples import Examples, take_inputs
 from selfinformed.network.timing import paired_seconds
+from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.versions import machine, versions
 
 _DIFFERENT = 10
 
 def latency(aug: AugmentedClassifier, examples: Examples, batch_sizes: Sequence[int] = (1, 8, 32), repeats: int = 100) -> dict[str, Any]:
     """Times base and augmented network in turn, so that a drift of the machine's speed meets both. Where an example runs only some heads, on ten
-    different batches of each size, since one may happen to run none.
+    different batches of each size, from all over the examples, since one may happen to run none.
 
     Returns:
         rows {batch_size, base_p50, base_p95, augmented_p50, augmented_p95 (milliseconds), ratio (median of the pairs' ratios)}, the ratio
@@ -25,7 +26,10 @@ def latency(aug: AugmentedClassifier, examples: Examples, batch_sizes: Sequence[
     """
     rows = []
     n_batches = 1 if aug.dispatch is None else _DIFFERENT
-    readable, first = next(examples.batches(n_batches * max(batch_sizes)))
+    if not len(examples):
+        raise SelfInformedError("latency: there is no example to time; give some")
+    spread = np.unique(np.linspace(0, len(examples) - 1, n_batches * max(batch_sizes)).astype(np.int64))  # data may be sorted by label
+    readable, first = next(examples.take(spread).batches(len(spread)))
     if aug.dispatch is not None:
         aug.dispatch.reset()
     for size in batch_sizes:

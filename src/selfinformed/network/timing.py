@@ -8,17 +8,20 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 
 def paired_seconds(
-    one: Callable[[Any], Any], other: Callable[[Any], Any], inputs: Any, repeats: int = 20
+    one: Callable[[Any], Any], other: Callable[[Any], Any], inputs: Any, repeats: int = 20, warm: int = 5
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], float]:
-    """Seconds [repeats] of either call on the same inputs, after five that are not counted, and the median of other over one."""
-    seconds = np.array([[_timed(one, inputs), _timed(other, inputs)] for _ in range(repeats + 5)])[5:]
+    """Seconds [repeats] of either call on the same inputs, after some that are not counted, and the median of other over one."""
+    seconds = np.array([[_timed(one, inputs), _timed(other, inputs)] for _ in range(repeats + warm)])[warm:]
     return seconds[:, 0], seconds[:, 1], float(np.median(seconds[:, 1] / seconds[:, 0]))
 
 
 def _timed(call: Callable[[Any], Any], inputs: Any) -> float:
     start = time.perf_counter()
     call(inputs)
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
     return time.perf_counter() - start

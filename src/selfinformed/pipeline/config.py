@@ -285,6 +285,7 @@ _TOGETHER: dict[str, tuple[Callable[[RunConfig], bool], str]] = {
         lambda c: c.structure == "searched" and c.finetune,
         "what a search found is trained on cached features, and finetune trains the whole network; leave finetune at false",
     ),
+    "latency_batch": (lambda c: c.latency_batch != 1 and c.budget_of != "latency", "it is of a search by time; give budget_of: latency beside it"),
     "keep_classifier": (lambda c: c.residual == 0 and not c.keep_classifier, "with residual 0 the classifier stays as it is; leave keep_classifier at true"),
     "arms": (
         lambda c: "views" in (c.arms or ()) and not c.second_view,

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from selfinformed.data.examples import Examples, open_dataset
+from selfinformed.data.examples import Examples, open_dataset, take_inputs
 from selfinformed.data.examples import Inputs as Batch
 from selfinformed.data.glyphs import GlyphLabels, glyph_examples, shipped_glyphs
 from selfinformed.data.labels import LabelSpace
@@ -119,6 +119,18 @@ class Inputs:
             names = GlyphLabels.shipped().space.names
             return {name: name for name in names if not name.startswith("word:")}
         return Path(self.config.mapping) if self.config.mapping else None
+
+    def batches_to_time(self) -> list[Batch]:
+        """Batches of `latency_batch` mixed hold-out examples, several where they are small; data may be sorted by label."""
+        size, examples = self.config.latency_batch, self.examples("holdout")
+        if size > len(examples):
+            raise SelfInformedError(f"latency_batch: expected at most the {len(examples):,} hold-out examples, got {size:,}")
+        wanted = size * max(1, min(10, 64 // size))
+        mixed = np.random.default_rng(self.config.seed).permutation(len(examples))[: wanted + self.config.skip_bad]  # of which some may be unreadable
+        rows, inputs = next(examples.take(mixed).batches(len(mixed)), ((), torch.empty(0)))
+        if len(rows) < size:
+            raise SelfInformedError(f"latency_batch: of {len(mixed):,} hold-out examples {len(rows):,} can be read, expected {size:,}; give fewer")
+        return [take_inputs(inputs, range(start, start + size)) for start in range(0, min(wanted, len(rows)) - size + 1, size)]
 
     def pictures(self, groups: LabelGroups, most: int = 1_500) -> dict[int, bytes]:
         """A small PNG for each label, at most so many, the first labels of each group first: the demo's glyphs, or where inputs are images the

@@ -320,10 +320,9 @@ class Run:
 
             if c.finetune:
                 self.say("           compared are trained heads; the network that was trained on as a whole after them is judged in evaluation.json")
-            heads, hinton, searched, dense = self.plan(), None, None, None
+            heads, hinton, searched, dense, arms = self.plan(), None, None, None, c.arms
             if set(FOUND) & set(c.arms or ()) or (c.arms is None and (self.folder / "search.json").exists()):
-                searched, dense = self._found(), self._found("dense")
-                dense = None if dense.digest() == searched.digest() else dense
+                searched, dense, arms = self._searched()
             views = self.features("second_view") if c.second_view and wants("views") else None
             if wants("hinton"):
                 found = cluster(self.counts("codetections"), len(self.groups()), c.seed, self.labels, method="hinton")
@@ -332,7 +331,7 @@ class Run:
             return compare(
                 self.net, heads, self.features("train"), self.features("test"), holdout=self.features("holdout"),
                 codetections=self.plan("codetections") if wants("codetections") else None, hinton=hinton, searched=searched,
-                searched_dense=dense, views=views, seeds=c.seeds, arms=c.arms, top_k=c.map_k, epochs=c.epochs, tuning=c.tuning,
+                searched_dense=dense, views=views, seeds=c.seeds, arms=arms, top_k=c.map_k, epochs=c.epochs, tuning=c.tuning,
                 classifier="keep" if c.keep_classifier else "reinitialise", journal=self.folder / "comparison.jsonl", **self._training(),
             )  # fmt: skip
 
@@ -341,29 +340,33 @@ class Run:
     def _differs(self, found: Comparison) -> bool:
         """Whether a comparison is of other seeds or arms than the configuration says, or of another search than the last."""
         c = self.config
-        if found.about["seeds"] != c.seeds or (c.arms is not None and set(found.arms) != set(c.arms)):
-            return True
         wants = c.arms is None or set(FOUND) & set(c.arms)
-        if not wants or not (self.folder / "search.json").exists():
+        searched, dense, arms = self._searched() if wants and (self.folder / "search.json").exists() else (None, None, c.arms)
+        if found.about["seeds"] != c.seeds or (arms is not None and set(found.arms) != set(arms)):
+            return True
+        if searched is None:
             return False
-        best = self._found()
-        digest, untried = found.about.get("found", best.digest()), best.rate != 1 and "revision" not in found.about  # a rate that other arms did not try
-        return digest != best.digest() or found.about.get("searched") != best.description or untried
+        digest, untried = found.about.get("found", searched.digest()), searched.rate != 1 and "revision" not in found.about  # a rate that others did not try
+        other = "searched_dense" in found.arms and (dense is None or found.about.get("found_dense") != dense.digest())
+        return digest != searched.digest() or found.about.get("searched") != searched.description or untried or other
+
+    def _searched(self) -> tuple[Structure, Structure | None, tuple[str, ...] | None]:
+        """What search found, the best dense head where that is another, and the arms that there are then."""
+        best, dense, arms = self._found(), self._found("dense"), self.config.arms
+        if dense.digest() != best.digest():
+            return best, dense, arms
+        return best, None, arms and tuple(arm for arm in arms if arm != "searched_dense")  # the structure itself is a dense head
 
     def search(self) -> dict[str, Any]:
         """search.json: what was tried, best first, what won, and whether specialists were worth it; search.jsonl holds the trials done so far."""
         c = self.config
 
         def make() -> dict[str, Any]:
-            inputs = None
-            if c.budget_of == "latency":
-                rows, inputs = next(self.inputs.examples("holdout").batches(c.latency_batch))
-                if len(rows) < c.latency_batch:
-                    raise SelfInformedError(f"latency_batch: expected at most the {len(rows):,} hold-out examples, got {c.latency_batch:,}")
             return search(
                 self.net, self.features("train"), self.features("holdout"), budget=c.budget, budget_of=c.budget_of, candidates=c.candidates,
                 rounds=c.rounds, epochs=c.epochs, counts={kind: self.counts(kind) for kind in get_args(Kind)}, top_k=c.map_k, seed=c.seed,
-                latency_inputs=inputs, journal=self.folder / "search.jsonl", classifier="keep" if c.keep_classifier else "reinitialise", **self._training(),
+                latency_inputs=self.inputs.batches_to_time() if c.budget_of == "latency" else None, journal=self.folder / "search.jsonl",
+                classifier="keep" if c.keep_classifier else "reinitialise", **self._training(),
             ).to_dict()  # fmt: skip
 
         return self._kept.json_stage("search", "search.json", make)

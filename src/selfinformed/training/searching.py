@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from selfinformed.augmented.network import augment
 from selfinformed.data.examples import Examples, Inputs
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMAT = "selfinformed.search/1"
+_TRIES = 7  # measurements of a structure's time
+_MOST = 4  # times as many multiply-adds as the time allowed, both as shares, at most
 _KEPT = 3  # one in so many goes on to the next round, which trains so many times longer
 
 
@@ -227,7 +230,7 @@ def search(
     counts: Mapping[Kind, ConfusionCounts] | None = None,
     top_k: int = 50,
     seed: int = 0,
-    latency_inputs: Inputs | None = None,
+    latency_inputs: Sequence[Inputs] | None = None,
     journal: str | Path | None = None,
     **training: Any,
 ) -> SearchResult:
@@ -250,7 +253,7 @@ def search(
         counts: counts already measured, by kind; others are made from hold-out features.
         top_k: K of mAP@K.
         seed: of the draw, of clustering and of training.
-        latency_inputs: a batch as large as those that will be waited for (default: the network's example inputs).
+        latency_inputs: batches, as large as those that will be waited for and of examples as mixed (default: the network's example inputs).
         journal: a file that takes each trial as it is done; with it a stopped search goes on where it was.
         **training: further options of `fit`, and `classifier` of `augment`, the same for all.
 
@@ -264,11 +267,12 @@ def search(
     train = train if isinstance(train, FeatureStore) else FeatureStore.build(net, train)
     holdout = holdout if isinstance(holdout, FeatureStore) else FeatureStore.build(net, holdout)
     builder = Builder(net, holdout, budget, counts, seed, train.targets)
-    inputs = net.example_inputs if latency_inputs is None else latency_inputs
-    timed = [] if budget_of == "multiply_adds" else [batch_size_of(inputs)]
+    batches = latency_inputs or [net.example_inputs]
+    timed = [] if budget_of == "multiply_adds" else [batch_size_of(batches[0]), str(net.classifier.weight.device), torch.get_num_threads()]
     done = _Trials(journal, [REVISION, train.digest(), holdout.digest(), budget, budget_of, epochs, rounds, top_k, seed, keyed(training), *timed])
     structures: dict[str, Structure] = {}
     choices: dict[str, Choice] = {}
+    extra_times: dict[str, float | None] = {}
     left_out = []
     if space is None:
         own = Recipe.of(training.get("recipe")).residual
@@ -277,9 +281,12 @@ def search(
     for choice in progress(drawn, len(drawn), "measuring structures") if timed else drawn:
         try:
             heads = str(replace(choice, rate=1.0, residual=1.0, head_input=None))  # however they are trained they take as long
-            if timed and heads not in done.budgets:
-                done.add_budget(heads, _within_latency(builder, choice, inputs))
-            built = builder.structure(choice, done.budgets.get(heads))
+            if timed and heads not in done.fits:
+                done.add_fit(heads, _within_latency(builder, choice, batches))
+            fit = done.fits.get(heads, Fit())
+            if fit.reason:
+                raise SelfInformedError(fit.reason)
+            built, extra_times[str(choice)] = builder.structure(choice, fit.budget), fit.extra_time
         except SelfInformedError as error:  # more groups than the labels or the budget carry, an extra that is not there
             left_out.append({"structure": str(choice), "reason": str(error)})
         else:
@@ -291,6 +298,7 @@ def search(
         passes, rows = epochs / _KEPT ** (rounds - number), []
         for name in progress(names, len(names), f"searching, {what}"):
             about = {"structure": name, "choice": asdict(choices[name]), "round": number, "epochs": passes}
+            about |= {"extra_time": extra_times[name]} if timed else {}
             row = done.find(structures[name], passes)
             if row is None:
                 row = about | _judged(net, structures[name], train, holdout, passes, top_k, seed, training)
@@ -317,6 +325,7 @@ def search(
                 choice = replace(choices[name], rate=rate)
                 if str(choice) not in alive:
                     structures[str(choice)], choices[str(choice)] = replace(structures[name], description=str(choice), rate=rate), choice
+                    extra_times[str(choice)] = extra_times.get(name)
                     others.append(str(choice))
             rows += tried(others, number, "learning rates of the best")
             best, dense = best_of(rows)
@@ -353,45 +362,64 @@ def _judged(
     return {"mean_average_precision": score, "extra_computation": executed / net.cost.multiply_adds, "seconds": seconds}
 
 
-def _within_latency(builder: Builder, choice: Choice, inputs: Inputs) -> float:
-    """The multiply-adds, as a share of the base's, with which a structure's measured time over the base's is within the builder's budget, and near it."""
-    allowed, budget, fits = builder.budget, builder.budget, 0.0
-    for _ in range(6):
-        extra = _extra_time(builder.net, builder.structure(choice, budget), inputs)
-        if extra <= allowed:
-            fits = budget
-            if extra >= 0.8 * allowed:
-                break
-        elif fits:
+@dataclass(frozen=True)
+class Fit:
+    """With how many multiply-adds, as a share of the base's, a structure takes the time allowed, and what it takes; or why it does not fit."""
+
+    budget: float | None = None
+    extra_time: float | None = None
+    reason: str = ""
+
+
+def _within_latency(builder: Builder, choice: Choice, batches: Sequence[Inputs]) -> Fit:
+    """The multiply-adds with which a structure's measured time is within the builder's budget, and near it."""
+    allowed, budget, over, found = builder.budget, builder.budget, inf, Fit()
+    for _ in range(_TRIES):
+        try:
+            extra = _extra_time(builder.net, builder.structure(choice, budget), batches)
+        except SelfInformedError as error:  # too few multiply-adds for its heads, or more weights than there is memory for
+            return found if found.budget else Fit(reason=str(error))
+        if extra > allowed:
+            over, least = min(over, budget), extra
+        elif budget > (found.budget or 0.0):
+            found = Fit(budget, extra)
+        near = 0.8 * allowed <= extra <= allowed or (found.budget or 0.0) > 0.9 * over or budget >= _MOST * allowed
+        if near:
             break
         budget *= min(max(0.2, 0.9 * allowed / max(extra, 1e-9)), 3.0)
-    if not fits:
-        raise SelfInformedError(f"latency: {choice} takes {extra:+.1%} at its smallest, more than {allowed:.1%}")
-    return fits
+        if found.budget and not found.budget < budget < over:
+            budget = (found.budget + over) / 2
+        budget = min(budget, _MOST * allowed)
+    return found if found.budget else Fit(reason=f"latency: {choice} takes {least:+.1%} at its smallest, more than {allowed:.1%}")
 
 
-def _extra_time(net: WrappedClassifier, structure: Structure, inputs: Inputs) -> float:
-    """Measured time over the base's, minus 1, of batches like the inputs, of whose examples a share runs heads."""
+def _extra_time(net: WrappedClassifier, structure: Structure, batches: Sequence[Inputs]) -> float:
+    """Measured time over the base's, minus 1, of such batches, of whose examples a share runs heads."""
     aug = augment(net, structure.plan)
     aug.output = aug.output or "softmax"
     start = time.perf_counter()
-    net.logits(inputs)
+    net.logits(batches[0])
     repeats = round(min(20.0, max(5.0, 1.5 / (time.perf_counter() - start))))  # a second and a half of each network
+    batches = batches[: repeats if structure.is_conditional else 1]  # which heads run depends on the examples
 
     def extra(**run: Any) -> float:
         with aug.conditional(structure.top_groups, **run) if structure.is_conditional else nullcontext():
-            return paired_seconds(net.logits, aug.logits, inputs, repeats)[2] - 1
+            pairs = [
+                paired_seconds(net.logits, aug.logits, inputs, -(-repeats // len(batches)), warm=1 if number else 5)
+                for number, inputs in enumerate(batches)
+            ]
+        return float(np.median(np.concatenate([other / one for one, other, _ in pairs]))) - 1
 
-    some = min(1.0, structure.share * batch_size_of(inputs))  # of the batches: the rest have no example that runs heads
+    some = min(1.0, structure.share * batch_size_of(batches[0]))  # of the batches: the rest have no example that runs heads
     return some * extra(share=structure.share) + ((1 - some) * extra(above=inf) if some < 1 else 0.0)
 
 
 class _Trials:
-    """The rows of the same inputs done so far, and of a search by latency the multiply-adds that fit, in memory and, if asked for, in a file."""
+    """The rows of the same inputs done so far, and in a search by latency how each structure fits, in memory and, if asked for, in a file."""
 
     def __init__(self, path: str | Path | None, inputs: Sequence[Any]) -> None:
         self._rows: dict[tuple[str, float], dict[str, Any]] = {}
-        self.budgets: dict[str, float] = {}
+        self.fits: dict[str, Fit] = {}
         self._file = JournalFile(path, json.dumps(plain(list(inputs)), sort_keys=True, default=repr), self._keep)
 
     def find(self, structure: Structure, epochs: float) -> dict[str, Any] | None:
@@ -400,14 +428,15 @@ class _Trials:
     def add(self, structure: Structure, row: dict[str, Any]) -> None:
         self._file.add(heads=structure.digest(), row=row)
 
-    def add_budget(self, choice: str, budget: float) -> None:
-        self._file.add(choice=choice, budget=budget)
+    def add_fit(self, choice: str, fit: Fit) -> None:
+        self._file.add(choice=choice, fit=asdict(fit))
 
     def _keep(self, content: dict[str, Any]) -> None:
-        if "budget" in content:
-            if not 0 < content["budget"] < inf:
-                raise ValueError("no budget")
-            self.budgets[str(content["choice"])] = float(content["budget"])
+        if "fit" in content:
+            fit = content["fit"]
+            if not isinstance(fit["reason"], str) or (not fit["reason"] and not (0 < fit["budget"] < inf and -1 < fit["extra_time"] < inf)):
+                raise ValueError("neither a budget nor a reason")
+            self.fits[str(content["choice"])] = Fit(**fit)
             return
         _check_trial(content["row"])
         self._rows[str(content["heads"]), content["row"]["epochs"]] = content["row"]
