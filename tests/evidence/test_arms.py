@@ -95,8 +95,10 @@ def test_the_dense_head_of_a_search_is_trained_as_it_was_found(problem: Problem)
     assert aug.heads.plan == dense.plan
     assert made.judged("searched_dense", aug, 50).figures() == evaluate(expected, made.test).figures()
     assert "searched_dense" in made.choose(None)
+    with pytest.raises(SelfInformedError, match="arms: searched_dense: what is a control of the arm 'searched' wants it too"):
+        made.choose(["base", "searched_dense"])
     with pytest.raises(SelfInformedError, match="'searched_dense' needs the best dense head that search found"):
-        bench(problem, searched=two_of_six(problem.plan())).choose(["searched_dense"])
+        bench(problem, searched=two_of_six(problem.plan())).choose(["searched", "searched_dense"])
 
 
 def test_chance_runs_the_searched_heads_on_as_many_examples_and_gains_less(problem: Problem) -> None:

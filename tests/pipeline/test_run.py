@@ -448,8 +448,6 @@ def test_another_dense_head_of_a_search_is_compared_again_and_nothing_else(works
     for one, two in zip(first.rows, second.rows, strict=True):
         assert (one == two) == (one["arm"] != "searched_dense")
     assert with_dense(found["best"]).arms == ["base", "classifier", "searched"]  # the structure itself is a dense head
-    with refused("arms: searched_dense: what is a control of the arm 'searched' wants it too"):
-        opened(workspace, **{**options, "arms": ["base", "searched_dense"]}).comparison()
 
 
 def test_latency_is_measured_on_mixed_examples_that_can_be_read(workspace: Path) -> None:
