@@ -399,8 +399,8 @@ def _extra_time(net: WrappedClassifier, structure: Structure, batches: Sequence[
     aug.output = aug.output or "softmax"
     start = time.perf_counter()
     net.logits(batches[0])
-    repeats = round(min(20.0, max(5.0, 1.5 / (time.perf_counter() - start))))  # a second and a half of each network
-    batches = batches[: repeats if structure.is_conditional else 1]  # which heads run depends on the examples
+    repeats = round(min(200.0, max(5.0, 4 / (time.perf_counter() - start))))  # four seconds of each network
+    batches = batches[: 10 if structure.is_conditional else 1]  # which heads run depends on the examples
 
     def extra(**run: Any) -> float:
         with aug.conditional(structure.top_groups, **run) if structure.is_conditional else nullcontext():
