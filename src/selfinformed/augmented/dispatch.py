@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from selfinformed.augmented import kernels
+from selfinformed.augmented import choosing
+from selfinformed.augmented.choosing import IntArray
 from selfinformed.augmented.heads import Heads
-from selfinformed.augmented.kernels import IntArray
 from selfinformed.network.wrap import Output
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.plans import HeadPlan
 
-_Where = tuple[IntArray, IntArray, IntArray, IntArray]  # what `kernels.add_at` goes by
+_Where = tuple[IntArray, IntArray, IntArray, IntArray]  # what `choosing.add_at` goes by
 _CACHED = 250_000  # numbers that fit a cache: more are better copied for one head at a time
 
 
@@ -103,7 +103,7 @@ class Dispatch:
         """Logits [B, C] to the chosen groups [B, top_groups], the best first; ties go to the lower group."""
         scores = logits.detach() if self.shift is None else logits.detach() + self.shift
         if _suits_kernels(scores) and self.top_groups:
-            chosen = kernels.best_groups(scores.contiguous().numpy(), *self._arrays, self.top_groups)
+            chosen = choosing.best_groups(scores.contiguous().numpy(), *self._arrays, self.top_groups)
             return torch.from_numpy(chosen)
         if self._labels is not None:
             scores = scores.index_select(1, self._labels.to(scores.device))
@@ -158,7 +158,7 @@ class Dispatch:
             return heads(attached)  # type: ignore[no-any-return]
         chosen, where = self.choose(logits), None
         if _suits_kernels(logits):
-            number, order = kernels.by_group(chosen.numpy(), len(self._costs))
+            number, order = choosing.by_group(chosen.numpy(), len(self._costs))
             where, counts, examples = (number, order, *self._arrays[:2]), number.tolist(), torch.from_numpy(order)
         else:
             flat = chosen.flatten().cpu()
@@ -199,9 +199,9 @@ def _suits_kernels(x: torch.Tensor) -> bool:
 def _compiled() -> None:
     """Has the loops compiled, once in a process, before anything is timed or waits for an answer: some seconds the first time, else half of one."""
     logits, groups = np.zeros((1, 1), np.float32), (np.zeros(1, np.int64), np.array([0, 1]))
-    counts, examples = kernels.by_group(kernels.best_groups(logits, *groups, np.zeros(1, np.bool_), 1), 1)
-    kernels.add_at(logits, counts, examples, *groups, logits[0])
-    kernels.taken_at(logits, counts, examples, *groups, logits[0])
+    counts, examples = choosing.by_group(choosing.best_groups(logits, *groups, np.zeros(1, np.bool_), 1), 1)
+    choosing.add_at(logits, counts, examples, *groups, logits[0])
+    choosing.taken_at(logits, counts, examples, *groups, logits[0])
 
 
 def _places(rows: Sequence[torch.Tensor], columns: Sequence[torch.Tensor], n_labels: int) -> torch.Tensor:
@@ -216,7 +216,7 @@ class _Placed(torch.autograd.Function):
     def forward(ctx: Any, values: torch.Tensor, logits: torch.Tensor, where: _Where, *places: Sequence[torch.Tensor]) -> torch.Tensor:
         ctx.where, ctx.places = where, places
         placed = torch.zeros_like(logits, memory_format=torch.contiguous_format)
-        kernels.add_at(placed.numpy(), *where, values.numpy())
+        choosing.add_at(placed.numpy(), *where, values.numpy())
         return placed
 
     @staticmethod
@@ -226,5 +226,5 @@ class _Placed(torch.autograd.Function):
         if gradient.requires_grad or not _suits_kernels(gradient):  # a second derivative is asked for
             return gradient.flatten()[_places(rows, columns, gradient.shape[1])], None, None, None, None
         values = gradient.new_empty(sum(len(of) * len(labels) for of, labels in zip(rows, columns, strict=True)))
-        kernels.taken_at(gradient.contiguous().numpy(), *where, values.numpy())
+        choosing.taken_at(gradient.contiguous().numpy(), *where, values.numpy())
         return values, None, None, None, None

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfinformed.augmented import kernels
+from selfinformed.augmented import choosing
 
 SHAPES = st.tuples(st.integers(0, 5), st.integers(1, 12), st.integers(1, 6), st.integers(0, 9999))
 
@@ -23,7 +23,7 @@ def test_the_best_groups_of_each_example(shape, dtype, kind: str, data) -> None:
     always = rng.random(n_groups) < 0.2
     top = data.draw(st.integers(1, n_groups))
     starts = np.concatenate([[0], np.cumsum([len(m) for m in members])])
-    chosen = kernels.best_groups(scores, np.concatenate(members), starts, always, top)
+    chosen = choosing.best_groups(scores, np.concatenate(members), starts, always, top)
     assert chosen.shape == (n, top)
     assert all(len(set(row)) == top and min(row) >= 0 and max(row) < n_groups for row in chosen.tolist())
     if kind == "nan":  # such logits are refused elsewhere; here it must only choose groups that are there
@@ -40,7 +40,7 @@ def test_examples_group_by_group(shape) -> None:
     n_groups = top + more
     rng = np.random.default_rng(seed)
     chosen = np.stack([rng.permutation(n_groups)[:top] for _ in range(n)]) if n else np.empty((0, top), np.int64)
-    counts, examples = kernels.by_group(chosen, n_groups)
+    counts, examples = choosing.by_group(chosen, n_groups)
     expected = [[row for row in range(n) if group in chosen[row]] for group in range(n_groups)]
     assert counts.tolist() == [len(rows) for rows in expected]
     assert examples.tolist() == sum(expected, [])
@@ -62,8 +62,8 @@ def test_what_heads_give_is_added_in_its_places_and_taken_from_there(shape, dtyp
         np.array([len(of) for of in rows]), np.concatenate(rows), np.concatenate(members), np.concatenate([[0], np.cumsum([len(m) for m in members])]),
     )  # fmt: skip
     flat = np.concatenate([values.ravel() for values in given])
-    kernels.add_at(total, *where, flat)
+    choosing.add_at(total, *where, flat)
     np.testing.assert_array_equal(total, expected)
     taken = np.empty_like(flat)
-    kernels.taken_at(total, *where, taken)
+    choosing.taken_at(total, *where, taken)
     np.testing.assert_array_equal(taken, np.concatenate([total[np.ix_(of, labels)].ravel() for of, labels in zip(rows, members, strict=True)]))
