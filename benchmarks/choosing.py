@@ -26,9 +26,10 @@ from selfinformed.runtime.files import read_json
 from selfinformed.training.structures import Builder, Choice
 
 SEEDS = 3
+DENSE = Choice("dense", rate=0.5, residual=0.25)
 FOUND = Choice("confusions", 48, depth=0, top_groups=8, rate=0.5, residual=0.25)
 ARMS = {
-    **{f"dense, {budget:.0%}": (Choice("dense", rate=0.5, residual=0.25), budget) for budget in (0.03, 0.04, 0.05, 0.08)}, "chosen, 3%": (FOUND, 0.03),
+    **{f"dense, {budget:.0%}": (DENSE, budget) for budget in (0.03, 0.04, 0.05, 0.08)}, "chosen, 3%": (FOUND, 0.03),
 }  # fmt: skip
 
 
@@ -41,8 +42,7 @@ def times() -> list[dict]:
     for name, (choice, budget) in ARMS.items():
         structure = Builder(net, holdout, budget).structure(choice)
         for ran in (name, *([f"{name}, all run"] if structure.is_conditional else [])):
-            aug = augment(net, structure.plan, classifier="reinitialise")
-            aug.classifier.load_state_dict(net.classifier.state_dict())
+            aug = augment(net, structure.plan)
             aug.run_conditionally(structure.top_groups if ran == name else None)
             taken = latency(aug, examples, (1, 32, 256), repeats=200)
             rows.append({"arm": ran, "structure": structure.description, **{key: taken[key] for key in ("extra_computation", "rows")}})

@@ -10,19 +10,17 @@ from __future__ import annotations
 import numpy as np
 from bases import network_of
 from characters import kanji
+from choosing import DENSE, FOUND
 from common import save
 from kanji import cached_parts
 from winning import cached
 
 from selfinformed.evidence.comparison import interval
 from selfinformed.evidence.evaluation import evaluate
-from selfinformed.training.structures import Builder, Choice
+from selfinformed.training.structures import Builder
 from selfinformed.training.teachers import TeacherNetwork
 
 SEEDS = 3
-FOUND = {
-    "dense": Choice("dense", rate=0.5, residual=0.25), "searched": Choice("confusions", 48, depth=0, top_groups=8, rate=0.5, residual=0.25),
-}  # fmt: skip
 TAUGHT = {"soft_targets": 0.9, "temperature": 4.0}
 
 
@@ -32,7 +30,7 @@ def main() -> None:
     better = network_of("kanji", "converged", data)
     teacher = TeacherNetwork(better, cached(better, lambda: data.examples("train"), "kanji-converged/train"))
     builder, rows = Builder(net, holdout, 0.03), {}
-    for name, choice in FOUND.items():
+    for name, choice in (("dense", DENSE), ("searched", FOUND)):
         structure = builder.structure(choice)
         for how, training in (("labels", {}), ("teacher", {"recipe": TAUGHT, "teacher": teacher})):
             values = []

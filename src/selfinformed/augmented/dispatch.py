@@ -75,16 +75,15 @@ class Dispatch:
         self._members = [torch.from_numpy(members) for members in groups.members]
         self._costs, self._shared_cost = plan.head_multiply_adds, plan.shared_multiply_adds
         self._always = torch.tensor([size == groups.n_labels for size in groups.sizes])
-        self._any_always = bool(self._always.any())
         # The group of each column of scores: of each label, or for a cover of each of its places in the groups.
         cover = sum(groups.sizes) != groups.n_labels - len(groups.ungrouped)
         labels, starts = np.concatenate([np.empty(0, np.int64), *groups.members]), np.cumsum([0, *groups.sizes], dtype=np.int64)
         self._labels = torch.from_numpy(labels) if cover else None
-        self._group_of = torch.from_numpy(np.repeat(np.arange(len(groups)), groups.sizes))
+        group_of = np.repeat(np.arange(len(groups)), groups.sizes)
         if not cover:
-            group_of = torch.full((groups.n_labels,), len(groups))
-            group_of[torch.from_numpy(labels)] = self._group_of
-            self._group_of = group_of
+            of_places, group_of = group_of, np.full(groups.n_labels, len(groups))
+            group_of[labels] = of_places
+        self._group_of = torch.from_numpy(group_of)
         self._arrays = labels, starts, self._always.numpy()
         _compiled()
         self.shift: torch.Tensor | None = None
@@ -110,8 +109,7 @@ class Dispatch:
         n = scores.shape[0]  # not len, which would tie an exported program to this batch
         best = scores.new_full((n, len(self.plan.groups) + 1), -torch.inf)  # the last is for labels in no group
         best = best.scatter_reduce_(1, self._group_of.to(scores.device).expand(n, -1), scores, "amax")[:, :-1]
-        if self._any_always:
-            best = best.masked_fill(self._always.to(best.device), torch.inf)
+        best = best.masked_fill(self._always.to(best.device), torch.inf)
         if torch.compiler.is_exporting():  # ONNX knows one sort, which is stable
             return best.sort(dim=1, descending=True).indices[:, : self.top_groups]
         return best.sort(dim=1, descending=True, stable=True).indices[:, : self.top_groups]

@@ -16,6 +16,7 @@ from selfinformed.runtime.versions import machine, versions
 
 _DIFFERENT = 10
 
+
 def latency(aug: AugmentedClassifier, examples: Examples, batch_sizes: Sequence[int] = (1, 8, 32), repeats: int = 100) -> dict[str, Any]:
     """Times base and augmented network in turn, so that a drift of the machine's speed meets both. Where an example runs only some heads, on ten
     different batches of each size, from all over the examples, since one may happen to run none.

@@ -320,9 +320,7 @@ class Run:
 
             if c.finetune:
                 self.say("           compared are trained heads; the network that was trained on as a whole after them is judged in evaluation.json")
-            heads, hinton, searched, dense, arms = self.plan(), None, None, None, c.arms
-            if set(FOUND) & set(c.arms or ()) or (c.arms is None and (self.folder / "search.json").exists()):
-                searched, dense, arms = self._searched()
+            heads, hinton, (searched, dense, arms) = self.plan(), None, self._searched()
             views = self.features("second_view") if c.second_view and wants("views") else None
             if wants("hinton"):
                 found = cluster(self.counts("codetections"), len(self.groups()), c.seed, self.labels, method="hinton")
@@ -340,8 +338,7 @@ class Run:
     def _differs(self, found: Comparison) -> bool:
         """Whether a comparison is of other seeds or arms than the configuration says, or of another search than the last."""
         c = self.config
-        wants = c.arms is None or set(FOUND) & set(c.arms)
-        searched, dense, arms = self._searched() if wants and (self.folder / "search.json").exists() else (None, None, c.arms)
+        searched, dense, arms = self._searched() if (self.folder / "search.json").exists() else (None, None, c.arms)
         if found.about["seeds"] != c.seeds or (arms is not None and set(found.arms) != set(arms)):
             return True
         if searched is None:
@@ -350,9 +347,12 @@ class Run:
         other = "searched_dense" in found.arms and (dense is None or found.about.get("found_dense") != dense.digest())
         return digest != searched.digest() or found.about.get("searched") != searched.description or untried or other
 
-    def _searched(self) -> tuple[Structure, Structure | None, tuple[str, ...] | None]:
-        """What search found, the best dense head where that is another, and the arms that there are then."""
-        best, dense, arms = self._found(), self._found("dense"), self.config.arms
+    def _searched(self) -> tuple[Structure | None, Structure | None, tuple[str, ...] | None]:
+        """What search found, if arms want it, the best dense head where that is another, and the arms that there are then."""
+        arms = self.config.arms
+        if not (set(FOUND) & set(arms) if arms is not None else (self.folder / "search.json").exists()):
+            return None, None, arms
+        best, dense = self._found(), self._found("dense")
         if dense.digest() != best.digest():
             return best, dense, arms
         return best, None, arms and tuple(arm for arm in arms if arm != "searched_dense")  # the structure itself is a dense head

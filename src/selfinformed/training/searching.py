@@ -272,7 +272,6 @@ def search(
     done = _Trials(journal, [REVISION, train.digest(), holdout.digest(), budget, budget_of, epochs, rounds, top_k, seed, keyed(training), *timed])
     structures: dict[str, Structure] = {}
     choices: dict[str, Choice] = {}
-    extra_times: dict[str, float | None] = {}
     left_out = []
     if space is None:
         own = Recipe.of(training.get("recipe")).residual
@@ -280,13 +279,13 @@ def search(
     drawn = space.candidates(candidates, seed, builder.settled)
     for choice in progress(drawn, len(drawn), "measuring structures") if timed else drawn:
         try:
-            heads = str(replace(choice, rate=1.0, residual=1.0, head_input=None))  # however they are trained they take as long
+            heads = _heads_of(choice)
             if timed and heads not in done.fits:
                 done.add_fit(heads, _within_latency(builder, choice, batches))
             fit = done.fits.get(heads, Fit())
             if fit.reason:
                 raise SelfInformedError(fit.reason)
-            built, extra_times[str(choice)] = builder.structure(choice, fit.budget), fit.extra_time
+            built = builder.structure(choice, fit.budget)
         except SelfInformedError as error:  # more groups than the labels or the budget carry, an extra that is not there
             left_out.append({"structure": str(choice), "reason": str(error)})
         else:
@@ -298,7 +297,7 @@ def search(
         passes, rows = epochs / _KEPT ** (rounds - number), []
         for name in progress(names, len(names), f"searching, {what}"):
             about = {"structure": name, "choice": asdict(choices[name]), "round": number, "epochs": passes}
-            about |= {"extra_time": extra_times[name]} if timed else {}
+            about |= {"extra_time": done.fits[_heads_of(choices[name])].extra_time} if timed else {}
             row = done.find(structures[name], passes)
             if row is None:
                 row = about | _judged(net, structures[name], train, holdout, passes, top_k, seed, training)
@@ -325,7 +324,6 @@ def search(
                 choice = replace(choices[name], rate=rate)
                 if str(choice) not in alive:
                     structures[str(choice)], choices[str(choice)] = replace(structures[name], description=str(choice), rate=rate), choice
-                    extra_times[str(choice)] = extra_times.get(name)
                     others.append(str(choice))
             rows += tried(others, number, "learning rates of the best")
             best, dense = best_of(rows)
@@ -360,6 +358,11 @@ def _judged(
         return {"mean_average_precision": 0.0, "extra_computation": structure.plan.extra_computation, "seconds": 0.0, "reason": str(error)}
     seconds = round(time.perf_counter() - start, 2)
     return {"mean_average_precision": score, "extra_computation": executed / net.cost.multiply_adds, "seconds": seconds}
+
+
+def _heads_of(choice: Choice) -> str:
+    """The choice without how its heads are trained, which changes nothing of the time they take."""
+    return str(replace(choice, rate=1.0, residual=1.0, head_input=None))
 
 
 @dataclass(frozen=True)
