@@ -8,7 +8,7 @@ from bases import log_seconds, network_of
 from characters import PARTS, cjk
 from winning import Task, cached, run
 
-from selfinformed.training.searching import Space
+from selfinformed.training.spaces import Space
 
 SPACE = Space(
     grouping=("confusions", "balanced"), n_groups=(24, 48), detections=(None,), cover_share=(None,), dense_share=(0.0,), depth=(1, 0), capacity=("uniform",),

@@ -11,7 +11,7 @@ from winning import Task, cached, run
 
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.training.features import FeatureStore
-from selfinformed.training.searching import Space
+from selfinformed.training.spaces import Space
 
 SPACE = Space(
     grouping=("confusions", "codetections", "hinton"), n_groups=(6, 24), detections=(None,), cover_share=(None,), dense_share=(0.0,), depth=(1, 0),

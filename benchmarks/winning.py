@@ -32,7 +32,8 @@ from selfinformed.training.features import FeatureStore, rank
 from selfinformed.training.fitting import gradient_of
 from selfinformed.training.headroom import probe
 from selfinformed.training.recipe import RESIDUALS
-from selfinformed.training.searching import SearchResult, Space, search
+from selfinformed.training.searching import SearchResult, search
+from selfinformed.training.spaces import Space
 from selfinformed.training.structures import Builder, Choice
 
 N_GROUPS = 6

@@ -14,7 +14,7 @@ from winning import RATES, Task, run
 
 from selfinformed.network.wrap import wrap
 from selfinformed.training.features import FeatureStore
-from selfinformed.training.searching import Space
+from selfinformed.training.spaces import Space
 
 SPACE = Space(
     grouping=("confusions", "codetections", "hinton"), n_groups=(3, 6, 12), detections=(None,), cover_share=(None,), dense_share=(0.0, 0.5), depth=(1, 0),

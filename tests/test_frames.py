@@ -21,7 +21,8 @@ from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.stability import Stability
 from selfinformed.training.fitting import fit
 from selfinformed.training.headroom import probe
-from selfinformed.training.searching import Space, search
+from selfinformed.training.searching import search
+from selfinformed.training.spaces import Space
 
 HOSTILE = ("<script>alert(1)</script>", '"><img src=x onerror=alert(2)>', "a & b</td>", "漢字\n\x1b[31m")
 NAMES = LabelSpace([*HOSTILE, *(f"label {i}" for i in range(len(HOSTILE), 36))])

@@ -6,16 +6,17 @@ import re
 from dataclasses import replace
 from itertools import groupby
 
-import numpy as np
 import pytest
 
 from conftest import Problem
 from selfinformed.network.wrap import AttachPoint, wrap
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.training import latency_budgets
 from selfinformed.training import searching as module
 from selfinformed.training.features import FeatureStore, rank
-from selfinformed.training.searching import SearchResult, Space, search
-from selfinformed.training.structures import Builder, Choice, Structure
+from selfinformed.training.searching import SearchResult, search
+from selfinformed.training.spaces import Space
+from selfinformed.training.structures import Choice, Structure
 
 SMALL = Space(
     grouping=("confusions", "codetections"), n_groups=(3, 6), detections=(None,), dense_share=(0.0, 0.5), cover_share=(None,), depth=(1,),
@@ -158,105 +159,19 @@ def test_structures_the_data_cannot_carry_are_left_out(problem: Problem) -> None
     assert all("n_groups" in row["reason"] for row in left)
 
 
-def test_candidates_are_different_and_hold_the_controls_and_the_paper() -> None:
-    drawn = Space().candidates(60, 0)
-    assert len(set(map(str, drawn))) == len(drawn) == 60
-    assert 10 < sum(choice.is_dense for choice in drawn) <= 20  # a third, so that the rest of the space is seen too
-    assert {Choice("dense"), Choice("confusions", 3)} <= set(drawn)
-    assert len({choice.grouping for choice in drawn}) > 5
-    assert drawn == Space().candidates(60, 0)
-    assert drawn != Space().candidates(60, 1)
-    assert {choice.residual for choice in drawn if choice.share == 1} == {1.0, 0.25, 0.0}
-    assert {Choice("confusions", 48, depth=0, top_groups=8, rate=0.5, residual=q) for q in (1.0, 0.25, 0.0)} <= set(Space().anchors())
-    assert len(SMALL.candidates(1000, 0)) < 60  # a small space has no more
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_what_won_before_is_always_tried(seed: int) -> None:
-    drawn = set(Space().candidates(64, seed))
-    for residual in (1.0, 0.25, 0.0):
-        assert Choice("dense", rate=0.5, residual=residual) in drawn
-        assert Choice("confusions", 48, depth=0, top_groups=8, rate=0.5, residual=residual) in drawn
-    assert len(Space().candidates(4, seed)) == 4
-    assert Space(grouping=("dense",), depth=(1,), shared=(0,), rate=(1.0,), residual=(1.0,)).candidates(9, seed)[0] == Choice("dense")
-
-
-def ratio_of(ratio: float) -> tuple[np.ndarray, np.ndarray, float]:
-    return np.ones(1), ratio * np.ones(1), ratio
-
-
 def test_a_budget_of_latency_is_measured(problem: Problem, monkeypatch) -> None:
-    def seconds(one, other, inputs, repeats=20, warm=5):
-        return ratio_of(1 + 4 * (other.__self__.plan.extra_computation - 1))
-
-    monkeypatch.setattr(module, "paired_seconds", seconds)
+    monkeypatch.setattr(latency_budgets, "_extra_time", lambda net, structure, batches: 4 * (structure.plan.extra_computation - 1))
     result = searched(problem, budget=0.4, budget_of="latency", space=replace(SMALL, top_groups=(None,)), rounds=1, epochs=0.1)
     extras = [row["extra_computation"] - 1 for row in result.trials]
     assert 0.05 < max(extras) <= 0.1
 
 
-@pytest.mark.parametrize("choice", [Choice("dense"), Choice("dense", share=0.25), Choice("confusions", 6, top_groups=1, share=0.5)], ids=str)
-@pytest.mark.parametrize("batch", [1, 2, 40])
-def test_latency_is_that_of_the_heads_that_run(problem: Problem, monkeypatch, choice: Choice, batch: int) -> None:
-    def seconds(one, other, inputs, repeats=20, warm=5):
-        """Four times the multiply-adds that heads execute."""
-        other(inputs)
-        aug = other.__self__
-        executed = aug.dispatch.multiply_adds if aug.dispatch is not None else aug.plan.multiply_adds
-        return ratio_of(1 + 4 * (executed / problem.net.cost.multiply_adds - 1))
-
-    monkeypatch.setattr(module, "paired_seconds", seconds)
-    builder = Builder(problem.net, problem.store("holdout"), 0.4)
-    batches = [problem.holdout.read(range(start, start + batch)) for start in (0, 40)]
-    heads = builder.structure(choice, module._within_latency(builder, choice, batches).budget).plan
-    per_example = heads.multiply_adds - heads.base_multiply_adds if choice.top_groups is None else max(heads.head_multiply_adds)
-    assert 0.075 < choice.share * per_example / heads.base_multiply_adds <= 0.1
-
-
-TIMES = {
-    "little": lambda e: 0.3 * e, "as much": lambda e: e, "more": lambda e: 4 * e, "square": lambda e: 4 * e * e, "at first": lambda e: 0.3 + e / 4,
-    "root": lambda e: e**0.5,
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", TIMES)
-def test_widths_go_up_and_down_until_they_take_nearly_the_time_allowed(problem: Problem, monkeypatch, kind: str) -> None:
-    def seconds(one, other, inputs, repeats=20, warm=5):
-        return ratio_of(1 + TIMES[kind](other.__self__.plan.extra_computation - 1))
-
-    monkeypatch.setattr(module, "paired_seconds", seconds)
-    builder = Builder(problem.net, problem.store("holdout"), 0.4)
-    fit = module._within_latency(builder, Choice("dense"), [problem.net.example_inputs])
-    taken = TIMES[kind](builder.structure(Choice("dense"), fit.budget).plan.extra_computation - 1)
-    assert fit.extra_time == pytest.approx(taken)
-    assert 0.3 <= taken <= 0.4
-
-
-def test_widths_end_where_time_or_memory_say_nothing(problem: Problem, monkeypatch) -> None:
-    builder = Builder(problem.net, problem.store("holdout"), 0.4)
-    monkeypatch.setattr(module, "_extra_time", lambda net, structure, batches: 0.0)
-    assert module._within_latency(builder, Choice("dense"), []).budget == pytest.approx(1.6)
-
-    def short(net, structure, batches):
-        if structure.plan.extra_computation > 1.5:
-            raise SelfInformedError("plan: its heads take more bytes than are free")
-        return 0.1
-
-    monkeypatch.setattr(module, "_extra_time", short)
-    assert module._within_latency(builder, Choice("dense"), []) == module.Fit(0.4, 0.1)
-    monkeypatch.setattr(module, "_extra_time", lambda net, structure, batches: 0.5)
-    never = module._within_latency(builder, Choice("dense"), [])
-    assert never.budget is None
-    assert "takes +50.0% at its smallest, more than 40.0%" in never.reason
-
-
 def test_a_stopped_search_by_latency_goes_on_with_the_widths_it_measured(problem: Problem, monkeypatch, tmp_path) -> None:
     def by_latency(factor: float):
-        def seconds(one, other, inputs, repeats=20, warm=5):
-            extra = other.__self__.plan.extra_computation - 1
-            return ratio_of(1 + (factor * extra if len(other.__self__.plan.groups) < 3 else 9 - factor))
+        def extra_time(net, structure, batches):
+            return factor * (structure.plan.extra_computation - 1) if len(structure.plan.groups) < 3 else 9 - factor
 
-        monkeypatch.setattr(module, "paired_seconds", seconds)
+        monkeypatch.setattr(latency_budgets, "_extra_time", extra_time)
         options = {"budget": 0.4, "budget_of": "latency", "space": replace(SMALL, top_groups=(None,)), "rounds": 1, "epochs": 0.1}
         return searched(problem, journal=tmp_path / "search.jsonl", **options)
 
@@ -291,11 +206,6 @@ def test_a_structure_whose_loss_is_no_number_comes_last(problem: Problem) -> Non
 def test_impossible_searches_are_refused(problem: Problem, options, message: str) -> None:
     with pytest.raises(SelfInformedError, match=message):
         searched(problem, **options)
-
-
-def test_there_must_be_something_to_try() -> None:
-    with pytest.raises(SelfInformedError, match="no value for n_groups"):
-        Space(n_groups=())
 
 
 def test_maps_and_copies_of_the_trunk_are_tried(problem: Problem) -> None:

@@ -5,20 +5,16 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
-from selfinformed.augmented.network import augment
 from selfinformed.data.examples import Examples, Inputs
 from selfinformed.network.calls import batch_size_of
-from selfinformed.network.timing import paired_seconds
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import plain
@@ -27,8 +23,10 @@ from selfinformed.runtime.progress import progress
 from selfinformed.runtime.tabular import Table, frame
 from selfinformed.structure.counts import ConfusionCounts, Kind
 from selfinformed.structure.plans import HeadPlan
-from selfinformed.training.features import FeatureStore, HeadInput, rank
+from selfinformed.training.features import FeatureStore, rank
+from selfinformed.training.latency_budgets import Fit, heads_of, within_latency
 from selfinformed.training.recipe import RESIDUALS, REVISION, Recipe
+from selfinformed.training.spaces import Space
 from selfinformed.training.structures import Builder, Choice, Structure
 from selfinformed.training.teachers import keyed
 
@@ -36,114 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMAT = "selfinformed.search/1"
-_TRIES = 7  # measurements of a structure's time
-_MOST = 4  # times as many multiply-adds as the time allowed, both as shares, at most
 _KEPT = 3  # one in so many goes on to the next round, which trains so many times longer
-
-
-@dataclass(frozen=True)
-class Space:
-    """The values a search chooses from; see `Choice`. Up to a third of the candidates are dense heads, of its depths, shared layers, rates,
-    residuals and inputs."""
-
-    grouping: Sequence[str] = ("confusions", "codetections", "both", "balanced", "hinton", "greedy", "dense")
-    n_groups: Sequence[int] = (3, 6, 12, 24, 48)
-    detections: Sequence[int | None] = (None, 5, 20)
-    cover_share: Sequence[float | None] = (None, 0.2)
-    dense_share: Sequence[float] = (0.0, 0.25, 0.5, 0.75)
-    depth: Sequence[int] = (1, 0, 2)
-    capacity: Sequence[Any] = ("uniform", "labels", "confusions")
-    top_groups: Sequence[int | None] = (None, 1, 2, 4, 8)
-    share: Sequence[float] = (1.0, 0.5, 0.25)
-    attach: Sequence[str | None] = (None,)
-    kernel: Sequence[int] = (1,)
-    copy: Sequence[bool] = (False,)
-    shared: Sequence[int] = (0, 64, 128)
-    linear: Sequence[bool] = (True, False)
-    rate: Sequence[float] = (1.0, 0.5, 0.25)
-    residual: Sequence[float] = RESIDUALS
-    head_input: Sequence[HeadInput | None] = (None,)
-
-    def __post_init__(self) -> None:
-        for name, values in vars(self).items():
-            if not values:
-                raise SelfInformedError(f"search: the space has no value for {name}; give at least one")
-
-    @classmethod
-    def of(cls, net: WrappedClassifier) -> Space:
-        """The default space for a network: each of its attach points, feature maps over those that are maps, copies of the trunk from there on (then
-        also for the least certain tenth of the examples alone).
-        """
-        points = [point.module for point in net.attach_points]
-        attach = (None, *points) if len(points) > 1 else (None,)
-        if not any(shape.map for shape in net.shapes):
-            return cls(attach=attach)
-        return cls(attach=attach, kernel=(1, 3), copy=(False, True), share=(*cls.share, 0.1))
-
-    @property
-    def middle_rate(self) -> float:
-        """What most structures want."""
-        return self.rate[(len(self.rate) - 1) // 2]
-
-    def dense(self) -> list[Choice]:
-        """Every dense head of the space that is run on all examples and reads features as they are."""
-        names = ("depth", "attach", "kernel", "shared", "linear", "rate", "residual", "head_input")
-        parts = itertools.product(*(getattr(self, name) for name in names))
-        return list(dict.fromkeys(Choice("dense", **dict(zip(names, values, strict=True))) for values in parts))
-
-    def anchors(self) -> list[Choice]:
-        """The paper's structure and its nearest relatives, of which a third of the candidates is taken."""
-        numbers = sorted({self.n_groups[0], self.n_groups[len(self.n_groups) // 2], self.n_groups[-1]})
-        rate = self.middle_rate
-        found = [Choice(self.grouping[0], n, rate=r, residual=q) for n in numbers for r in (self.rate[0], rate) for q in self.residual]
-        for n, top in itertools.product(numbers, [top for top in self.top_groups if top is not None and top < numbers[-1]]):
-            depths = sorted({min(self.depth), 1})
-            found += [Choice(self.grouping[0], n, depth=depth, top_groups=top, rate=rate, residual=q) for depth in depths for q in self.residual]
-        few = next((top for top in self.top_groups if top is not None), None)
-        for attach, n, share in itertools.product(self.attach, numbers[:2], sorted(self.share)[:2]):  # a draw would rarely hit on these
-            found += [Choice(self.grouping[0], n, top_groups=few, share=share, attach=attach, copy=True, rate=rate) for copied in self.copy if copied]
-            found += [Choice(self.grouping[0], n, top_groups=few, attach=attach, kernel=kernel, rate=rate) for kernel in self.kernel if kernel != 1]
-        return list(dict.fromkeys(replace(choice, head_input=self.head_input[0]) for choice in found))
-
-    def draw(self, rng: np.random.Generator) -> Choice:
-        """One choice at random; each attribute has its first value half of the time, so that most draws differ from the paper in few ways."""
-        drawn: dict[str, Any] = {}
-        for name, values in vars(self).items():
-            free = name in ("grouping", "n_groups", "top_groups", "rate", "residual")
-            drawn[name] = values[rng.integers(len(values))] if free or rng.random() < 0.5 else values[0]
-        return Choice(**drawn)
-
-    def candidates(self, number: int, seed: int, settled: Callable[[Choice], Choice] = lambda choice: choice) -> list[Choice]:
-        """So many different choices, fewer where the space holds fewer: up to a third dense heads, up to a third anchors, the rest at random.
-
-        Among them always, for each residual at the middle rate, the plainest dense head, and output units alone of as many groups as there may be, run
-        where the scores point; and a copy and a map where the space has them. `settled` gives each the one name it has for a network; see `Builder.settled`.
-        """
-        rng = np.random.default_rng(seed)
-        found: dict[Choice, None] = {}
-        dense, anchors = (list(map(settled, choices)) for choices in (self.dense(), self.anchors()))
-        pointed = Choice(
-            self.grouping[0], self.n_groups[-1], depth=min(self.depth), top_groups=max(filter(None, self.top_groups), default=None),
-            head_input=self.head_input[0],
-        )  # fmt: skip
-        first, second = ([settled(replace(c, rate=self.middle_rate, residual=q)) for q in self.residual] for c in (self.dense()[0], pointed))
-        rare = [choice for choice in anchors if choice.copy][:1] + [choice for choice in anchors if choice.kernel != 1][:1]
-        for always, others in (([dense[0], *first], dense), ([anchors[0], *second, *rare], anchors)):
-            found |= dict.fromkeys(_some(always, others, max(1, number // 3), rng))
-        only_dense = {*self.grouping} == {"dense"}
-        for _ in range(50 * number):
-            if len(found) >= number:
-                break
-            drawn = settled(self.draw(rng))
-            if only_dense or not drawn.is_dense:
-                found.setdefault(drawn)
-        return list(found)
-
-
-def _some(always: Sequence[Choice], others: Sequence[Choice], number: int, rng: np.random.Generator) -> list[Choice]:
-    """So many different choices, fewer where there are not as many: those first, then some of the others at random, in their order."""
-    given, sure = list(dict.fromkeys([*always, *others])), min(number, len({*always}))
-    return given[:sure] + [given[i] for i in sorted(rng.permutation(len(given) - sure)[: number - sure] + sure)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -279,9 +170,9 @@ def search(
     drawn = space.candidates(candidates, seed, builder.settled)
     for choice in progress(drawn, len(drawn), "measuring structures") if timed else drawn:
         try:
-            heads = _heads_of(choice)
+            heads = heads_of(choice)
             if timed and heads not in done.fits:
-                done.add_fit(heads, _within_latency(builder, choice, batches))
+                done.add_fit(heads, within_latency(builder, choice, batches))
             fit = done.fits.get(heads, Fit())
             if fit.reason:
                 raise SelfInformedError(fit.reason)
@@ -297,7 +188,7 @@ def search(
         passes, rows = epochs / _KEPT ** (rounds - number), []
         for name in progress(names, len(names), f"searching, {what}"):
             about = {"structure": name, "choice": asdict(choices[name]), "round": number, "epochs": passes}
-            about |= {"extra_time": done.fits[_heads_of(choices[name])].extra_time} if timed else {}
+            about |= {"extra_time": done.fits[heads_of(choices[name])].extra_time} if timed else {}
             row = done.find(structures[name], passes)
             if row is None:
                 row = about | _judged(net, structures[name], train, holdout, passes, top_k, seed, training)
@@ -358,63 +249,6 @@ def _judged(
         return {"mean_average_precision": 0.0, "extra_computation": structure.plan.extra_computation, "seconds": 0.0, "reason": str(error)}
     seconds = round(time.perf_counter() - start, 2)
     return {"mean_average_precision": score, "extra_computation": executed / net.cost.multiply_adds, "seconds": seconds}
-
-
-def _heads_of(choice: Choice) -> str:
-    """The choice without how its heads are trained, which changes nothing of the time they take."""
-    return str(replace(choice, rate=1.0, residual=1.0, head_input=None))
-
-
-@dataclass(frozen=True)
-class Fit:
-    """With how many multiply-adds, as a share of the base's, a structure takes the time allowed, and what it takes; or why it does not fit."""
-
-    budget: float | None = None
-    extra_time: float | None = None
-    reason: str = ""
-
-
-def _within_latency(builder: Builder, choice: Choice, batches: Sequence[Inputs]) -> Fit:
-    """The multiply-adds with which a structure's measured time is within the builder's budget, and near it."""
-    allowed, budget, over, found = builder.budget, builder.budget, inf, Fit()
-    for _ in range(_TRIES):
-        try:
-            extra = _extra_time(builder.net, builder.structure(choice, budget), batches)
-        except SelfInformedError as error:  # too few multiply-adds for its heads, or more weights than there is memory for
-            return found if found.budget else Fit(reason=str(error))
-        if extra > allowed:
-            over, least = min(over, budget), extra
-        elif budget > (found.budget or 0.0):
-            found = Fit(budget, extra)
-        near = 0.8 * allowed <= extra <= allowed or (found.budget or 0.0) > 0.9 * over or budget >= _MOST * allowed
-        if near:
-            break
-        budget *= min(max(0.2, 0.9 * allowed / max(extra, 1e-9)), 3.0)
-        if found.budget and not found.budget < budget < over:
-            budget = (found.budget + over) / 2
-        budget = min(budget, _MOST * allowed)
-    return found if found.budget else Fit(reason=f"latency: {choice} takes {least:+.1%} at its smallest, more than {allowed:.1%}")
-
-
-def _extra_time(net: WrappedClassifier, structure: Structure, batches: Sequence[Inputs]) -> float:
-    """Measured time over the base's, minus 1, of such batches, of whose examples a share runs heads."""
-    aug = augment(net, structure.plan)
-    aug.output = aug.output or "softmax"
-    start = time.perf_counter()
-    net.logits(batches[0])
-    repeats = round(min(200.0, max(5.0, 4 / (time.perf_counter() - start))))  # four seconds of each network
-    batches = batches[: 10 if structure.is_conditional else 1]  # which heads run depends on the examples
-
-    def extra(**run: Any) -> float:
-        with aug.conditional(structure.top_groups, **run) if structure.is_conditional else nullcontext():
-            pairs = [
-                paired_seconds(net.logits, aug.logits, inputs, -(-repeats // len(batches)), warm=1 if number else 5)
-                for number, inputs in enumerate(batches)
-            ]
-        return float(np.median(np.concatenate([other / one for one, other, _ in pairs]))) - 1
-
-    some = min(1.0, structure.share * batch_size_of(batches[0]))  # of the batches: the rest have no example that runs heads
-    return some * extra(share=structure.share) + ((1 - some) * extra(above=inf) if some < 1 else 0.0)
 
 
 class _Trials:
