@@ -190,9 +190,10 @@ def run(run: Run, json: bool) -> None:
 def measure(run: Run, json: bool) -> None:
     """Counts which labels the network mixes up on held-out data (eqs. 3 and 4)."""
     counts = run.counts()
-    pairs = counts.most_confused(20, run.labels)
-    about = {"n_examples": counts.n_examples, "n_labels": counts.n_labels, "top_k": counts.top_k}
-    _show(json, {**about, "pairs": pairs}, pairs, f"most confused pairs in {counts.n_examples:,} examples, top {counts.top_k} of {counts.n_labels:,} labels")
+    pairs, unseen = counts.most_confused(20, run.labels), [run.labels.names[label] for label in counts.never_annotated]
+    about = {"n_examples": counts.n_examples, "n_labels": counts.n_labels, "top_k": counts.top_k, "labels_without_examples": unseen}
+    title = f"most confused pairs in {counts.n_examples:,} examples, top {counts.top_k} of {counts.n_labels:,} labels"
+    _show(json, {**about, "pairs": pairs}, pairs, f"{title}; {len(unseen):,} labels have no example" if unseen else title)
 
 
 @_verb(_INPUTS + _COUNTS + _CLUSTER + ["bootstraps", "sweep"], "selfinformed cluster config.yaml --n-groups auto --sweep 2,4,8,16,32")
@@ -250,9 +251,11 @@ def probe(run: Run, json: bool) -> None:
         return
     forecast = headroom["forecast"]
     low, high = (percent(end, "+") for end in forecast["interval"])
+    optimism = f", {percent(forecast['optimism'])} taken off for having chosen it" if forecast.get("optimism") else ""
     print(  # noqa: T201
         f"forecast at {percent(forecast['budget'], digits=1)}% more multiply-adds: {percent(forecast['gain'], '+')} mAP ({low} to {high}), "
-        f"by {'retraining the classifier' if forecast['choice'] == 'classifier' else forecast['choice']}; limited by: {headroom['limited_by']}"
+        f"by {'retraining the classifier' if forecast['choice'] == 'classifier' else forecast['choice']}"
+        f"{optimism}; limited by: {headroom['limited_by']}"
     )
     if rows:
         Table.of("where the gain of the wide head lies", rows, _WORDS).print()

@@ -366,3 +366,23 @@ def test_logits_restores_the_mode():
     aug.train()
     assert torch.equal(aug.logits(inputs), net.logits(inputs))
     assert all(module.training for module in aug.modules())
+
+
+class Named(nn.Module):
+    """Takes two tensors, of which the second may be named."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack, self.classifier = nn.Linear(5, 4), nn.Linear(4, 6)
+
+    def forward(self, numbers: torch.Tensor, kind: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.stack(torch.cat([numbers, kind], 1)))
+
+
+def test_it_is_called_as_its_base_is() -> None:
+    model, numbers, kind = Named(), torch.randn(3, 3), torch.randn(3, 2)
+    net = wrap(model, {"numbers": numbers, "kind": kind})
+    aug = augment(net, plan(net, LabelGroups.everything(6), hidden=(2,)))
+    expected = model(numbers, kind)
+    for logits in (aug({"numbers": numbers, "kind": kind}), aug(numbers=numbers, kind=kind), aug(numbers, kind), aug(numbers, kind=kind)):
+        assert torch.equal(logits, expected)

@@ -16,6 +16,7 @@ from selfinformed.network.wrap import AttachPoint, wrap
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import plan
+from selfinformed.training.features import rank
 from selfinformed.training.fitting import fit
 
 
@@ -36,6 +37,23 @@ def test_saved_and_loaded_is_equal(problem: Problem, trained, saved):
     inputs = problem.test.read(range(32))
     assert torch.equal(load(saved, problem.net.model, inputs[:2])(inputs), trained(inputs))
     assert torch.equal(load(saved, problem.net)(inputs), trained(inputs))
+
+
+@pytest.mark.parametrize("output", ["softmax", "logistic", None])
+@pytest.mark.filterwarnings("ignore:mAP@50 ranks the logits")
+def test_a_loaded_network_is_ranked_as_the_saved_one(problem: Problem, tmp_path, output):
+    net = wrap(problem.net.model, problem.net.example_inputs, labels=problem.net.labels, output=output)
+    aug = augment(net, plan(net, problem.groups, hidden=(6,)))
+    fit(aug, problem.store("train"), epochs=0.5)
+    aug.save_pretrained(tmp_path)
+    figures = rank(aug, problem.test).mean_average_precision
+    loaded = load(tmp_path, problem.net.model, problem.net.example_inputs)
+    assert (loaded.net.output, loaded.output) == (output, aug.output)
+    assert rank(loaded, problem.test).mean_average_precision == figures
+    config = json.loads((tmp_path / "config.json").read_text())  # as an earlier version wrote it
+    del config["checksum"], config["wrapped_output"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert load(tmp_path, problem.net.model, problem.net.example_inputs).net.output == aug.output
 
 
 def test_only_new_weights_are_saved(trained, saved):

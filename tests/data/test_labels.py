@@ -46,3 +46,18 @@ def test_names_that_are_refused(names, message):
 def test_an_unknown_name_is_told_what_there_is():
     with pytest.raises(SelfInformedError, match=r"no label is named 'z'; the 4 labels begin \['a', 'b', 'c'\]"):
         LabelSpace("abcd").index("z")
+
+
+def test_a_name_that_is_near_is_told():
+    with pytest.raises(SelfInformedError, match="no label is named 'red sterne'; did you mean 'red stern'"):
+        LabelSpace(["blue stern", "red stern", "zebra"]).index("red sterne")
+
+
+def test_the_first_name_that_stands_elsewhere():
+    one = LabelSpace(["a", "b", "c"])
+    assert one.first_elsewhere(one) is None
+    assert one.first_elsewhere(LabelSpace(["a", "c", "b"])) == ("b", 1, 2)
+    assert one.first_elsewhere(LabelSpace(["x", "a"])) == ("a", 0, 1)
+    assert one.first_elsewhere(LabelSpace(["x", "y", "z"])) is None
+    numbers = LabelSpace(["10", "0", "1"])
+    assert LabelSpace.numbered(3).first_elsewhere(numbers) is numbers.first_elsewhere(LabelSpace.numbered(3)) is None  # numbers name nothing

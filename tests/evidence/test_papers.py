@@ -146,12 +146,12 @@ def test_differences_know_their_sign() -> None:
 
 
 def test_groups_are_the_papers_table_1() -> None:
-    groups, labels = LabelGroups(4, ([2, 0], [3]), ("c, a", "d")), LabelSpace("abcd")
+    groups, labels = LabelGroups(4, ([2, 0], [3]), ("c; a", "d")), LabelSpace("abcd")
     plan = HeadPlan(groups, ((8, 4), (3,)), 10, 1000, 100)
     table = group_table(groups, labels, plan, comparison())
     gain = 100 * (np.mean([0.5123456789, 0.5131]) - 0.4)
-    assert table.cells() == [["1", "2", "c, a", "8-4", f"+{gain:.2f}"], ["2", "1", "d", "3", f"+{gain:.2f}"]]
-    assert group_table(groups, labels).cells() == [["1", "2", "c, a"], ["2", "1", "d"]]
+    assert table.cells() == [["1", "2", "c; a", "8-4", f"+{gain:.2f}"], ["2", "1", "d", "3", f"+{gain:.2f}"]]
+    assert group_table(groups, labels).cells() == [["1", "2", "c; a"], ["2", "1", "d"]]
     assert group_table(LabelGroups(4, ()), labels, plan, comparison()).cells() == []
 
 
@@ -170,7 +170,7 @@ def test_every_table_is_written_three_ways(tmp_path) -> None:
     write_tables(tmp_path, comparison(), groups, labels, plan, trials)
     assert (tmp_path / "search.md").read_text().splitlines()[-1] == "| a dense head | 0.50 | 25.00 | 1.030x | 2 |"
     assert trial_table(trials).rows[0].keys() == {"structure", "round", "epochs", "mean_average_precision", "extra_computation", "seconds"}
-    assert "\\$c\\$, =1" in (tmp_path / "groups.tex").read_text()
+    assert "\\$c\\$; =1" in (tmp_path / "groups.tex").read_text()
 
 
 def test_the_line_for_grep_has_the_same_words_always() -> None:

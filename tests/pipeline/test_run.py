@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from conftest import refused, write_config, write_images
 from selfinformed.augmented import saved as saved_module
@@ -25,6 +26,7 @@ from selfinformed.pipeline import run as module
 from selfinformed.pipeline.artefacts import read_artefact
 from selfinformed.pipeline.config import read_config
 from selfinformed.pipeline.folder import RunFolder
+from selfinformed.pipeline.inputs import Inputs
 from selfinformed.pipeline.run import Run
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.clustering import cluster
@@ -36,7 +38,7 @@ from selfinformed.training.stepping import Training
 from selfinformed.training.structures import Structure
 
 DOCUMENTED = {
-    "config.yaml", "counts.safetensors", "groups.json", "plan.json", "probe.json", "heads.safetensors", "config.json", "history.jsonl",
+    "config.yaml", "network.json", "counts.safetensors", "groups.json", "plan.json", "probe.json", "heads.safetensors", "config.json", "history.jsonl",
     "evaluation.json", "comparison.json", "comparison.jsonl", "report.html",
     *(f"tables/{name}.{kind}" for name in ("comparison", "groups") for kind in ("csv", "md", "tex")),
     *(f"figures/{name}.{kind}" for name in ("cost", "confusions", "groups", "eigenvalues", "learning", "calibration") for kind in ("png", "svg")),
@@ -105,7 +107,7 @@ def test_stages_make_what_they_need_and_no_more(workspace: Path) -> None:
     run = opened(workspace)
     assert set(files(run.folder)) == {"config.yaml"}
     run.groups()
-    assert set(files(run.folder)) == {"config.yaml", "counts.safetensors", "groups.json"}
+    assert set(files(run.folder)) == {"config.yaml", "network.json", "counts.safetensors", "groups.json"}
 
 
 def test_a_second_run_computes_nothing_again(workspace: Path, monkeypatch) -> None:
@@ -214,6 +216,41 @@ def test_a_configuration_that_made_nothing_yet_may_be_mended(workspace: Path) ->
     run = opened(workspace)
     assert run.counts().n_examples == 240
     assert read_config(run.folder) == run.config
+
+
+def test_a_run_is_of_one_network(workspace: Path, monkeypatch) -> None:
+    weights = workspace / "weights.safetensors"
+    network = opened(workspace).net.model
+    save_file(network.state_dict(), weights)
+    run = opened(workspace, checkpoint=str(weights), output=str(workspace / "other"))
+    run.groups()
+    kept = files(run.folder)
+    wrapped = []
+    monkeypatch.setattr(Inputs, "network", lambda self, network=Inputs.network: wrapped.append(1) or network(self))
+    assert Run(run.config).folder == run.folder
+    assert not wrapped  # what is there is read without the network as long as its file is what it was
+    os.utime(weights, (1, 1))
+    Run(run.config)  # the same weights in another file
+    Run(run.config)
+    assert len(wrapped) == 1
+    save_file({name: value + 1 if value.is_floating_point() else value for name, value in network.state_dict().items()}, weights)
+    for _ in range(2):
+        with refused("other holds a run of", "with other weights than it has now; choose another --output, or delete the folder"):
+            Run(run.config)
+    assert {name: data for name, data in files(run.folder).items() if name != "network.json"} == {
+        name: data for name, data in kept.items() if name != "network.json"
+    }
+    assert Run(read_config(write_config(workspace, checkpoint=str(weights), output=str(workspace / "third")))).counts().n_examples == 240
+
+
+def test_a_run_folder_without_the_file_of_its_network_gets_one(done: Run, workspace: Path) -> None:
+    (done.folder / "network.json").unlink()  # of an earlier version
+    assert opened(workspace).augmented().net.fingerprint == json.loads((done.folder / "network.json").read_text())["fingerprint"]
+
+
+def test_the_configuration_of_a_run_folder_is_that_of_this_folder(done: Run, workspace: Path) -> None:
+    copied = shutil.copytree(done.folder, workspace / "copied")
+    assert read_config(copied / "config.yaml") == read_config(copied) == replace(done.config, output=str(copied))
 
 
 def test_a_moved_run_folder_stays_whole(done: Run, workspace: Path, monkeypatch) -> None:
@@ -355,7 +392,9 @@ def test_what_the_search_found_is_trained_judged_and_kept(workspace: Path) -> No
     again = opened(workspace, **options)
     assert torch.equal(again.augmented().logits(inputs), aug.logits(inputs))
     assert again.evaluation().items() >= json.loads(json.dumps(figures)).items()
-    assert len(again.conditional()) == len({0, len(aug.plan.groups)})
+    assert [row["top_groups"] for row in again.conditional()] == sorted({0, aug.top_groups or len(aug.plan.groups), len(aug.plan.groups)})
+    with refused("of another structure than planned", "to go on with them: --structure searched; to replace them: selfinformed fit"):
+        opened(workspace).evaluation()
     assert planned.is_trained is False is not again.is_trained
     back = opened(workspace)
     assert back.augmented(replace_others=True).plan.to_dict() == planned.plan().to_dict()
@@ -552,7 +591,7 @@ def test_unreadable_images_are_set_aside_listed_and_stay_so_on_resuming(workspac
     options = write_images(workspace, bad="class 3/2.png")
     with pytest.raises(SelfInformedError, match=r"class 3/2\.png cannot be read"):
         opened(workspace, **options).features("train")
-    options |= {"skip_bad": 1, "arms": ["base", "confusions", "finetune"]}
+    options |= {"skip_bad": 1, "arms": ["base", "confusions", "finetune"]}  # as the error says, in the same folder
     first = opened(workspace, **options)
     store = first.features("train")
     assert len(store) == len(store.targets) == 47

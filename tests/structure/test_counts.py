@@ -255,3 +255,11 @@ def test_the_most_confused_pairs_come_first() -> None:
     counts = ConfusionCounts(3, 2, "codetections")
     counts.update_detections([[0, 1], [1, 0], [2, 1]], [0, 0, 0])
     assert counts.most_confused(9) == [{"detected": 0, "also_detected": 1, "examples": 2}, {"detected": 1, "also_detected": 2, "examples": 1}]
+
+
+@pytest.mark.parametrize("kind", ["confusions", "codetections"])
+def test_labels_that_no_example_was_annotated_with(kind: Any) -> None:
+    counts = ConfusionCounts(5, 2, kind)
+    counts.update_detections(np.array([[0, 1], [3, 4], [1, 4]]), [[0], [3, 1], []])
+    assert counts.never_annotated.tolist() == ([2, 4] if kind == "confusions" else [])
+    assert ConfusionCounts(3, 2).never_annotated.tolist() == [0, 1, 2]

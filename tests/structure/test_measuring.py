@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from conftest import Problem, changed_inputs, changed_network, damaged, refused
 from selfinformed.data.examples import Examples, open_dataset
+from selfinformed.data.labels import LabelSpace
 from selfinformed.data.predictions import open_predictions
-from selfinformed.network.wrap import WrappedClassifier
+from selfinformed.network.wrap import WrappedClassifier, wrap
 from selfinformed.runtime import work
 from selfinformed.runtime.files import read_tensors, write_tensors
 from selfinformed.structure.counts import ConfusionCounts
 from selfinformed.structure.detections import detections
 from selfinformed.structure.measuring import FORMAT, count, detect, measure
+from selfinformed.training.features import FeatureStore, rank
 
 UNITS, SIZE = 10, 64  # of 600 examples in batches of 64
 
@@ -173,3 +177,20 @@ def test_saved_predictions_count_like_the_arrays_in_memory(either, tmp_path, kin
     expected = ConfusionCounts(36, 6, kind)
     expected.update_detections(ids, targets)
     assert same(count(open_predictions(tmp_path / "saved.npz", 36), kind), expected, tmp_path)
+
+
+def test_the_same_names_in_another_order_are_refused(problem: Problem):
+    names = [f"label {i}" for i in range(problem.net.n_labels)]
+    net = wrap(problem.net.model, problem.net.example_inputs, labels=names)
+
+    def labelled(names: list[str]) -> Examples:
+        return replace(problem.holdout, labels=LabelSpace(names))
+
+    for fine in (names, [name.upper() for name in names], list(map(str, range(len(names))))):  # other names may be the same labels
+        assert measure(net, labelled(fine)).n_examples == len(problem.holdout)
+    swapped = [*names[:4], names[5], names[4], *names[6:]]
+    for use in (measure, FeatureStore.build, rank):
+        with refused("the label 'label 4' is output 4 of the network and label 5 of the data; open the data with labels=net.labels"):
+            use(net, labelled(swapped))
+    numbered = wrap(problem.net.model, problem.net.example_inputs)
+    assert measure(numbered, labelled(swapped)).n_examples == len(problem.holdout)  # a network that knows no names

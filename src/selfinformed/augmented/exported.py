@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,8 +56,16 @@ def export_program(aug: AugmentedClassifier, inputs: Inputs) -> torch.export.Exp
     names, tensors = (list(inputs), tuple(inputs.values())) if isinstance(inputs, dict) else ([], (inputs,))
     batch = torch.export.Dim("batch")
     shapes = {"tensors": tuple({0: batch} for _ in tensors)}
-    with torch.no_grad():
+    with torch.no_grad(), _quiet():
         return torch.export.export(_Logits(aug.base, names).eval(), tensors, dynamic_shapes=shapes, strict=False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch says of its own code: that it will change."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def export_onnx(aug: AugmentedClassifier, path: str | Path, inputs: Inputs, tolerance: float = 1e-4, heads: str | Path | None = None) -> ExportCheck:
@@ -78,7 +89,9 @@ def export_onnx(aug: AugmentedClassifier, path: str | Path, inputs: Inputs, tole
     except (ImportError, RuntimeError):
         raise SelfInformedError("export: ONNX needs an extra; run: pip install 'selfinformed[onnx]'") from None
     names = list(inputs) if isinstance(inputs, dict) else ["inputs"]
-    program = torch.onnx.export(export_program(aug, inputs), dynamo=True, input_names=names, output_names=["logits"], verbose=False)
+    program_of_logits = export_program(aug, inputs)
+    with _quiet():
+        program = torch.onnx.export(program_of_logits, dynamo=True, input_names=names, output_names=["logits"], verbose=False)
     assert program is not None
     with written_atomically(path) as temporary:
         program.save(str(temporary))

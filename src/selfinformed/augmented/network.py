@@ -17,6 +17,7 @@ from torch import nn
 from selfinformed.augmented.dispatch import Dispatch
 from selfinformed.augmented.heads import Heads
 from selfinformed.data.examples import Inputs
+from selfinformed.data.labels import LabelSpace
 from selfinformed.network.averaged import AveragedClassifier
 from selfinformed.network.calls import call, evaluating, logits_of
 from selfinformed.network.wrap import AttachPoint, Output, WrappedClassifier, fingerprint_of
@@ -90,6 +91,11 @@ class AugmentedClassifier(nn.Module):
         return self.net.n_labels
 
     @property
+    def labels(self) -> LabelSpace:
+        """The network's."""
+        return self.net.labels
+
+    @property
     def dispatch(self) -> Dispatch | None:
         """What chooses heads and counts their multiply-adds, within `conditional` or after `run_conditionally`; None where all heads run."""
         return self._slot.dispatch
@@ -100,8 +106,10 @@ class AugmentedClassifier(nn.Module):
         run = "" if self.dispatch is None else f" {self.top_groups} {self.above}"
         return hashlib.sha256(f"{fingerprint_of(self)} {self.plan.to_dict()}{run}".encode()).hexdigest()
 
-    def forward(self, inputs: Inputs) -> torch.Tensor:
-        """Inputs as the base takes them (keyword arguments as a dictionary) to logits [B, C]."""
+    def forward(self, inputs: Inputs | None = None, *more: Any, **named: Any) -> torch.Tensor:
+        """Inputs as the base takes them, or its keyword arguments as one dictionary, to logits [B, C]."""
+        if inputs is None or more or named:
+            return logits_of(self.base(*(() if inputs is None else (inputs, *more)), **named))
         return logits_of(call(self.base, inputs))
 
     def logits(self, inputs: Inputs) -> torch.Tensor:

@@ -42,7 +42,7 @@ def save(aug: AugmentedClassifier, folder: str | Path, made_with: Mapping[str, A
     write_tensors(folder / "heads.safetensors", arrays, {"format": WEIGHTS_FORMAT, "base": net.fingerprint, **run})
     config = {
         "format": CONFIG_FORMATS[conditional], "base_fingerprint": net.fingerprint, "base_class": type(net.model).__name__,
-        "classifier": list(net.classifier_names), "attach": [vars(point) for point in net.attach_points], "output": aug.output,
+        "classifier": list(net.classifier_names), "attach": [vars(point) for point in net.attach_points], "output": aug.output, "wrapped_output": net.output,
         "base_was_tuned": aug.base_was_tuned, "top_groups": aug.top_groups, "above": aug.above,
         "labels": list(net.labels.names), "plan": aug.plan.to_dict(), "versions": versions(), **({"made_with": dict(made_with)} if made_with else {}),
     }  # fmt: skip
@@ -71,12 +71,13 @@ def load(folder: str | Path, model: nn.Module | WrappedClassifier, example_input
         attach = tuple(AttachPoint(**point) for point in ([given] if isinstance(given, dict) else given))
         classifier = (config["classifier"],) if isinstance(config["classifier"], str) else tuple(config["classifier"])
         plan = HeadPlan.from_dict(config["plan"], str(folder / "config.json"))
-        with naming(folder / "config.json"):
-            net = _wrapped(model, example_inputs, labels, classifier, attach)
         output, tuned, expected = config["output"], bool(config["base_was_tuned"]), config["base_fingerprint"]
-        top_groups, above = config.get("top_groups"), config.get("above")
-        if output not in (None, *get_args(Output)):
-            raise ValueError(f"output: expected {' or '.join(get_args(Output))}, found {shown(output)}")
+        top_groups, above, wrapped_output = config.get("top_groups"), config.get("above"), config.get("wrapped_output", output)
+        for kind in (output, wrapped_output):
+            if kind not in (None, *get_args(Output)):
+                raise ValueError(f"output: expected {' or '.join(get_args(Output))}, found {shown(kind)}")
+        with naming(folder / "config.json"):
+            net = _wrapped(model, example_inputs, labels, classifier, attach, wrapped_output)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise SelfInformedError(f"{folder / 'config.json'}: not a valid heads config ({reason_of(error)})") from None
     if net.fingerprint != expected:
@@ -112,7 +113,8 @@ def load(folder: str | Path, model: nn.Module | WrappedClassifier, example_input
 
 
 def _wrapped(
-    model: nn.Module | WrappedClassifier, inputs: Inputs | None, labels: LabelSpace, classifier: tuple[str, ...], attach: tuple[AttachPoint, ...]
+    model: nn.Module | WrappedClassifier, inputs: Inputs | None, labels: LabelSpace, classifier: tuple[str, ...], attach: tuple[AttachPoint, ...],
+    output: Output | None,
 ) -> WrappedClassifier:
     if isinstance(model, WrappedClassifier):
         if (model.classifier_names, model.attach_points) != (classifier, attach):
@@ -121,4 +123,4 @@ def _wrapped(
         return model
     if inputs is None:
         raise SelfInformedError("load: give example_inputs=, a small batch as the model takes it, or a wrapped model")
-    return wrap(model, inputs, labels=labels, classifier=classifier, attach=attach)
+    return wrap(model, inputs, labels=labels, classifier=classifier, attach=attach, output=output)

@@ -72,15 +72,17 @@ class ImageFiles:
     def from_folder(cls, folder: Path, labels: LabelSpace | None) -> ImageFiles:
         """One subfolder per label."""
         subfolders = sorted(p for p in folder.iterdir() if p.is_dir())
-        labels = labels or (LabelSpace(p.name for p in subfolders) if subfolders else None)
-        found = [
-            (path, labels.index(sub.name))
-            for sub in subfolders if labels
-            for path in sorted(sub.rglob("*")) if path.suffix.lower() in SUFFIXES
-        ]  # fmt: skip
-        if not found or labels is None:
+        names = labels or LabelSpace([p.name for p in subfolders] or ["none"])
+        found = []
+        for sub in subfolders:
+            try:
+                label = names.index(sub.name)
+            except SelfInformedError as error:
+                raise SelfInformedError(f"data: {sub}: {error}") from None
+            found += [(path, label) for path in sorted(sub.rglob("*")) if path.suffix.lower() in SUFFIXES]
+        if not found:
             raise SelfInformedError(f"data: {folder} holds no images in subfolders; expected {folder}/LABEL/IMAGE.png")
-        return cls([path for path, _ in found], [[label] for _, label in found], labels)
+        return cls([path for path, _ in found], [[label] for _, label in found], names)
 
     @classmethod
     def from_manifest(cls, path: Path, labels: LabelSpace | None) -> ImageFiles:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,6 +10,8 @@ from typing import Any
 
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.reading import MOST_LABELS, shown
+
+_SEARCHED = 10_000  # names, for one that is near
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,21 @@ class LabelSpace:
         try:
             return self._index[name]
         except KeyError:
-            raise SelfInformedError(
-                f"labels: no label is named {shown(name)}; the {len(self)} labels begin {shown(list(self.names[:3]))}"
-            ) from None
+            near = difflib.get_close_matches(name, self.names[:_SEARCHED], 1)
+            hint = f"did you mean {shown(near[0])}? The" if near else "the"
+            raise SelfInformedError(f"labels: no label is named {shown(name)}; {hint} {len(self)} labels begin {shown(list(self.names[:3]))}") from None
 
     def indices(self, names: Sequence[str]) -> list[int]:
         """The output units of several label names."""
         return [self.index(name) for name in names]
+
+    def first_elsewhere(self, other: LabelSpace) -> tuple[str, int, int] | None:
+        """A name that stands at another place in another set of names, with both its places; None where there is none, or where one set is numbers."""
+        numbers = tuple(map(str, range(len(self))))
+        if self.names == other.names or numbers in (self.names, other.names):
+            return None
+        both = ((name, i, other._index.get(name, i)) for name, i in self._index.items())
+        return next((found for found in both if found[1] != found[2]), None)
 
     @cached_property
     def _index(self) -> dict[str, int]:

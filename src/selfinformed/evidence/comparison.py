@@ -28,6 +28,7 @@ from selfinformed.runtime.versions import machine, versions
 from selfinformed.structure.average_precision import nan_mean
 from selfinformed.structure.plans import HeadPlan
 from selfinformed.training.features import FeatureStore
+from selfinformed.training.overlaps import told_of_shared
 from selfinformed.training.recipe import RESIDUALS, REVISION, Recipe
 from selfinformed.training.structures import Structure, seen_of
 from selfinformed.training.teachers import TeacherNetwork, keyed
@@ -121,7 +122,8 @@ class Comparison:
         subject, raises, lowers, unclear, beats, loses = _WORDS[method]
         change = raises if gain["low"] > 0 else lowers if gain["high"] < 0 else unclear
         by = _points(gain, len(self.values(method)), change != lowers)
-        text = f"{subject.format(groups=self.groups)} {change} mAP@{self.top_k} by {by} for {100 * (cost - 1):.1f}% more multiply-adds."
+        shared = f"{self.about['shared']} " if self.about.get("shared") else ""
+        text = f"{shared}{subject.format(groups=self.groups)} {change} mAP@{self.top_k} by {by} for {100 * (cost - 1):.1f}% more multiply-adds."
         above, below = self._told_apart()
         unsure = [arm for arm in self.arms if arm not in (method, "base", *above, *below)]
         if above:
@@ -197,10 +199,11 @@ class Comparison:
         head = f"{'arm':<15}{'mAP@' + str(self.top_k):>8}  {'95% interval':<16}{'over base':>10}{'top-1':>8}{'top-5':>8}{'multiply-adds':>16}{'extra':>9}"
         lines = [head]
         for row in self.summary():
-            low, high = row["interval"]
+            low, high = (100 * end for end in row["interval"])
+            spread = f"{low:.2f} to {high:.2f}" if np.isfinite(high - low) else ""
             over = "" if row["over_base"] is None else f"{100 * row['over_base']['mean']:+.2f}"
             lines.append(
-                f"{row['arm']:<15}{100 * row['mean_average_precision']:8.2f}  {f'{100 * low:.2f} to {100 * high:.2f}':<16}{over:>10}"
+                f"{row['arm']:<15}{100 * row['mean_average_precision']:8.2f}  {spread:<16}{over:>10}"
                 f"{100 * row['top1']:8.2f}{100 * row['top5']:8.2f}{row['multiply_adds']:16,.0f}{row['extra_computation']:8.3f}x"
             )
         return "\n".join(lines)
@@ -325,7 +328,9 @@ def compare(
             aug, history = bench.trained(arm, seed, best.factor, seconds, best.residual)
             own, head_seconds = (history.seconds, 0.0) if arm == "finetune" else (caching + history.seconds, history.seconds)
             done.add(arm, seed, bench.judged(arm, aug, top_k, seed), own, head_seconds)
+    shared = told_of_shared({"training": train, "hold-out": holdout, "test": test})
     about = {
+        **({"shared": shared} if shared else {}),
         "date": date.today().isoformat(), "grouping": plan.groups.method,
         "seeds": seeds, "epochs": epochs, "n_train": train.n_inputs, "n_test": len(test), "revision": REVISION, "versions": versions(), "machine": machine(),
         "tuned": {arm: _tuning(done, of, tries[of]) for arm, of in tuned.items()}, "searched": searched and searched.description,

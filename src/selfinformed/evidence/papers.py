@@ -83,7 +83,7 @@ def group_table(groups: LabelGroups, labels: LabelSpace, plan: HeadPlan | None =
     if comparison is not None and {comparison.method, "base"} <= comparison.per_label.keys():
         gains = comparison.per_label[comparison.method] - comparison.per_label["base"]
     for i, members in enumerate(groups.members):
-        row: dict[str, Any] = {"group": i + 1, "labels": len(members), "examples": ", ".join(labels.names[m] for m in members[:_EXAMPLES])}
+        row: dict[str, Any] = {"group": i + 1, "labels": len(members), "most confused": "; ".join(labels.names[m] for m in members[:_EXAMPLES])}
         if plan is not None:
             row["widths"] = "-".join(map(str, plan.hidden[i])) if i < len(plan.hidden) else ""
         if gains is not None:
@@ -91,7 +91,7 @@ def group_table(groups: LabelGroups, labels: LabelSpace, plan: HeadPlan | None =
         rows.append(row)
     columns = [
         Column("group", lambda row: str(row["group"])), Column("labels", lambda row: f"{row['labels']:,}"),
-        Column("most confused", lambda row: row["examples"], words=True),
+        Column("most confused", lambda row: row["most confused"], words=True),
     ]  # fmt: skip
     if plan is not None:
         columns.append(Column("head widths", lambda row: row["widths"]))

@@ -127,7 +127,7 @@ def _page(findings: Findings, figures: Mapping[str, str]) -> str:
         "report.html.j2", "page.js",
         title=findings.title, verdict=_parted(comparison.verdict), method=comparison.method, top_k=comparison.top_k, comparison=comparison,
         counts=findings.counts, config=findings.config, names=findings.labels.names, figures=figures,
-        tiles=_tiles(findings), arms=_arms(comparison), groups=_groups(findings), ungrouped=len(findings.groups.ungrouped),
+        tiles=_tiles(findings), arms=_arms(comparison), groups=_groups(findings), ungrouped=_ungrouped(findings),
         **_changes(findings), mistakes=_pairs(findings), stability=_stability(findings), search=findings.search, headroom=_headroom(findings.headroom),
         calibration=_calibration(findings.evaluation), latency=_latency(findings.latency), plan=_plan(findings),
         seconds=f"{_seconds(comparison):,.0f}",
@@ -245,8 +245,16 @@ def _changes(findings: Findings) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _ungrouped(findings: Findings) -> list[tuple[int, str]]:
+    """How many labels are in no group, and why."""
+    without, unseen = findings.groups.ungrouped, findings.counts.never_annotated
+    n_unseen = int(np.isin(without, unseen).sum())
+    return [(n_unseen, "having no hold-out example"), (len(without) - n_unseen, "sharing no detection with another")]
+
+
 def _groups(findings: Findings) -> list[dict[str, Any]]:
-    gains, heads, shown = _gains(findings)[2], findings.plan.groups, []
+    gains, shown = _gains(findings)[2], []
+    heads = findings.plan.groups if findings.comparison.method != "searched" else ()
     for i, members in enumerate(findings.groups.members):
         gain = nan_mean(gains[members])
         shown.append(

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from selfinformed.data.examples import Inputs
+from selfinformed.data.labels import LabelSpace
 from selfinformed.runtime.errors import SelfInformedError
 
 
@@ -19,6 +20,9 @@ class Classifies(Protocol):
 
     @property
     def n_labels(self) -> int: ...
+
+    @property
+    def labels(self) -> LabelSpace: ...
 
     @property
     def fingerprint(self) -> str: ...

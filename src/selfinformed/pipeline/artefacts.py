@@ -223,11 +223,11 @@ class Skipped(TypedDict):
 class Pass(TypedDict):
     """A row of history.jsonl, or of log/training.jsonl"""
 
-    loss: NotRequired[Figure | None]
+    stage: NotRequired[str]
+    epoch: NotRequired[Count | Figure]
     step: NotRequired[Count]
     steps: NotRequired[Count]
-    epoch: NotRequired[Count | Figure]
-    stage: NotRequired[str]
+    loss: NotRequired[Figure | None]
     learning_rate: NotRequired[Figure]
     holdout_mean_average_precision: NotRequired[Share | None]
     holdout_loss: NotRequired[Figure | None]

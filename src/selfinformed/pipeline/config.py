@@ -158,6 +158,7 @@ MAKES_AGAIN = {
     "budget_of": ("search.json",), "latency_batch": ("search.json",), "bootstraps": ("stability.json",), "sweep": ("sweep.json",),
     "probe_width": ("probe.json",),
     "mapping": ("evaluation.json",), "structure": ("config.json", "evaluation.json", "conditional.json", "latency.json"), "log": (), "device": (),
+    "skip_bad": (),
 }  # fmt: skip
 
 
@@ -195,6 +196,8 @@ def read_config(path: str | Path) -> RunConfig:
         raise SelfInformedError(f"{path}: expected options as `name: value` lines, got {type(content).__name__}")
     if folder.is_dir():
         content["output"] = str(folder)  # a run folder may have been moved, or be named from elsewhere
+    elif (path.parent / "counts.safetensors").exists():  # the one of a run folder, named itself
+        content["output"] = str(path.parent)
     return _checked(content, str(path))
 
 

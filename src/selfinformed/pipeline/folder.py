@@ -10,11 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.pipeline.artefacts import read_artefact
 from selfinformed.pipeline.config import MAKES_AGAIN, RunConfig, read_config
 from selfinformed.runtime.device import rank
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.files import plain, read_json, write_json, write_text
+from selfinformed.runtime.files import plain, read_json, read_object, write_json, write_text
 from selfinformed.runtime.locks import FolderLock
 from selfinformed.training.structures import Structure
 
@@ -52,7 +53,8 @@ class RunFolder:
         self._outdated: set[str] = set()  # artefacts of which config.yaml says that they were made with other options
         self._again: set[str] = set()  # artefacts to be made again in any case
         path = self.path / "config.yaml"
-        begun = self.path.is_dir() and any(p.name in ARTEFACTS for p in self.path.iterdir())
+        self._network: dict[str, Any] = {}
+        begun = self._is_begun()
         if begun and path.exists():
             before = read_config(path)
             if differences := before.differences(config):
@@ -64,6 +66,39 @@ class RunFolder:
             raise SelfInformedError(f"{self.path} holds artefacts but no config.yaml, so what made them is unknown; choose another --output")
         else:
             write_text(path, config.to_yaml())
+
+    def belongs_to(self, net: WrappedClassifier, checkpoint: str | None) -> None:
+        """Checks that the run is of this network, which network.json says as soon as anything was made.
+
+        Raises:
+            SelfInformedError: the run is of a network with other weights.
+        """
+        self._network = {"format": "selfinformed.network/1", "fingerprint": net.fingerprint, "checkpoint": _stamp(checkpoint)}
+        before = self._network_before()
+        if before.get("fingerprint", net.fingerprint) != net.fingerprint:
+            raise SelfInformedError(
+                f"{self.path} holds a run of {self.config.model} with other weights than it has now; choose another --output, or delete the folder"
+            )
+        self.keep_network()
+
+    def keep_network(self) -> None:
+        """Writes network.json, once there is what was made with the network."""
+        if self._network and rank() == 0 and self._is_begun() and os.access(self.path, os.W_OK):
+            before = self._network_before()
+            if any(before.get(key) != value for key, value in self._network.items()):
+                write_json(self.path / "network.json", self._network)
+
+    def may_be_of_another(self, checkpoint: str | None) -> bool:
+        """Whether the weights were written since a stage last opened them."""
+        before = self._network_before()
+        return bool(before) and _stamp(checkpoint) not in (None, before.get("checkpoint"))
+
+    def _network_before(self) -> dict[str, Any]:
+        path = self.path / "network.json"
+        return read_object(path, "network") if path.exists() and self._is_begun() else {}
+
+    def _is_begun(self) -> bool:
+        return self.path.is_dir() and any(p.name in ARTEFACTS for p in self.path.iterdir())
 
     def stage(
         self, stage: str, name: str, read: Callable[[Path], T], make: Callable[[], T], save: Callable[[T, Path], None], also: str = ""
@@ -77,6 +112,7 @@ class RunFolder:
                     if rank() == 0:
                         save(made, self.path / name)
                         self._keep_options(name)
+                        self.keep_network()
                     self._done[name] = made
                     self.say(f"{stage:<10} {name} in {time.perf_counter() - start:.1f} s")
         result: T = self._done[name]
@@ -146,6 +182,15 @@ class RunFolder:
             write_text(path, replace(before, **made_with).to_yaml())
         self._outdated.discard(name)
         self._again.discard(name)
+
+
+def _stamp(checkpoint: str | None) -> list[int] | None:
+    """Bytes and time of a file of weights; None where there is none."""
+    try:
+        found = Path(checkpoint).stat() if checkpoint else None
+    except OSError:
+        return None
+    return found and [found.st_size, found.st_mtime_ns]
 
 
 def _check_own(folder: Path) -> None:

@@ -68,11 +68,14 @@ class Run:
         self.folder = self._kept.path
         self.inputs = Inputs(config)
         self._features: dict[Part, FeatureStore] = {}
+        if config.model and self._kept.may_be_of_another(config.checkpoint):
+            _ = self.net
 
     @cached_property
     def net(self) -> WrappedClassifier:
         """The wrapped base."""
         net = self.inputs.network()
+        self._kept.belongs_to(net, self.config.checkpoint)
         self.say(f"network    {net}")
         if net.cost.uncounted:
             self.say(f"           not counted in its multiply-adds: {', '.join(net.cost.uncounted)}")
@@ -114,7 +117,12 @@ class Run:
             if kind == "codetections":  # the paper's control of the method, whatever that groups
                 method = method if method in ("balanced", "greedy", "leiden") else "spectral"
                 return cluster(self.counts(kind), len(self.groups()), c.seed, self.labels, c.cover_share, method)
-            found = cluster(self.counts(counted), c.n_groups, c.seed, self.labels, c.cover_share, method)
+            counts = self.counts(counted)
+            if len(unseen := counts.never_annotated):
+                names = ", ".join(repr(self.labels.names[label]) for label in unseen[:3])
+                which = f"{len(unseen):,} of {counts.n_labels:,} labels have no hold-out example"
+                self.say(f"           {which}, so what they are mixed up with is not known: {names}{', …' if len(unseen) > 3 else ''}")
+            found = cluster(counts, c.n_groups, c.seed, self.labels, c.cover_share, method)
             return replace(found, method=found.method.replace(method, c.grouping))  # its own name also where that is a kind of counts
 
         return self._kept.stage("cluster", _named("groups", kind), LabelGroups.load, make, lambda g, path: g.save(path))
@@ -179,6 +187,7 @@ class Run:
             self.say(f"{'features':<10} {name} will take {about['bytes'] / 1e6:,.0f} MB of disk and about {about['seconds']:,.0f} s in all")
             store = FeatureStore.build(net, examples, c.forward_batch_size, f"caching {name.partition('/')[2]} features", folder, c.feature_dtype)
             self.say(f"{'features':<10} {name} in {time.perf_counter() - start:.1f} s")
+        self._kept.keep_network()
         if examples.skipped and not skipped.exists() and rank() == 0:
             write_json(skipped, {"format": "selfinformed.skipped/1", "rows": [{"example": k, "reason": why} for k, why in examples.skipped.items()]})
             self.say(f"           {len(examples.skipped)} unreadable {split} examples set aside, see {skipped.name}")
@@ -227,8 +236,9 @@ class Run:
         """
         c, checkpoint, processes = self.config, self.folder / "training.safetensors", Processes.joined()
         if (self.folder / "config.json").exists() and not self.is_trained and not replace_others:
+            use = "to go on with them: --structure searched; " if c.structure == "planned" else ""
             raise SelfInformedError(
-                f"{self.folder} has heads of another structure than {c.structure}, or of an earlier search; to replace them: "
+                f"{self.folder} has heads of another structure than {c.structure}, or of an earlier search; {use}to replace them: "
                 f"selfinformed fit {self.folder} --structure {c.structure}"
             )
 
@@ -291,8 +301,9 @@ class Run:
     def conditional(self) -> list[dict[str, Any]]:
         """conditional.json and figures/conditional.png: mAP against executed multiply-adds."""
         c = self.config
-        n_heads = len((self._found().plan if c.structure == "searched" else self.plan()).groups)
-        numbers = sorted({min(n, n_heads) for n in (0, *(c.top_groups or ()), n_heads)})
+        structure = self._found() if c.structure == "searched" else Structure(self.plan())
+        n_heads = len(structure.plan.groups)
+        numbers = sorted({min(n, n_heads) for n in (0, *(c.top_groups or ()), structure.top_groups or n_heads, n_heads)})
         if (there := self._kept.there("conditional.json")) and [row["top_groups"] for row in there] != numbers:
             self._kept.make_again("conditional.json")
 

@@ -109,6 +109,12 @@ class ConfusionCounts:
         self._settle()
         return self._table.transposed()
 
+    @property
+    def never_annotated(self) -> npt.NDArray[np.int64]:
+        """int64: the labels that no counted example was annotated with, in their order; of co-detections, where that is not known, none."""
+        counted = self.to_scipy().sum(axis=0)
+        return np.flatnonzero(counted == 0) if self.kind == "confusions" else np.empty(0, np.int64)
+
     def most_confused(self, n: int = 20, labels: LabelSpace | None = None) -> list[dict[str, Any]]:
         """The n pairs {detected, annotated, examples} of two labels counted most, largest first; by name where `labels` are given. Of
         co-detections each pair stands once, as {detected, also_detected, examples}."""

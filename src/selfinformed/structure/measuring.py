@@ -17,7 +17,7 @@ from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_tensors
 from selfinformed.runtime.memory import require_memory
 from selfinformed.runtime.progress import progress
-from selfinformed.runtime.reading import parsed, reason_of
+from selfinformed.runtime.reading import parsed, reason_of, shown
 from selfinformed.runtime.work import do_units
 from selfinformed.structure.counts import ConfusionCounts, Kind
 from selfinformed.structure.detections import default_top_k, detections
@@ -110,11 +110,16 @@ def detect(net: Classifies, holdout: Examples, folder: str | Path, top_k: int | 
 
 
 def check_labels(net: Classifies, examples: Examples) -> None:
-    """Stops where examples are labelled for another number of labels than the network has."""
+    """Stops where examples are labelled for another number of labels than the network has, or for the same labels in another order."""
     if len(examples.labels) != net.n_labels:
         raise SelfInformedError(
             f"data: examples with {len(examples.labels)} labels for a network with {net.n_labels} outputs; "
             "open the data with the network's own label names, in the order of its outputs"
+        )
+    if (elsewhere := net.labels.first_elsewhere(examples.labels)) is not None:
+        name, own, other = elsewhere
+        raise SelfInformedError(
+            f"data: the label {shown(name)} is output {own} of the network and label {other} of the data; open the data with labels=net.labels"
         )
 
 

@@ -38,7 +38,6 @@ _FEATURES_AT_ONCE = 512
 _VALUES_AT_ONCE = 2**22
 _SHARE_OF_MEMORY = 0.5
 _DIGESTED = 16  # examples whose features a digest holds
-_SUSPICIOUS = 1 / 3  # mAP by logits of one-label examples as a share of top-1
 _NOTHING = "features: there is no example to read"
 
 
@@ -107,7 +106,7 @@ class FeatureStore:
         if not isinstance(self.attached, torch.Tensor) or 4 * self.attached.numel() > _SHARE_OF_MEMORY * free_memory():
             return replace(self, attached=TransformedRows(self.attached, transform))
         whole = torch.empty(self.attached.shape)
-        for rows in self._chunks():
+        for rows in self.chunks():
             whole[rows] = transform(self.attached[rows].float())
         return replace(self, attached=whole)
 
@@ -213,7 +212,7 @@ class FeatureStore:
         if key not in self._made:
             starts = itertools.accumulate((shape.size for shape in self.shapes), initial=0)
             read = [place for place, start in enumerate(starts) if any(source.start == start for source in copies)]
-            made = transform_of((self.attached[rows].float() for rows in self._chunks()), self.shapes, kind, read)
+            made = transform_of((self.attached[rows].float() for rows in self.chunks()), self.shapes, kind, read)
             given = {source: transform_of(self._given(copy, source), [FeatureShape(copy.end.size)], kind) for source, copy in copies.items()}
             self._made[key] = replace(made, copied={source: (its.shifts[0], its.matrices[0]) for source, its in given.items()})
         return self._made[key]  # type: ignore[no-any-return]
@@ -239,7 +238,7 @@ class FeatureStore:
             digest.update(" ".join(f"{value:.3g}" for value in part.double().abs().mean(1).tolist()).encode())
         return digest.hexdigest()
 
-    def _chunks(self) -> Iterator[slice]:
+    def chunks(self) -> Iterator[slice]:
         """All examples in turn, some megabytes at a time."""
         size = max(1, _VALUES_AT_ONCE // max(1, self.attached.shape[1]))
         return (slice(start, min(start + size, len(self))) for start in range(0, len(self), size))
@@ -315,16 +314,17 @@ def metrics_of(model: Model, top_k: int = 50) -> RankingMetrics:
 def rank(model: Model, data: Examples | FeatureStore, top_k: int = 50, what: str | None = None) -> Ranking:
     """mAP@K and top-1/5 of a model over examples, or over the cached features of its frozen part.
 
-    A network wrapped with `output="softmax"` is judged by its probabilities, others by their logits; a warning says where that looks wrong.
+    A network wrapped with `output="softmax"` is judged by its probabilities, others by their logits; a warning says where it was wrapped with
+    neither and every example has one label.
     """
     metrics = metrics_of(model, top_k)
     for scores, targets, name in score_batches(model, data, what=what):
         metrics.update(scores, targets, name)
     found = metrics.compute()
-    if net_of(model).output is None and data.targets.single and found.mean_average_precision < _SUSPICIOUS * found.top1:
+    if net_of(model).output is None and data.targets.single:
         warnings.warn(
-            f"mAP@{top_k} is {100 * found.mean_average_precision:.1f} beside {100 * found.top1:.1f}% top-1: logits of different examples were ranked against "
-            'one another. If the network was trained with softmax, wrap it with output="softmax"',
+            f"mAP@{top_k} ranks the logits of different examples against one another, which says little of a network trained with softmax: wrap it with "
+            'output="softmax", or with output="logistic" where its logits are so meant',
             stacklevel=2,
         )
     return found

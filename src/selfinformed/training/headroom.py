@@ -26,6 +26,7 @@ from selfinformed.structure.plans import HeadPlan, plan
 from selfinformed.training.features import FeatureStore, Model, metrics_of, rank, score_batches
 from selfinformed.training.fitting import fit
 from selfinformed.training.forecasting import WORTH_IT, Diagnosis, Forecast, Judged, Limit, foresee
+from selfinformed.training.overlaps import told_of_shared
 from selfinformed.training.recipe import RESIDUALS, Recipe
 from selfinformed.training.structures import changed, seen_of
 from selfinformed.training.teachers import of_rows
@@ -51,6 +52,7 @@ class Headroom:
         points: a row for each attach point {attach, residual, mean_average_precision, gain, budget_gain}: mAP with a wide dense head there, its gain over
             the base, and that of a dense head within the budget (None where the budget does not reach for one unit).
         residual, residuals: how that head was trained, the share of the base's scores that it saw, and the shares that were tried; see `Recipe`.
+        shared: what is wrong with the data, where hold-out examples are training examples too; else empty.
         forecast: what structures at the budget will gain.
         diagnosis: what limits the network.
     """
@@ -67,6 +69,7 @@ class Headroom:
     groups: LabelGroups | None = None
     residual: float = 1.0
     residuals: Sequence[float] = (1.0,)
+    shared: str = ""
 
     @property
     def gain(self) -> float:
@@ -101,7 +104,7 @@ class Headroom:
                 f"There is headroom: heads {where} could add about {self.gain:+.1f} mAP at most, of which retraining the classifier alone "
                 f"gains {cheap:+.1f}; {self.forecast}."
             )
-        return f"{said} {self.diagnosis}{_NEAR_CHANCE if self.near_chance else ''}"
+        return f"{self.shared}{' ' if self.shared else ''}{said} {self.diagnosis}{_NEAR_CHANCE if self.near_chance else ''}"
 
     @property
     def near_chance(self) -> bool:
@@ -147,7 +150,7 @@ class Headroom:
     def to_dict(self) -> dict[str, Any]:
         return {
             "verdict": self.verdict, "worth_it": self.worth_it, "gain": self.gain / 100, "attach": self.attach, "width": self.width,
-            "residual": self.residual, "residuals": list(self.residuals),
+            "residual": self.residual, "residuals": list(self.residuals), **({"shared": self.shared} if self.shared else {}),
             "mean_average_precision": {
                 "base": self.base.mean_average_precision, "classifier": self.classifier.mean_average_precision,
                 "dense": self.dense.mean_average_precision,
@@ -261,8 +264,11 @@ def probe(
         {name: 100 * ranking.mean_average_precision for name, ranking in held_out.items()}, seen,
         100 * rank(trained(wide, half, 2 * epochs, residual=residual), holdout, top_k).mean_average_precision,
     )  # fmt: skip
+    shared = told_of_shared({"training": train, "hold-out": holdout})
     forecast = foresee(base, candidates, budget, seed)
-    return Headroom(base.whole, classifier, dense, wide.hidden[0][0], attach, net.labels, points, forecast, diagnosis, groups, residual, tried_residuals)
+    return Headroom(
+        base.whole, classifier, dense, wide.hidden[0][0], attach, net.labels, points, forecast, diagnosis, groups, residual, tried_residuals, shared
+    )  # fmt: skip
 
 
 def _places(net: WrappedClassifier) -> list[tuple[str, str | None]]:

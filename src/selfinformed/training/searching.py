@@ -25,6 +25,7 @@ from selfinformed.structure.counts import ConfusionCounts, Kind
 from selfinformed.structure.plans import HeadPlan
 from selfinformed.training.features import FeatureStore, rank
 from selfinformed.training.latency_budgets import Fit, heads_of, within_latency
+from selfinformed.training.overlaps import told_of_shared
 from selfinformed.training.recipe import RESIDUALS, REVISION, Recipe
 from selfinformed.training.spaces import Space
 from selfinformed.training.structures import Builder, Choice, Structure
@@ -48,6 +49,7 @@ class SearchResult:
             average), seconds}, the last round first and the best first within a round.
         base: hold-out mAP of the network without heads.
         budget: extra multiply-adds as a share of the base's (or of its latency).
+        shared: what is wrong with the data, where hold-out examples are training examples too; else empty.
     """
 
     best: Structure
@@ -57,6 +59,7 @@ class SearchResult:
     budget: float
     budget_of: str = "multiply_adds"
     left_out: list[dict[str, str]] = field(default_factory=list)
+    shared: str = ""
 
     @property
     def plan(self) -> HeadPlan:
@@ -77,7 +80,8 @@ class SearchResult:
     def verdict(self) -> str:
         """What was tried, what won, by how much, and whether specialists were worth it."""
         tried = len({row["structure"] for row in self.trials})
-        text = (
+        text = f"{self.shared} " if self.shared else ""
+        text += (
             f"Of {tried} structures at {self.budget:.1%} more {self.budget_of.replace('_', '-')}, {self.best.description} is best on hold-out data: "
             f"{100 * self.gain:+.2f} mAP over the base. "
         )
@@ -101,6 +105,7 @@ class SearchResult:
             "format": FORMAT, "verdict": self.verdict, "budget": self.budget, "budget_of": self.budget_of, "base": self.base,
             "gain": self.gain, "over_dense": self.over_dense,
             "best": self.best.to_dict(), "dense": self.dense.to_dict(), "plan": self.plan.to_dict(), "trials": self.trials, "left_out": self.left_out,
+            **({"shared": self.shared} if self.shared else {}),
         }  # fmt: skip
 
     def _score(self, structure: Structure) -> float:
@@ -220,8 +225,8 @@ def search(
             best, dense = best_of(rows)
         trials = rows + trials
         alive = _going_on({row["structure"]: choices[row["structure"]] for row in rows})
-    base = rank(net, holdout, top_k).mean_average_precision
-    return SearchResult(structures[best], structures[dense], trials, base, budget, budget_of, left_out)
+    base, shared = rank(net, holdout, top_k).mean_average_precision, told_of_shared({"training": train, "hold-out": holdout})
+    return SearchResult(structures[best], structures[dense], trials, base, budget, budget_of, left_out, shared)
 
 
 def _going_on(ranked: Mapping[str, Choice]) -> list[str]:

@@ -181,6 +181,7 @@ function list() {
     ...[whole(L.training[i]), whole(L.test[i]), percent(L.before[i]), percent(L.after[i])].map((text) => element("td", {}, text)), element("td", { className: tone(gain[i]) }, signed(gain[i])))));
   find("how-many").textContent = `${whole(Math.min(state.most, order.length))} of ${whole(order.length)} labels shown` + (positions ? `, the most frequent of ${whole(D.n_labels)}` : "");
   find("more").hidden = state.most >= order.length;
+  find("more").textContent = `show ${whole(Math.min(200, order.length - state.most))} more`;
 }
 [...find("all-labels").tHead.rows[0].cells].forEach((heading, column) => heading.querySelector("button").addEventListener("click", () => {
   state.down = state.column === column ? !state.down : column > 1;
@@ -347,7 +348,8 @@ function scattered() {
   const context = scatter.getContext("2d"), shown = gain.map((_, i) => i).filter((i) => gain[i] != null && frequency[i] != null);
   if (!shown.length) return;
   const xs = shown.map((i) => Math.log10(1 + frequency[i])), most = shown.reduce((most, i) => Math.max(most, Math.abs(gain[i])), 0.01);
-  const low = xs.reduce((a, b) => Math.min(a, b)), span = xs.reduce((a, b) => Math.max(a, b)) - low || 1;
+  const [least, largest] = [xs.reduce((a, b) => Math.min(a, b)), xs.reduce((a, b) => Math.max(a, b))];
+  const low = largest > least ? least : least - 0.15, span = largest - least || 0.3;
   const px = (x) => edge + ((x - low) / span) * (wide - 1.6 * edge), py = (value) => (high - edge) / 2 + 4 * scale - (value / most) * ((high - edge) / 2 - 8 * scale);
   context.clearRect(0, 0, wide, high);
   context.font = `${12 * scale}px system-ui, sans-serif`;
