@@ -375,8 +375,9 @@ class Named(nn.Module):
         super().__init__()
         self.stack, self.classifier = nn.Linear(5, 4), nn.Linear(4, 6)
 
-    def forward(self, numbers: torch.Tensor, kind: torch.Tensor) -> torch.Tensor:
-        return self.classifier(self.stack(torch.cat([numbers, kind], 1)))
+    def forward(self, numbers: torch.Tensor | None, kind: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+        numbers = torch.zeros(len(kind), 3) if numbers is None else numbers
+        return self.classifier(scale * self.stack(torch.cat([numbers, kind], 1)))
 
 
 def test_it_is_called_as_its_base_is() -> None:
@@ -386,3 +387,5 @@ def test_it_is_called_as_its_base_is() -> None:
     expected = model(numbers, kind)
     for logits in (aug({"numbers": numbers, "kind": kind}), aug(numbers=numbers, kind=kind), aug(numbers, kind), aug(numbers, kind=kind)):
         assert torch.equal(logits, expected)
+    for given in ((None, kind), (None, kind, 2.0), (numbers, kind, 2.0)):
+        assert torch.equal(aug(*given), model(*given))

@@ -108,12 +108,13 @@ def test_a_folder_per_label(tmp_path):
     assert files.labels.names == ("a", "b")
     assert [p.name for p in files.paths] == ["3.png", "1.PNG", "2.jpg"]
     assert files.targets == [[0], [1], [1]]
+    (tmp_path / ".ipynb_checkpoints").mkdir()
     assert ImageFiles.from_folder(tmp_path, LabelSpace(["b", "z", "a"])).targets == [[2], [0], [0]]
 
 
 def test_a_folder_that_is_no_label_is_refused(tmp_path):
     save_image(tmp_path / "dog" / "1.png")
-    with pytest.raises(SelfInformedError, match="no label is named 'dog'; the 2 labels begin"):
+    with pytest.raises(SelfInformedError, match=r"data: .*dog: labels: no label is named 'dog'; the 2 labels begin"):
         ImageFiles.from_folder(tmp_path, LabelSpace(["cat", "cow"]))
 
 

@@ -53,6 +53,11 @@ def test_a_name_that_is_near_is_told():
         LabelSpace(["blue stern", "red stern", "zebra"]).index("red sterne")
 
 
+def test_what_is_no_name_is_one_line():
+    with pytest.raises(SelfInformedError, match="no label is named 3"):
+        LabelSpace(["a", "b"]).index(3)
+
+
 def test_the_first_name_that_stands_elsewhere():
     one = LabelSpace(["a", "b", "c"])
     assert one.first_elsewhere(one) is None

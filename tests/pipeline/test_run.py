@@ -243,14 +243,37 @@ def test_a_run_is_of_one_network(workspace: Path, monkeypatch) -> None:
     assert Run(read_config(write_config(workspace, checkpoint=str(weights), output=str(workspace / "third")))).counts().n_examples == 240
 
 
-def test_a_run_folder_without_the_file_of_its_network_gets_one(done: Run, workspace: Path) -> None:
-    (done.folder / "network.json").unlink()  # of an earlier version
-    assert opened(workspace).augmented().net.fingerprint == json.loads((done.folder / "network.json").read_text())["fingerprint"]
+@pytest.mark.parametrize("kept", ["config.json", "detections", "features"])
+def test_a_run_folder_without_the_file_of_its_network_gets_one(done: Run, workspace: Path, kept: str) -> None:
+    fingerprint = json.loads((done.folder / "network.json").read_text())["fingerprint"]
+    for name in {"network.json", "config.json"} - {kept}:  # of an earlier version, or of a process that ended before anything was whole
+        (done.folder / name).unlink()
+    for name in {"detections", "features"} - {kept}:
+        shutil.rmtree(done.folder / name)
+    model = workspace / "data" / "model.py"
+    other = (workspace / "other.py")
+    other.write_text(model.read_text().replace("torch.manual_seed(0)", "torch.manual_seed(1)"))
+    (done.folder / "config.yaml").write_text((done.folder / "config.yaml").read_text().replace(str(model.resolve()), str(other)))
+    with refused("with other weights than it has now"):
+        _ = Run(read_config(done.folder)).net
+    assert not (done.folder / "network.json").exists()
+    (done.folder / "config.yaml").write_text((done.folder / "config.yaml").read_text().replace(str(other), str(model.resolve())))
+    assert opened(workspace).net.fingerprint == fingerprint
+    assert json.loads((done.folder / "network.json").read_text())["fingerprint"] == fingerprint
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"format": "selfinformed.network/9", "fingerprint": "a"}', '{"format": "selfinformed.network/1"}', "{"])
+def test_a_damaged_file_of_the_network_is_one_line(done: Run, workspace: Path, content: str) -> None:
+    (done.folder / "network.json").write_text(content)
+    with refused("network.json"):
+        opened(workspace)
 
 
 def test_the_configuration_of_a_run_folder_is_that_of_this_folder(done: Run, workspace: Path) -> None:
     copied = shutil.copytree(done.folder, workspace / "copied")
     assert read_config(copied / "config.yaml") == read_config(copied) == replace(done.config, output=str(copied))
+    shutil.copy(done.folder / "counts.safetensors", workspace)  # beside a configuration of one's own
+    assert read_config(workspace / "config.yaml").output == str(done.folder)
 
 
 def test_a_moved_run_folder_stays_whole(done: Run, workspace: Path, monkeypatch) -> None:
@@ -600,6 +623,7 @@ def test_unreadable_images_are_set_aside_listed_and_stay_so_on_resuming(workspac
     assert "class 3/2.png cannot be read" in listed["reason"]
     again = opened(workspace, **options)
     assert len(again.features("train").examples) == 47
+    assert read_config(again.folder).skip_bad == 1
     assert again.comparison().arms == ["base", "confusions", "finetune"]
 
 

@@ -108,9 +108,12 @@ class AugmentedClassifier(nn.Module):
 
     def forward(self, inputs: Inputs | None = None, *more: Any, **named: Any) -> torch.Tensor:
         """Inputs as the base takes them, or its keyword arguments as one dictionary, to logits [B, C]."""
-        if inputs is None or more or named:
-            return logits_of(self.base(*(() if inputs is None else (inputs, *more)), **named))
-        return logits_of(call(self.base, inputs))
+        if inputs is not None and not more and not named:
+            return logits_of(call(self.base, inputs))
+        device = self.classifier.weight.device
+        given = [value.to(device) if isinstance(value, torch.Tensor) else value for value in ((inputs, *more) if more or inputs is not None else ())]
+        named = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in named.items()}
+        return logits_of(self.base(*given, **named))
 
     def logits(self, inputs: Inputs) -> torch.Tensor:
         """Logits [B, C] in eval mode, without gradients."""

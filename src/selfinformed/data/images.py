@@ -75,11 +75,11 @@ class ImageFiles:
         names = labels or LabelSpace([p.name for p in subfolders] or ["none"])
         found = []
         for sub in subfolders:
+            paths = [path for path in sorted(sub.rglob("*")) if path.suffix.lower() in SUFFIXES]
             try:
-                label = names.index(sub.name)
+                found += [(path, label) for label in ([names.index(sub.name)] if paths else ()) for path in paths]
             except SelfInformedError as error:
                 raise SelfInformedError(f"data: {sub}: {error}") from None
-            found += [(path, label) for path in sorted(sub.rglob("*")) if path.suffix.lower() in SUFFIXES]
         if not found:
             raise SelfInformedError(f"data: {folder} holds no images in subfolders; expected {folder}/LABEL/IMAGE.png")
         return cls([path for path, _ in found], [[label] for _, label in found], names)

@@ -55,7 +55,7 @@ class LabelSpace:
         try:
             return self._index[name]
         except KeyError:
-            near = difflib.get_close_matches(name, self.names[:_SEARCHED], 1)
+            near = difflib.get_close_matches(str(name), self.names[:_SEARCHED], 1)
             hint = f"did you mean {shown(near[0])}? The" if near else "the"
             raise SelfInformedError(f"labels: no label is named {shown(name)}; {hint} {len(self)} labels begin {shown(list(self.names[:3]))}") from None
 
@@ -65,8 +65,10 @@ class LabelSpace:
 
     def first_elsewhere(self, other: LabelSpace) -> tuple[str, int, int] | None:
         """A name that stands at another place in another set of names, with both its places; None where there is none, or where one set is numbers."""
+        if self is other or self.names == other.names:
+            return None
         numbers = tuple(map(str, range(len(self))))
-        if self.names == other.names or numbers in (self.names, other.names):
+        if numbers in (self.names, other.names):
             return None
         both = ((name, i, other._index.get(name, i)) for name, i in self._index.items())
         return next((found for found in both if found[1] != found[2]), None)

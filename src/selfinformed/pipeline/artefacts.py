@@ -99,6 +99,7 @@ class Forecast(TypedDict):
     interval: Annotated[list[Gain], Field(min_length=2, max_length=2)]
     choice: str
     budget: Figure
+    optimism: NotRequired[Gain]
 
 
 @with_config(OPEN)

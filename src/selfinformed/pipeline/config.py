@@ -196,7 +196,7 @@ def read_config(path: str | Path) -> RunConfig:
         raise SelfInformedError(f"{path}: expected options as `name: value` lines, got {type(content).__name__}")
     if folder.is_dir():
         content["output"] = str(folder)  # a run folder may have been moved, or be named from elsewhere
-    elif (path.parent / "counts.safetensors").exists():  # the one of a run folder, named itself
+    elif path.name == "config.yaml" and (path.parent / ".lock").exists():  # the one of a run folder, named itself
         content["output"] = str(path.parent)
     return _checked(content, str(path))
 

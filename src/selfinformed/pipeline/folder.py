@@ -30,6 +30,7 @@ ARTEFACTS = frozenset(
     }
 )  # fmt: skip
 _FOLDERS = ("detections", "features", "figures", "tables", "log")
+_NETWORK = "selfinformed.network/1"
 _SHARED = ("measure",)  # stages that any number of processes do together; features are shared too
 
 
@@ -62,6 +63,8 @@ class RunFolder:
                     f"{self.path} holds a run with another {', '.join(differences)}; choose another --output, or delete the folder"
                 )
             self._outdated = set(before.made_again(config))
+            if before.skip_bad != config.skip_bad:
+                write_text(path, replace(before, skip_bad=config.skip_bad).to_yaml())
         elif begun:
             raise SelfInformedError(f"{self.path} holds artefacts but no config.yaml, so what made them is unknown; choose another --output")
         else:
@@ -73,7 +76,7 @@ class RunFolder:
         Raises:
             SelfInformedError: the run is of a network with other weights.
         """
-        self._network = {"format": "selfinformed.network/1", "fingerprint": net.fingerprint, "checkpoint": _stamp(checkpoint)}
+        self._network = {"format": _NETWORK, "fingerprint": net.fingerprint, "checkpoint": _stamp(checkpoint)}
         before = self._network_before()
         if before.get("fingerprint", net.fingerprint) != net.fingerprint:
             raise SelfInformedError(
@@ -94,8 +97,19 @@ class RunFolder:
         return bool(before) and _stamp(checkpoint) not in (None, before.get("checkpoint"))
 
     def _network_before(self) -> dict[str, Any]:
+        """What network.json says; where it is missing, the fingerprint that an artefact names."""
+        if not self._is_begun():
+            return {}
         path = self.path / "network.json"
-        return read_object(path, "network") if path.exists() and self._is_begun() else {}
+        if path.exists():
+            found = read_object(path, "network")
+            if found.get("format") != _NETWORK or not isinstance(found.get("fingerprint"), str):
+                raise SelfInformedError(f"{path}: expected {_NETWORK} with the fingerprint of a network; delete it")
+            return found
+        others = [(self.path / "config.json", "base_fingerprint")]
+        others += [(self.path / name / "manifest.json", "model") for name in ("detections", "features/holdout", "features/train", "features/test")]
+        named = next((read_object(path, "manifest").get(key) for path, key in others if path.exists()), None)
+        return {"fingerprint": named} if isinstance(named, str) else {}
 
     def _is_begun(self) -> bool:
         return self.path.is_dir() and any(p.name in ARTEFACTS for p in self.path.iterdir())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_tensors, write_tensors
 from selfinformed.runtime.memory import free_memory
 from selfinformed.runtime.reading import naming
+from selfinformed.runtime.remarks import remark
 from selfinformed.structure.average_precision import Ranking, RankingMetrics
 from selfinformed.structure.measuring import check_labels
 from selfinformed.structure.plans import Source
@@ -322,10 +322,9 @@ def rank(model: Model, data: Examples | FeatureStore, top_k: int = 50, what: str
         metrics.update(scores, targets, name)
     found = metrics.compute()
     if net_of(model).output is None and data.targets.single:
-        warnings.warn(
+        remark(
             f"mAP@{top_k} ranks the logits of different examples against one another, which says little of a network trained with softmax: wrap it with "
-            'output="softmax", or with output="logistic" where its logits are so meant',
-            stacklevel=2,
+            'output="softmax", or with output="logistic" where its logits are so meant'
         )
     return found
 
