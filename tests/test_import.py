@@ -47,3 +47,13 @@ def test_all_is_the_public_names() -> None:
 def test_another_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'fitt'"):
         selfinformed.fitt
+
+
+def test_a_network_is_wrapped_and_planned_for_without_what_compiles() -> None:
+    lines = [
+        "import torch, selfinformed as si", "from torch import nn",
+        "stack = nn.Sequential(nn.Flatten(), nn.Linear(72, 9), nn.ReLU(), nn.Linear(9, 6))",
+        "net = si.wrap(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), stack), torch.randn(2, 1, 8, 8))",
+        "print(net.cost)",
+    ]  # fmt: skip
+    assert "torch._dynamo" not in imported_by("\n".join(lines))

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -37,7 +41,8 @@ class Cost:
 def cost(model: nn.Module, example_inputs: Inputs, parts: Mapping[str, Sequence[str]] | None = None) -> Cost:
     """Counts the multiply-adds of one example with `torch.utils.flop_counter.FlopCounterMode` (which counts 2 for each).
 
-    The model is run on the meta device, where scaled-dot-product attention is counted, or on its own device where it cannot be.
+    A copy of the model, which shares its weights, is run on its own device; where operators are then left out, once more on the meta device if it can be:
+    there scaled-dot-product attention is counted.
 
     Args:
         model: any module.
@@ -45,14 +50,17 @@ def cost(model: nn.Module, example_inputs: Inputs, parts: Mapping[str, Sequence[
         parts: names of parts, each with the dotted names of its modules.
     """
     inputs = take_inputs(example_inputs, slice(0, 1))
-    try:
-        on_meta = {id(tensor): tensor.detach().to("meta") for tensor in (*model.parameters(), *model.buffers())}
-        copied = copy.deepcopy(model, on_meta)  # without its weights; what the model keeps of a call stays in the copy
+    root, names = type(model).__name__, [name for names in (parts or {}).values() for name in names]
+    flops: Mapping[str, Mapping[Any, int]] = {}
+    uncounted: tuple[str, ...] = ()
+    with suppress(Exception):  # it cannot be copied, or its copy does not run
+        flops, uncounted = _count(_copy_of(model, lambda tensor: tensor), inputs)
+    if not flops or not all(f"{root}.{name}" in flops for name in names):  # or runs modules of the model, by a forward that was put there
+        flops, uncounted = _count(model, inputs)
+    if uncounted:
         moved = {k: v.to("meta") for k, v in inputs.items()} if isinstance(inputs, dict) else inputs.to("meta")
-        flops, uncounted = _count(copied, lambda: copied(**moved) if isinstance(moved, dict) else copied(moved))
-    except Exception:  # a model may do anything the meta device cannot follow; its own device always can
-        flops, uncounted = _count(model, lambda: call(model, inputs))
-    root = type(model).__name__
+        with suppress(Exception):  # a model may do anything the meta device cannot follow
+            flops, uncounted = _count(_copy_of(model, lambda tensor: tensor.detach().to("meta")), moved)
     total = _total(flops, "Global")
     by_part = {
         part: sum(_total(flops, f"{root}.{name}") for name in names) for part, names in (parts or {}).items()
@@ -63,11 +71,30 @@ def cost(model: nn.Module, example_inputs: Inputs, parts: Mapping[str, Sequence[
     return Cost(total, parameters, by_part, uncounted, {"trunk": parameters - sum(numbers.values()), **numbers})
 
 
-def _count(model: nn.Module, run: Any) -> tuple[Mapping[str, Mapping[Any, int]], tuple[str, ...]]:
+def _copy_of(model: nn.Module, change: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:
+    """A copy with its weights changed; what a model keeps of a call stays in the copy."""
+    return copy.deepcopy(model, {id(tensor): change(tensor) for tensor in (*model.parameters(), *model.buffers())})
+
+
+def _count(model: nn.Module, inputs: Inputs) -> tuple[Mapping[str, Mapping[Any, int]], tuple[str, ...]]:
     counter, seen = FlopCounterMode(display=False), _Uncounted()
-    with evaluating(model), counter, seen:
-        run()
+    with evaluating(model), counter, seen, _without_dynamo(counter.mode, seen):
+        call(model, inputs)
     return counter.get_flop_counts(), tuple(sorted(seen.names))
+
+
+@contextmanager
+def _without_dynamo(*modes: Any) -> Iterator[None]:
+    """Each mode asks torch.compile to leave it alone, for which torch imports what compiles: over a second, and nothing is compiled here. Within this
+    context it is called as if that had been answered."""
+    functions = [] if "torch._dynamo" in sys.modules else [inspect.unwrap(type(mode).__torch_dispatch__) for mode in modes]
+    for function in functions:
+        vars(function)["__dynamo_disable"] = function
+    try:
+        yield
+    finally:
+        for function in functions:
+            vars(function).pop("__dynamo_disable", None)
 
 
 def _total(flops: Mapping[str, Mapping[Any, int]], key: str) -> int:
