@@ -17,7 +17,7 @@ demo: setup
 	$(BIN)/selfinformed demo --output runs/demo
 
 test: lint docs
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff check src tests scripts benchmarks examples
