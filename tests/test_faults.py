@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import shutil
 import sys
@@ -58,8 +59,8 @@ def held(folder: Path) -> dict[str, bytes]:
 FULL, BROKEN = (OSError(number, os.strerror(number)) for number in (errno.ENOSPC, errno.EIO))
 
 
-@pytest.mark.parametrize("failure", [FULL, BROKEN, Ended()], ids=["full", "broken", "ended"])
-def test_at_every_call(workspace: Path, monkeypatch, capsys, failure) -> None:
+@pytest.mark.parametrize("failures", [(FULL, BROKEN), (Ended(),)], ids=["full or broken", "ended"])  # in turn
+def test_at_every_call(workspace: Path, monkeypatch, capsys, failures) -> None:
     config = write_config(workspace)
     assert called("cluster", config, monkeypatch) == 0
     before = held(workspace / "out")
@@ -68,7 +69,7 @@ def test_at_every_call(workspace: Path, monkeypatch, capsys, failure) -> None:
         assert called("plan", config, patch) == 0
     after, calls = held(workspace / "out"), disk.seen
     assert calls >= 8
-    for number in range(1, calls + 1):
+    for number, failure in zip(range(1, calls + 1), itertools.cycle(failures)):
         (workspace / "out" / "plan.json").unlink(missing_ok=True)
         capsys.readouterr()
         with monkeypatch.context() as patch:
