@@ -20,6 +20,7 @@ import typer
 from selfinformed.pipeline.config import RunConfig, demo_config, read_config
 from selfinformed.runtime.device import rank, world_size
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.remarks import on_one_line
 from selfinformed.runtime.tabular import Table, percent
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names may hold what the terminal's encoding has not
             stream.reconfigure(errors="backslashreplace")
-    warnings.formatwarning = lambda message, *_, **__: f"selfinformed: {message}\n"  # without the place in the code
+    warnings.formatwarning = on_one_line
     code = _exit_code()
     if code == 0 and world_size() > 1:
         sys.stdout.flush()

@@ -5,10 +5,21 @@ from __future__ import annotations
 import sys
 import warnings
 
+_as_ever = warnings.formatwarning
+
+
+class Remark(UserWarning):
+    """What the library has to say of its input."""
+
 
 def remark(message: str) -> None:
-    """A `UserWarning` at the nearest caller outside of this package."""
+    """A warning at the nearest caller outside of this package."""
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and str(frame.f_globals.get("__name__", "")).partition(".")[0] == "selfinformed":
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, stacklevel=level)
+    warnings.warn(message, Remark, stacklevel=level)
+
+
+def on_one_line(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+    """Formats a remark for the command line, where no place in the code is wanted; other warnings as ever."""
+    return f"selfinformed: {message}\n" if issubclass(category, Remark) else _as_ever(message, category, filename, lineno, line)
