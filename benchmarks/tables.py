@@ -24,7 +24,7 @@ def main() -> None:
         page = re.sub(rf"(<!-- {name} -->\n).*(<!-- /{name} -->)", lambda found, text=text: f"{found[1]}\n{text}\n\n{found[2]}", page, flags=re.DOTALL)
     PAGE.write_text(page, "utf-8")
     points = [
-        {"benchmark": TITLES.get(name, name), "base": KINDS.get((name, base["kind"]), base["kind"]), "forecast": base["probe"]["forecast"]["gain"],
+        {"benchmark": TITLES.get(name, name), "base": kind_of(name, base), "forecast": base["probe"]["forecast"]["gain"],
          "interval": base["probe"]["forecast"]["interval"], "gain": best_dense(base) / 100}
         for name, base in bases
     ]  # fmt: skip
@@ -43,7 +43,11 @@ def parts(bases: list[tuple[str, dict[str, Any]]]) -> dict[str, str]:
 
 
 def title(name: str, base: dict[str, Any]) -> str:
-    return f"{TITLES.get(name, name)}, {KINDS.get((name, base['kind']), base['kind'])} base"
+    return f"{TITLES.get(name, name)}, {kind_of(name, base)} base"
+
+
+def kind_of(name: str, base: dict[str, Any]) -> str:
+    return KINDS.get((name, base["kind"]), base["kind"])
 
 
 def overview(bases: list[tuple[str, dict[str, Any]]]) -> str:

@@ -108,12 +108,7 @@ class AugmentedClassifier(nn.Module):
 
     def forward(self, inputs: Inputs | None = None, *more: Any, **named: Any) -> torch.Tensor:
         """Inputs as the base takes them, or its keyword arguments as one dictionary, to logits [B, C]."""
-        if inputs is not None and not more and not named:
-            return logits_of(call(self.base, inputs))
-        device = self.classifier.weight.device
-        given = [value.to(device) if isinstance(value, torch.Tensor) else value for value in ((inputs, *more) if more or inputs is not None else ())]
-        named = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in named.items()}
-        return logits_of(self.base(*given, **named))
+        return logits_of(call(self.base, inputs, *more, **named))
 
     def logits(self, inputs: Inputs) -> torch.Tensor:
         """Logits [B, C] in eval mode, without gradients."""

@@ -72,17 +72,17 @@ class ImageFiles:
     def from_folder(cls, folder: Path, labels: LabelSpace | None) -> ImageFiles:
         """One subfolder per label."""
         subfolders = sorted(p for p in folder.iterdir() if p.is_dir())
-        names = labels or LabelSpace([p.name for p in subfolders] or ["none"])
-        found = []
-        for sub in subfolders:
-            paths = [path for path in sorted(sub.rglob("*")) if path.suffix.lower() in SUFFIXES]
+        images = {sub: [path for path in sorted(sub.rglob("*")) if path.suffix.lower() in SUFFIXES] for sub in subfolders}
+        if not any(images.values()):
+            raise SelfInformedError(f"data: {folder} holds no images in subfolders; expected {folder}/LABEL/IMAGE.png")
+        labels = labels or LabelSpace(sub.name for sub in subfolders)
+        targets: list[list[int]] = []
+        for sub, paths in images.items():
             try:
-                found += [(path, label) for label in ([names.index(sub.name)] if paths else ()) for path in paths]
+                targets += [[labels.index(sub.name)]] * len(paths) if paths else []
             except SelfInformedError as error:
                 raise SelfInformedError(f"data: {sub}: {error}") from None
-        if not found:
-            raise SelfInformedError(f"data: {folder} holds no images in subfolders; expected {folder}/LABEL/IMAGE.png")
-        return cls([path for path, _ in found], [[label] for _, label in found], names)
+        return cls([path for paths in images.values() for path in paths], targets, labels)
 
     @classmethod
     def from_manifest(cls, path: Path, labels: LabelSpace | None) -> ImageFiles:

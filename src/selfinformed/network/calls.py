@@ -30,12 +30,17 @@ class Classifies(Protocol):
     def logits(self, inputs: Inputs) -> torch.Tensor: ...
 
 
-def call(model: nn.Module, inputs: Inputs) -> Any:
-    """Calls a model with a tensor, or with a dictionary of tensors as keyword arguments, on the model's own device."""
+def call(model: nn.Module, inputs: Inputs | None, *more: Any, **named: Any) -> Any:
+    """Calls a model with a tensor, with a dictionary of tensors alone as keyword arguments, or with whatever it takes, on the model's own device."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    if isinstance(inputs, dict):
-        return model(**{name: tensor.to(device) for name, tensor in inputs.items()})
-    return model(inputs.to(device))
+    given: tuple[Any, ...] = () if inputs is None and not more else (inputs, *more)
+    if isinstance(inputs, dict) and not more and not named:
+        given, named = (), inputs
+
+    def moved(value: Any) -> Any:
+        return value.to(device) if isinstance(value, torch.Tensor) else value
+
+    return model(*map(moved, given), **{name: moved(value) for name, value in named.items()})
 
 
 def logits_of(output: Any) -> torch.Tensor:
