@@ -89,9 +89,8 @@ def export_onnx(aug: AugmentedClassifier, path: str | Path, inputs: Inputs, tole
     except (ImportError, RuntimeError):
         raise SelfInformedError("export: ONNX needs an extra; run: pip install 'selfinformed[onnx]'") from None
     names = list(inputs) if isinstance(inputs, dict) else ["inputs"]
-    program_of_logits = export_program(aug, inputs)
     with _quiet():
-        program = torch.onnx.export(program_of_logits, dynamo=True, input_names=names, output_names=["logits"], verbose=False)
+        program = torch.onnx.export(export_program(aug, inputs), dynamo=True, input_names=names, output_names=["logits"], verbose=False)
     assert program is not None
     with written_atomically(path) as temporary:
         program.save(str(temporary))
