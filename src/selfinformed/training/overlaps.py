@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from selfinformed.data.targets import Targets
 from selfinformed.runtime.remarks import remark
 from selfinformed.training.features import FeatureStore
 
@@ -20,6 +20,14 @@ _WORTH_SAYING = 0.01  # of the examples
 _SURELY = 4.0  # standard deviations above what chance gives
 
 
+@dataclass(frozen=True)
+class _Sketch:
+    """What is compared of a store: random projections of the features, float64 [N, directions], and a number for the labels of each example, uint64 [N]."""
+
+    projected: npt.NDArray[np.float64]
+    labels: npt.NDArray[np.uint64]
+
+
 def n_shared(store: FeatureStore, other: FeatureStore) -> int:
     """About how many examples of a store are in another too: those with the same features and labels, less as many as chance gives.
 
@@ -27,37 +35,7 @@ def n_shared(store: FeatureStore, other: FeatureStore) -> int:
     chance: how often, examples of the other store that are alike say (Good 1953: a cell seen t times holds (t + 1) n[t + 1] / N of what is drawn, where
     n[t] cells were seen t times).
     """
-    width = store.attached.shape[1]
-    if width != other.attached.shape[1] or not len(store) or not len(other):
-        return 0
-    half = any(part.attached[:1].dtype == torch.float16 for part in (store, other))
-    rng = np.random.default_rng(0)
-    directions = torch.from_numpy(rng.standard_normal((width, _DIRECTIONS), np.float32))
-    of_cell = rng.integers(2**63, size=_DIRECTIONS, dtype=np.uint64)
-    of_label = rng.integers(2**63, size=max(store.targets.n_labels, other.targets.n_labels), dtype=np.uint64)
-    theirs, mine = (_projected(part, directions, half) for part in (other, store))
-    low, center, high = np.quantile(theirs, (0.16, 0.5, 0.84), axis=0)
-    cell = _GRID * np.where(high > low, high - low, theirs.std(0))
-    if not (cell > 0).all():  # all alike
-        return 0
-
-    def keys(projected: npt.NDArray[np.float64], targets: Targets) -> npt.NDArray[np.uint64]:
-        """One number for the labels of each example and the cell of the grid that it lies in."""
-        cells = np.clip(np.rint((projected - center) / cell), -(2.0**62), 2.0**62).astype(np.int64).view(np.uint64)
-        labels = np.zeros(len(targets), np.uint64)
-        np.add.at(labels, np.repeat(np.arange(len(targets)), np.diff(targets.offsets)), of_label[targets.labels])
-        found: npt.NDArray[np.uint64] = (cells * of_cell).sum(1, dtype=np.uint64) + labels
-        return found
-
-    known, times = np.unique(keys(theirs, other.targets), return_counts=True)
-    wanted = keys(mine, store.targets)
-    place = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
-    seen = np.where(known[place] == wanted, times[place], 0)
-    found, cells = (np.bincount(numbers, minlength=_REPEATED + 2) for numbers in (seen, times))
-    more, ratio = np.arange(2, _REPEATED + 2), len(store) / len(other)
-    chance = ratio * more * cells[more]
-    surplus = found[more - 1] - chance
-    return round(float(surplus[surplus > _SURELY * np.sqrt((1 + chance) * (1 + ratio * more))].sum()))
+    return _n_shared(*_sketches((store, other)))
 
 
 def told_of_shared(parts: Mapping[str, FeatureStore | None]) -> str:
@@ -66,12 +44,13 @@ def told_of_shared(parts: Mapping[str, FeatureStore | None]) -> str:
     Args:
         parts: features by what their examples are called, those that are trained on first.
     """
-    given = [(name, store) for name, store in parts.items() if store is not None]
+    given = {name: store for name, store in parts.items() if store is not None}
+    sketches = zip(given, _sketches([*given.values()]), strict=True)
     found = []
-    for (earlier, other), (name, store) in itertools.combinations(given, 2):
-        n = n_shared(store, other)
-        if n > _WORTH_SAYING * min(len(store), len(other)):
-            found.append(f"{n:,} of {len(store):,} {name} examples are {earlier} examples too")
+    for (earlier, other), (name, store) in itertools.combinations(sketches, 2):
+        n, size = _n_shared(store, other), len(store.labels)
+        if n > _WORTH_SAYING * min(size, len(other.labels)):
+            found.append(f"{n:,} of {size:,} {name} examples are {earlier} examples too")
     if not found:
         return ""
     said = f"Not to be believed: {'; '.join(found)}."
@@ -79,10 +58,45 @@ def told_of_shared(parts: Mapping[str, FeatureStore | None]) -> str:
     return said
 
 
-def _projected(store: FeatureStore, directions: torch.Tensor, half: bool) -> npt.NDArray[np.float64]:
-    """Float64 [N, directions]; of `half` precision features where the other store's are so."""
-    parts = []
-    for rows in store.chunks():
-        features = store.attached[rows].cpu()
-        parts.append(((features.half() if half else features).float() @ directions).double().numpy())
-    return np.concatenate(parts)
+def _sketches(stores: Sequence[FeatureStore]) -> list[_Sketch]:
+    """Of all stores alike: by the same directions, of features in the coarsest type of any."""
+    half = any(store.attached[:1].dtype == torch.float16 for store in stores)
+    rng = np.random.default_rng(0)
+    of_label = rng.integers(2**63, size=max(store.targets.n_labels for store in stores), dtype=np.uint64)
+    made = []
+    for store in stores:
+        directions = torch.from_numpy(np.random.default_rng(1).standard_normal((store.attached.shape[1], _DIRECTIONS), np.float32))
+        projected = np.empty((len(store), _DIRECTIONS))
+        for rows in store.chunks():
+            features = store.attached[rows].cpu()
+            projected[rows] = (features.half() if half else features).float() @ directions
+        labels = np.zeros(len(store), np.uint64)
+        np.add.at(labels, np.repeat(np.arange(len(store)), np.diff(store.targets.offsets)), of_label[store.targets.labels])
+        made.append(_Sketch(projected, labels))
+    return made
+
+
+def _n_shared(mine: _Sketch, theirs: _Sketch) -> int:
+    if not len(mine.labels) or not len(theirs.labels):
+        return 0
+    low, center, high = np.quantile(theirs.projected, (0.16, 0.5, 0.84), axis=0)
+    cell = _GRID * np.where(high > low, high - low, theirs.projected.std(0))
+    if not (cell > 0).all():  # all alike
+        return 0
+    of_cell = np.random.default_rng(2).integers(2**63, size=_DIRECTIONS, dtype=np.uint64)
+
+    def keys(sketch: _Sketch) -> npt.NDArray[np.uint64]:
+        """One number for the labels of each example and the cell of the grid that it lies in."""
+        cells = np.clip(np.rint((sketch.projected - center) / cell), -(2.0**62), 2.0**62).astype(np.int64).view(np.uint64)
+        found: npt.NDArray[np.uint64] = (cells * of_cell).sum(1, dtype=np.uint64) + sketch.labels
+        return found
+
+    known, times = np.unique(keys(theirs), return_counts=True)
+    wanted = keys(mine)
+    place = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+    seen = np.where(known[place] == wanted, times[place], 0)
+    found, cells = (np.bincount(numbers, minlength=_REPEATED + 2) for numbers in (seen, times))
+    more, ratio = np.arange(2, _REPEATED + 2), len(wanted) / len(theirs.labels)
+    chance = ratio * more * cells[more]
+    surplus = found[more - 1] - chance
+    return round(float(surplus[surplus > _SURELY * np.sqrt((1 + chance) * (1 + ratio * more))].sum()))
