@@ -216,16 +216,17 @@ def test_a_rate_at_which_training_fails_is_not_chosen(problem: Problem, monkeypa
 def test_the_whole_network_tries_learning_rates_only_if_asked(problem: Problem, monkeypatch) -> None:
     rates, fit_whole = [], module.fit_whole
     steps = {"seconds": None, "epochs": 0.3}
-    monkeypatch.setattr(module, "fit_whole", lambda *a, **o: rates.append((o["learning_rate"], o["seconds"])) or fit_whole(*a, **{**o, **steps}))
-    options = {"arms": ["confusions", "finetune"], "seeds": 1, "tuning": 3, "finetune_learning_rate": 1.0}
+    monkeypatch.setattr(module, "fit_whole", lambda *a, **o: rates.append((o["learning_rate"], o["seconds"], o["recipe"])) or fit_whole(*a, **{**o, **steps}))
+    options = {"arms": ["confusions", "finetune"], "seeds": 1, "tuning": 3, "finetune_learning_rate": 1.0, "recipe": {"epsilon": 1e-6}}
     assert compared(problem, **options).about["tuned"].keys() == {"confusions"}
-    assert [rate for rate, _ in rates] == [1.0]
+    assert [rate for rate, *_ in rates] == [1.0]
     rates.clear()
     tuned = compared(problem, **options, tune_finetune=True).about["tuned"]["finetune"]
     best = max(tuned["tries"], key=lambda t: t["mean_average_precision"])["factor"]
     assert tuned["factor"] == best
-    assert [rate for rate, _ in rates] == [0.5, 1.0, 2.0, best]
-    assert len({seconds for _, seconds in rates}) == 1
+    assert [rate for rate, *_ in rates] == [0.5, 1.0, 2.0, best]
+    assert len({seconds for _, seconds, _ in rates}) == 1
+    assert all(recipe == {"epsilon": 1e-6} for *_, recipe in rates)
     with pytest.raises(SelfInformedError, match=r"give holdout=, as examples"):
         bare = problem.store("holdout")
         bare = FeatureStore(bare.attached, bare.penultimate, bare.targets, bare.fingerprint, 0.0)

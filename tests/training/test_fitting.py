@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from selfinformed.augmented.saved import load
 from selfinformed.data.targets import as_targets
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.training.features import FeatureStore, rank
-from selfinformed.training.fitting import fit, fit_whole, gradient_of, guess_output, loss_of, one_cycle
+from selfinformed.training.fitting import Recipe, fit, fit_whole, gradient_of, guess_output, loss_of, one_cycle
 
 
 def weights(aug) -> dict[str, torch.Tensor]:
@@ -198,6 +199,26 @@ def test_the_whole_network_trains_for_a_given_time(problem: Problem) -> None:
     history = fit_whole(aug, problem.train, seconds=0.3)
     assert 0.3 <= history.seconds < 3
     assert history.rows[-1]["steps"] >= 1
+
+
+WITHIN = {
+    "schedule": "constant", "weight_decay": 0.5, "epsilon": 1.0, "label_smoothing": 0.3, "logit_adjustment": 1.0, "class_weights": 0.999,
+    "balanced_sampling": 1.0, "ema": 0.5, "tail_average": 1.0,
+}  # fmt: skip
+WITHOUT = {"residual": 0.0, "soft_targets": 0.5, "temperature": 3.0, "patience": 1, "watch": "loss"}  # of heads beside a base, a teacher, held-out data
+
+
+def test_the_whole_network_trains_by_the_recipe(problem: Problem) -> None:
+    def trained(recipe: dict[str, Any]) -> torch.Tensor:
+        aug = augment(problem.net, problem.plan(), seed=0)
+        fit_whole(aug, problem.train.take(range(300)), epochs=1, recipe=recipe)
+        return torch.cat([parameter.detach().flatten() for parameter in aug.all_parameters()])
+
+    assert WITHIN.keys() | WITHOUT.keys() == {option.name for option in fields(Recipe)}
+    plain = trained({})
+    assert torch.equal(trained(WITHOUT), plain)
+    for option, value in WITHIN.items():
+        assert not torch.equal(trained({option: value}), plain), option
 
 
 @pytest.mark.parametrize("rate", [1e30, float("inf")])

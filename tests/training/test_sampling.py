@@ -32,7 +32,7 @@ def test_weights_are_means_over_labels(labels, power: float) -> None:
 def test_an_example_is_drawn_as_often_as_expected_up_to_one(skewed, seed: int, power: float) -> None:
     store, weights = skewed, sampling_weights(skewed.targets, power)
     expected = (weights * len(store) / weights.sum()).numpy()
-    drawn = draw_of(store, power)(torch.Generator().manual_seed(seed))
+    drawn = draw_of(store.permutation, store.targets, power)(torch.Generator().manual_seed(seed))
     assert len(drawn) == len(store)
     counts = np.bincount(drawn, minlength=len(store))
     assert (counts >= np.floor(expected - 1e-9)).all()
@@ -40,7 +40,7 @@ def test_an_example_is_drawn_as_often_as_expected_up_to_one(skewed, seed: int, p
 
 
 def test_at_power_one_labels_come_equally_often_and_copies_apart(skewed) -> None:
-    drawn = draw_of(skewed, 1.0)(torch.Generator().manual_seed(0))
+    drawn = draw_of(skewed.permutation, skewed.targets, 1.0)(torch.Generator().manual_seed(0))
     positives = skewed.targets.take(drawn.numpy()).positives()
     assert positives.min() == pytest.approx(100, abs=8)
     assert positives.max() == pytest.approx(100, abs=8)
@@ -49,14 +49,14 @@ def test_at_power_one_labels_come_equally_often_and_copies_apart(skewed) -> None
 
 def test_same_seed_same_sample_next_pass_another(skewed) -> None:
     one, two = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
-    draw = draw_of(skewed, 0.7)
+    draw = draw_of(skewed.permutation, skewed.targets, 0.7)
     first = draw(one)
     assert torch.equal(first, draw(two))
     assert not torch.equal(first, draw(one))
 
 
 def test_without_it_the_order_is_the_stores(skewed) -> None:
-    assert torch.equal(draw_of(skewed)(torch.Generator().manual_seed(3)), skewed.permutation(torch.Generator().manual_seed(3)))
+    assert torch.equal(draw_of(skewed.permutation, skewed.targets)(torch.Generator().manual_seed(3)), skewed.permutation(torch.Generator().manual_seed(3)))
 
 
 @pytest.fixture(scope="module")

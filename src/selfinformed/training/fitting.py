@@ -88,8 +88,8 @@ def fit(
         checkpoint_every: steps between two writings of it (default: after each pass).
         log: a folder that takes training.jsonl, a row each fourth step, and TensorBoard's events.
         tensorboard: whether it does (default: if TensorBoard is installed).
-        finetune: train the whole network in a second stage, on inputs; `train` must then be examples. Recipe, checkpoint and log are of
-            the first stage only.
+        finetune: train the whole network in a second stage, on inputs; `train` must then be examples. Checkpoint and log are of the first stage
+            only, and of the recipe soft targets and patience.
         finetune_epochs: passes of that stage.
         finetune_learning_rate: its peak, and that of heads' copies of the trunk's end: weights that were trained before.
 
@@ -160,7 +160,7 @@ def fit(
         if aug.dispatch is not None and recipe.residual != 1:
             aug.dispatch.shift = join.shift
         if epochs:
-            batches = Order(len(store), batch_size, seed, draw_of(store, recipe.balanced_sampling))
+            batches = Order(len(store), batch_size, seed, draw_of(store.permutation, store.targets, recipe.balanced_sampling))
             objective = Objective.of(recipe, targets, aug.output, store.n_views)
             watched = None if held_out is None else _watched(aug, held_out, recipe, join)
             training = Training(
@@ -176,7 +176,8 @@ def fit(
             aug.dispatch.shift = None
     processes.equalise(aug.new_parameters())  # the transform may have been computed with other rounding
     if finetune and store.examples is not None:  # without those that could not be read
-        fit_whole(aug, store.examples, epochs=finetune_epochs, batch_size=batch_size, learning_rate=finetune_learning_rate, seed=seed, history=history)
+        second: dict[str, Any] = {"epochs": finetune_epochs, "batch_size": batch_size, "learning_rate": finetune_learning_rate, "seed": seed}
+        fit_whole(aug, store.examples, recipe=recipe, history=history, **second)
     history.seconds = time.perf_counter() - start
     return history
 
@@ -190,6 +191,7 @@ def fit_whole(
     batch_size: int = 128,
     learning_rate: float = 1e-3,
     seed: int = 0,
+    recipe: Recipe | Mapping[str, Any] | None = None,
     history: History | None = None,
 ) -> History:
     """Trains the whole augmented network on inputs, BatchNorm and dropout in training mode: the second stage, or with
@@ -201,11 +203,13 @@ def fit_whole(
         epochs: passes, where `seconds` is not given.
         seconds: train this long instead; the schedule anneals over that time.
         batch_size: examples per step.
-        learning_rate: peak of the one-cycle schedule.
+        learning_rate: peak of the schedule.
         seed: of the order of examples and of dropout.
+        recipe: schedule, optimizer, losses, sampling and averaging; what is of heads beside a base (`residual`), of a teacher and of patience has
+            no part here.
     """
     check_labels(aug.net, train)
-    history = history or History()
+    history, recipe = history or History(), replace(Recipe.of(recipe), soft_targets=0.0, patience=0)
     aug.output = aug.output or guess_output(train.targets)
     aug.base_was_tuned = True
     trained = aug.all_parameters()
@@ -218,11 +222,14 @@ def fit_whole(
         def forward(rows: torch.Tensor) -> tuple[torch.Tensor, None]:
             return aug(train.read(rows.tolist())), None
 
-        order = Order(len(train), batch_size, seed, lambda generator: torch.randperm(len(train), generator=generator))
+        def shuffled(generator: torch.Generator) -> torch.Tensor:
+            return torch.randperm(len(train), generator=generator)
+
+        order = Order(len(train), batch_size, seed, draw_of(shuffled, train.targets, recipe.balanced_sampling))
         groups = [{"params": trained, "lr": learning_rate}]
         start = time.perf_counter()
-        objective = Objective(aug.output)
-        Training(groups, order, epochs, forward, train.targets, objective, Recipe(), history, "whole network", seconds=seconds).run()
+        objective = Objective.of(recipe, train.targets, aug.output)
+        Training(groups, order, epochs, forward, train.targets, objective, recipe, history, "whole network", seconds=seconds).run()
     aug.eval()
     for parameter in trained:
         parameter.requires_grad_(any(parameter is new for new in aug.new_parameters()))

@@ -8,20 +8,21 @@ import numpy as np
 import torch
 
 from selfinformed.data.targets import Targets
-from selfinformed.training.features import FeatureStore
+
+Draw = Callable[[torch.Generator], torch.Tensor]
 
 
-def draw_of(store: FeatureStore, power: float = 0.0) -> Callable[[torch.Generator], torch.Tensor]:
-    """What gives the example numbers of a pass: the store's own order, or at a power above 0 a sample in proportion to `sampling_weights`.
+def draw_of(permutation: Draw, targets: Targets, power: float = 0.0) -> Draw:
+    """What gives the example numbers of a pass: a permutation of all, or at a power above 0 a sample in proportion to `sampling_weights`.
 
     The sample is systematic: an example expected m times a pass is in it floor(m) or ceil(m) times.
     """
     if not power:
-        return store.permutation
-    weights = sampling_weights(store.targets, power)
+        return permutation
+    weights = sampling_weights(targets, power)
 
     def draw(generator: torch.Generator) -> torch.Tensor:
-        order = store.permutation(generator)
+        order = permutation(generator)
         ends = weights[order].cumsum(0)
         steps = torch.arange(len(order), dtype=torch.float64) + torch.rand(1, generator=generator, dtype=torch.float64)
         places = torch.searchsorted(ends, steps * (ends[-1] / len(order)), right=True).clamp(max=len(order) - 1)
