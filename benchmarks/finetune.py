@@ -1,27 +1,38 @@
-"""The arm `finetune` of the benchmarks where it was not part of the comparison, and cached features against the trunk in the loop:
+"""The arm `finetune` of the benchmarks where it was not part of the comparison:
 
     python benchmarks/finetune.py kanji budget
 
-The whole network is trained on for as long as the searched structure took, the caching of features counted, and its rows join results/NAME.json. Run it
-on an idle machine: a time is a number of steps only there.
+The whole network is trained on for as long as the searched structure took, the caching of features counted, and its rows join results/NAME.json. A time is
+a number of passes: those that would have taken so long where the features were cached, by how long caching and training on take beside one another now. So
+neither a busy machine nor another one gives the control less. A stopped run goes on.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
 import sys
+import time
 from typing import Any
 
+import numpy as np
+import torch
 from common import RESULTS, save
-from winning import N_GROUPS, Task, draw, said, speed
+from winning import Task, draw, said
 
-from selfinformed.evidence.arms import Bench
+from selfinformed.augmented.network import augment
 from selfinformed.evidence.comparison import Comparison
+from selfinformed.evidence.evaluation import evaluate
 from selfinformed.runtime.files import read_json
-from selfinformed.training.structures import Builder, Choice
+from selfinformed.runtime.journals import JournalFile
+from selfinformed.structure.groups import LabelGroups
+from selfinformed.structure.plans import plan
+from selfinformed.training.features import rank
+from selfinformed.training.fitting import fit_whole
 
-TUNING = {"wordnet": (0.1, 0.3, 1.0, 4.0)}  # factors of 5e-4 that are tried; a pretrained transformer wants lower ones
-USUAL = (1.0, 4.0, 8.0, 16.0, 32.0)
+RATES = {"wordnet": (2e-4, 5e-4, 1e-3, 2e-3, 4e-3)}
+USUAL = (5e-4, 2e-3, 4e-3, 8e-3, 1.6e-2)
+BATCH = 128  # examples of a step of the whole network
 
 
 def main(name: str, kind: str) -> None:
@@ -30,31 +41,70 @@ def main(name: str, kind: str) -> None:
     base = next(row for row in bases if row["kind"] == kind)
     found = base["comparison"]
     before = Comparison(found["rows"], {}, 50, found["about"])
-    rows = [row for row in found["rows"] if row["arm"] != "finetune"] + finetuned(task, before)
+    own, tuned = finetuned(task, before, base["speed"]["caching_seconds"])
+    rows = [row for row in found["rows"] if row["arm"] != "finetune"] + own
     table = Comparison(rows, {}, 50, found["about"])
+    base["finetune"] = tuned
     base["comparison"] |= {"rows": rows, "summary": table.summary(), "verdict": table.verdict}
     base["against"] = {arm: table.difference("searched", arm) for arm in table.arms if arm != "searched"}
-    base["speed"] = speed(task, table)
     said(str(table) + "\n" + table.verdict)
     save(name, {"seed": 0, "bases": bases})
     draw(name, bases)
 
 
-def finetuned(task: Task, table: Comparison) -> list[dict[str, Any]]:
-    heads = Builder(task.net, task.holdout, task.budget).structure(Choice("confusions", N_GROUPS)).plan
-    bench = Bench(task.net, heads, task.train, task.test, task.holdout, None, None, None, None, task.epochs, "keep", 5e-4, dict(task.training))
-    caching = task.train.seconds + task.holdout.seconds
-    seconds = [caching + float(taken) for taken in table.values("searched", "head_seconds")]
-    tries = {factor: bench.trained("finetune", 0, factor, seconds[0]) for factor in TUNING.get(task.name, USUAL)}
-    scores = {factor: bench.score("finetune", aug, 50) for factor, (aug, _) in tries.items()}
-    best = max(scores, key=lambda factor: scores[factor])
-    said("finetune on hold-out data: " + ", ".join(f"{5e-4 * factor:g} {100 * score:.2f}" for factor, score in scores.items()))
-    rows = []
-    for seed, allowed in enumerate(seconds):
-        aug, history = tries[best] if seed == 0 else bench.trained("finetune", seed, best, allowed)
-        rows.append({"arm": "finetune", "seed": seed, **bench.judged("finetune", aug, 50).figures(), "seconds": history.seconds, "head_seconds": 0.0})
-        said(f"finetune {seed}: {100 * rows[-1]['mean_average_precision']:.2f} in {history.seconds:.0f} s")
-    return rows
+def finetuned(task: Task, table: Comparison, caching_seconds: float) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """A row of each seed, at the learning rate that is best on hold-out data, and how that was chosen; caching the training features took so long."""
+    task.folder.mkdir(parents=True, exist_ok=True)
+    kept: dict[Any, dict[str, Any]] = {}
+    recipe = task.training.get("recipe", {})
+    key = f"{task.net.fingerprint} {json.dumps(recipe, sort_keys=True)}"
+    journal = JournalFile(task.folder / "finetune.jsonl", key, lambda line: kept.update({tuple(line["of"]): line}))
+    if ("passes",) not in kept:
+        journal.add(of=["passes"], passes=passes(task, table, caching_seconds))
+    allowed = kept[("passes",)]["passes"]
+    said(f"finetune: {np.mean(allowed):.2f} passes over {len(task.train):,} examples")
+
+    def trained(rate: float, seed: int) -> dict[str, Any]:
+        if (rate, seed) not in kept:
+            train, holdout, test = (store.examples for store in (task.train, task.holdout, task.test))
+            assert train is not None
+            assert holdout is not None
+            assert test is not None
+            aug = augment(task.net, plan(task.net, LabelGroups(task.net.n_labels, ()), budget=task.budget), seed=seed)
+            history = fit_whole(aug, train, epochs=allowed[seed], batch_size=BATCH, learning_rate=rate, seed=seed, recipe=recipe)
+            held_out = rank(aug, holdout, 50).mean_average_precision
+            figures = {"arm": "finetune", "seed": seed, **evaluate(aug, test, 50).figures(), "seconds": history.seconds, "head_seconds": 0.0}
+            journal.add(of=[rate, seed], held_out=held_out, row=figures)
+            said(f"finetune {rate:g}, seed {seed}: {100 * held_out:.2f} on hold-out data, in {history.seconds:.0f} s")
+        return kept[(rate, seed)]
+
+    tries = {rate: trained(rate, 0)["held_out"] for rate in RATES.get(task.name, USUAL)}
+    best = max(tries, key=lambda rate: tries[rate])
+    rows = [trained(best, seed)["row"] for seed in range(len(allowed))]
+    said(f"finetune on test data: {100 * np.mean([row['mean_average_precision'] for row in rows]):.2f}")
+    return rows, {"passes": float(np.mean(allowed)), "recipe": recipe, "tries": [{"learning_rate": rate, "holdout": score} for rate, score in tries.items()]}
+
+
+def passes(task: Task, table: Comparison, caching_seconds: float, rounds: int = 5, examples: int = 1024) -> list[float]:
+    """How many passes of training the whole network take as long as the searched structure did, for each seed."""
+    data = task.train.examples
+    assert data is not None
+    ratios = []
+    for number in range(rounds + 1):
+        rows = [i % len(data) for i in range(number * examples, (number + 1) * examples)]
+        start = time.perf_counter()
+        with torch.inference_mode():
+            for at in range(0, examples, 256):
+                task.net.features(data.read(rows[at : at + 256]))
+        caching = time.perf_counter() - start
+        aug = augment(task.net, plan(task.net, LabelGroups(task.net.n_labels, ()), budget=task.budget))
+        history = fit_whole(aug, data.take(rows), epochs=1, batch_size=BATCH, learning_rate=0.0)
+        if number:
+            ratios.append(history.seconds / caching)
+    an_example = caching_seconds / len(task.train)
+    said(f"training the whole network takes {np.median(ratios):.2f} times as long as caching ({min(ratios):.2f} to {max(ratios):.2f})")
+    taken = an_example * (len(task.train) + len(task.holdout)) + table.values("searched", "head_seconds")
+    return [float(seconds / (caching_seconds * np.median(ratios))) for seconds in taken]
 
 
 if __name__ == "__main__":
