@@ -10,7 +10,6 @@ neither a busy machine nor another one gives the control less. A stopped run goe
 from __future__ import annotations
 
 import importlib
-import json
 import sys
 import time
 from typing import Any
@@ -30,8 +29,12 @@ from selfinformed.structure.plans import plan
 from selfinformed.training.features import rank
 from selfinformed.training.fitting import fit_whole
 
-RATES = {"wordnet": (2e-4, 5e-4, 1e-3, 2e-3, 4e-3)}
-USUAL = (5e-4, 2e-3, 4e-3, 8e-3, 1.6e-2)
+# Learning rates and AdamW's epsilon; the heads' own epsilon, 1e-3 with thousands of logistic labels, and the usual one.
+TRIES = {
+    "cjk": ((1e-4, 1e-3), (2.5e-4, 1e-3), (5e-4, 1e-3), (2e-3, 1e-3), (1e-4, 1e-8), (3e-4, 1e-8), (1e-3, 1e-8)),
+    "wordnet": ((2e-4, 1e-3), (1e-3, 1e-3), (4e-3, 1e-3), (1.5e-4, 1e-8), (5e-4, 1e-8)),
+}
+USUAL = tuple((rate, 1e-8) for rate in (5e-4, 2e-3, 4e-3, 8e-3, 1.6e-2))
 BATCH = 128  # examples of a step of the whole network
 
 
@@ -56,33 +59,33 @@ def finetuned(task: Task, table: Comparison, caching_seconds: float) -> tuple[li
     """A row of each seed, at the learning rate that is best on hold-out data, and how that was chosen; caching the training features took so long."""
     task.folder.mkdir(parents=True, exist_ok=True)
     kept: dict[Any, dict[str, Any]] = {}
-    recipe = task.training.get("recipe", {})
-    key = f"{task.net.fingerprint} {json.dumps(recipe, sort_keys=True)}"
-    journal = JournalFile(task.folder / "finetune.jsonl", key, lambda line: kept.update({tuple(line["of"]): line}))
+    journal = JournalFile(task.folder / "finetune.jsonl", task.net.fingerprint, lambda line: kept.update({tuple(line["of"]): line}))
     if ("passes",) not in kept:
         journal.add(of=["passes"], passes=passes(task, table, caching_seconds))
     allowed = kept[("passes",)]["passes"]
     said(f"finetune: {np.mean(allowed):.2f} passes over {len(task.train):,} examples")
 
-    def trained(rate: float, seed: int) -> dict[str, Any]:
-        if (rate, seed) not in kept:
+    def trained(rate: float, epsilon: float, seed: int) -> dict[str, Any]:
+        if (rate, epsilon, seed) not in kept:
             train, holdout, test = (store.examples for store in (task.train, task.holdout, task.test))
             assert train is not None
             assert holdout is not None
             assert test is not None
             aug = augment(task.net, plan(task.net, LabelGroups(task.net.n_labels, ()), budget=task.budget), seed=seed)
-            history = fit_whole(aug, train, epochs=allowed[seed], batch_size=BATCH, learning_rate=rate, seed=seed, recipe=recipe)
+            options = {"epochs": allowed[seed], "learning_rate": rate, "seed": seed, "recipe": {"epsilon": epsilon}}
+            history = fit_whole(aug, train, batch_size=BATCH, **options)
             held_out = rank(aug, holdout, 50).mean_average_precision
             figures = {"arm": "finetune", "seed": seed, **evaluate(aug, test, 50).figures(), "seconds": history.seconds, "head_seconds": 0.0}
-            journal.add(of=[rate, seed], held_out=held_out, row=figures)
-            said(f"finetune {rate:g}, seed {seed}: {100 * held_out:.2f} on hold-out data, in {history.seconds:.0f} s")
-        return kept[(rate, seed)]
+            journal.add(of=[rate, epsilon, seed], held_out=held_out, row=figures)
+            said(f"finetune at {rate:g}, epsilon {epsilon:g}, seed {seed}: {100 * held_out:.2f} on hold-out data, in {history.seconds:.0f} s")
+        return kept[(rate, epsilon, seed)]
 
-    tries = {rate: trained(rate, 0)["held_out"] for rate in RATES.get(task.name, USUAL)}
-    best = max(tries, key=lambda rate: tries[rate])
-    rows = [trained(best, seed)["row"] for seed in range(len(allowed))]
+    tries = {tried: trained(*tried, 0)["held_out"] for tried in TRIES.get(task.name, USUAL)}
+    best = max(tries, key=lambda tried: tries[tried])
+    rows = [trained(*best, seed)["row"] for seed in range(len(allowed))]
     said(f"finetune on test data: {100 * np.mean([row['mean_average_precision'] for row in rows]):.2f}")
-    return rows, {"passes": float(np.mean(allowed)), "recipe": recipe, "tries": [{"learning_rate": rate, "holdout": score} for rate, score in tries.items()]}
+    told = [{"learning_rate": rate, "epsilon": epsilon, "holdout": score} for (rate, epsilon), score in tries.items()]
+    return rows, {"passes": float(np.mean(allowed)), "tries": told}
 
 
 def passes(task: Task, table: Comparison, caching_seconds: float, rounds: int = 5, examples: int = 1024) -> list[float]:
