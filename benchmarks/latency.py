@@ -95,7 +95,7 @@ def compared(name: str, net: si.WrappedClassifier, groups: LabelGroups, size: in
             taken |= {f"{k} int8": v for k, v in timed(small, repeats).items()}
         added = {k: float(np.median(v - taken["base int8" if "int8" in k else "base"])) for k, v in taken.items() if "base" not in k}
         row = {
-            "heads": name, "batch": batch, "multiply_adds_ratio": plan.extra_computation, "padding": fused.padding / sum(plan.head_multiply_adds),
+            "heads": name, "batch": batch, "multiply_adds_ratio": plan.extra_computation,
             "base_p50": float(np.median(taken["base"])), "base_p95": float(np.percentile(taken["base"], 95)),
             "augmented_p50": float(np.median(taken["augmented"])), "augmented_p95": float(np.percentile(taken["augmented"], 95)),
             "ratio": float(np.median(taken["augmented"] / taken["base"])), "ratio_int8": float(np.median(taken["augmented int8"] / taken["base int8"])),

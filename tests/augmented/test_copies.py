@@ -70,8 +70,8 @@ def test_before_training_it_is_the_base_bit_for_bit(net, problem: Problem, hidde
 def test_cost_is_what_is_executed(net, problem: Problem, hidden) -> None:
     made = copies(net, problem, hidden)
     aug = augment(net, made)
-    assert made.multiply_adds == executed(aug, problem.test.read([0])) - aug.heads.padding
-    added = sum(p.numel() for p in aug.heads.parameters()) - aug.heads.padding
+    assert made.multiply_adds == executed(aug, problem.test.read([0]))
+    added = sum(p.numel() for p in aug.heads.parameters())
     assert made.parameters == net.cost.parameters + added
     assert made.head_multiply_adds[0] > made.sources[0].copy.multiply_adds > 0
     assert HeadPlan.from_dict(made.to_dict()).to_dict() == made.to_dict()
@@ -137,7 +137,7 @@ def test_a_trained_network_is_saved_and_loaded(net, problem: Problem, trained, t
     assert torch.equal(load(tmp_path, net.model, inputs[:2])(inputs), trained(inputs))
     with safe_open(tmp_path / "heads.safetensors", "np") as file:
         numbers = sum(file.get_tensor(name).size for name in file.keys())  # noqa: SIM118
-    assert numbers == sum(p.numel() for p in trained.new_parameters()) - trained.heads.padding
+    assert numbers == sum(p.numel() for p in trained.new_parameters())
     assert torch.equal(copy.deepcopy(trained)(inputs), trained(inputs))
 
 

@@ -153,7 +153,7 @@ def test_compiled_and_transformed_it_gives_the_same(problem: Problem, trained: A
     torch.testing.assert_close(torch.compile(trained, backend="eager")(inputs), expected)
     parameters = {name: parameter.detach() for name, parameter in trained.named_parameters()}
     found = torch.func.grad(lambda own: torch.func.functional_call(trained, own, (inputs,)).square().sum())(parameters)
-    weights = [trained.heads.outputs.weights[0]]
+    weights = [trained.heads.outputs.weight]
     (gradient,) = torch.autograd.grad(trained(inputs).square().sum(), weights, create_graph=True)
     name = next(name for name, parameter in trained.named_parameters() if parameter is weights[0])
     torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5)

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from conftest import Problem
 from selfinformed.augmented.network import augment
+from selfinformed.network.cost import cost
 from selfinformed.network.wrap import WrappedClassifier, wrap
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.counts import ConfusionCounts
@@ -38,18 +39,24 @@ def spent(made: HeadPlan) -> int:
 
 
 @pytest.mark.parametrize("groups", [PARTITION, COVER, LabelGroups.everything(N_LABELS), LabelGroups(N_LABELS, ())], ids=["partition", "cover", "dense", "none"])
-@pytest.mark.parametrize("hidden", [(7,), (7, 5), (3, 4, 2)])
-def test_cost_is_what_the_built_network_costs(net: WrappedClassifier, groups: LabelGroups, hidden: tuple[int, ...]) -> None:
-    made = plan(net, groups, hidden=hidden)
+@pytest.mark.parametrize(
+    "options",
+    [{"hidden": (7,)}, {"hidden": (7, 5)}, {"hidden": (3, 4, 2)}, {"budget": 0.5}, {"budget": 0.5, "depth": 2, "capacity": "labels"},
+     {"budget": 0.5, "depth": 0}],
+    ids=str,
+)  # fmt: skip
+def test_cost_is_what_the_built_network_executes(net: WrappedClassifier, groups: LabelGroups, options: dict[str, Any]) -> None:
+    if not len(groups) and options.get("depth") == 0:
+        pytest.skip("there is nothing to read a shared layer")
+    made = plan(net, groups, **options)
     aug = augment(net, made)
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         aug(torch.randn(1, 1, 8, 8))
-    padding = aug.heads.padding if aug.heads else 0
-    assert made.multiply_adds == counter.get_total_flops() // 2 - padding
-    assert made.multiply_adds == made.base_multiply_adds + sum(made.head_multiply_adds)
+    assert made.multiply_adds == counter.get_total_flops() // 2 == cost(aug, torch.randn(1, 1, 8, 8)).multiply_adds
+    assert made.multiply_adds == made.base_multiply_adds + made.shared_multiply_adds + sum(made.head_multiply_adds)
     kept = sum(p.numel() for p in net.classifier.parameters())  # the original classifier is kept to be able to disable the heads
-    assert made.parameters == sum(p.numel() for p in aug.base.parameters()) - kept - padding
+    assert made.parameters == sum(p.numel() for p in aug.base.parameters()) - kept
     assert made.extra_computation == made.multiply_adds / net.cost.multiply_adds
 
 

@@ -1,42 +1,41 @@
-"""A block-diagonal linear layer in a few batched matrix products, whatever the number of blocks and however unequal they are."""
+"""A block-diagonal linear layer that computes its blocks and nothing beside them, however many and unequal they are."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import nn
-
-_TILES = (64, 128, 256, 512)
-_COPY = 32  # outputs of a tile that cost as much as handing it a copy of its inputs
-_PRODUCT = 200_000  # multiply-adds that cost as much as one more product
-_MOST_PRODUCTS = 6
 
 _LARGE = 225_000  # weights of a block that take longer to read in 32 bits than a product takes to start
 
 _INT8_BATCH = 8  # beyond it a product no longer waits for memory, and float32 is as fast or faster
 
-IntArray = npt.NDArray[np.int64]
 Piece = tuple[torch.Tensor, torch.Tensor | None]
 
 
 @dataclass(frozen=True)
-class _Bucket:
-    """Blocks evaluated in one product: each as tiles of `tile` outputs, its inputs padded to `width`."""
+class _Product:
+    """`n` neighbouring blocks of `inputs` x `outputs` in one batched product; they read n * inputs columns from `start` on."""
 
-    blocks: tuple[int, ...]
-    width: int
-    tile: int
+    n: int
+    inputs: int
+    outputs: int
+    start: int
+
+    @property
+    def columns(self) -> int:
+        return self.n * self.inputs
 
 
 class BlockLinear(nn.Module):
-    """Block i maps a_i inputs to b_i outputs: x [B, columns] to [B, P], where P counts padding; `places` says where the outputs are.
+    """Block i maps a_i inputs to b_i outputs: x [B, columns] to [B, sum b], the outputs of the blocks side by side.
 
-    Blocks of similar width share one batched product over tiles of equal size, so that the number of operators does not grow with
-    the number of blocks. Padding has weights of zero, reads zeros and is read by nothing: its gradient is zero, and it stays zero.
+    Neighbouring blocks that read the same columns are one product, and so are those of one shape that read columns side by side; every other block
+    is a product of its own. Nothing is padded: what is executed are sum a_i b_i multiply-adds an example.
 
     Args:
         blocks: (a_i, b_i) of each block.
@@ -47,118 +46,106 @@ class BlockLinear(nn.Module):
 
     def __init__(self, blocks: Sequence[tuple[int, int]], inputs: Sequence[int], columns: int, bias: bool) -> None:
         super().__init__()
-        self.blocks, self.inputs, self.columns = list(blocks), list(inputs), columns
-        self.buckets = _buckets(self.blocks)
+        self.blocks, self.inputs = list(blocks), list(inputs)
+        self.outputs = sum(b for _, b in blocks)
+        self.weight = nn.Parameter(torch.zeros(sum(a * b for a, b in blocks)))  # [b, a] of each block, one after the other
+        self.bias = nn.Parameter(torch.zeros(self.outputs)) if bias else None
+        self._sizes = [a * b for a, b in blocks]
+        self.firsts = list(itertools.accumulate((b for _, b in blocks), initial=0))
+        self._products = _products(self.blocks, self.inputs)
+        # Columns are handed out all at once, where products read columns of their own: each slice would have a gradient of the size of x.
+        self._in_order = sorted(range(len(self._products)), key=lambda number: self._products[number].start)
+        ends = list(itertools.accumulate((self._products[number].columns for number in self._in_order), initial=0))
+        self._divided = ends == [*(self._products[number].start for number in self._in_order), columns]
         self._int8: list[tuple[torch.Tensor, torch.Tensor]] | None = None
-        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        self._gathers: list[str | None] = []
-        self._copies: list[str | None] = []
-        self._tiles: dict[int, tuple[int, slice]] = {}
-        self.places: list[IntArray] = [np.empty(0, np.int64)] * len(self.blocks)
-        self.outputs = 0
-        for number, bucket in enumerate(self.buckets):
-            owners: list[int] = []
-            gathered = np.full((len(bucket.blocks), bucket.width), columns)  # the column after the last holds zeros
-            for place, block in enumerate(bucket.blocks):
-                width, outputs = self.blocks[block]
-                tiles = -(-outputs // bucket.tile)
-                self._tiles[block] = number, slice(len(owners), len(owners) + tiles)
-                self.places[block] = self.outputs + len(owners) * bucket.tile + np.arange(outputs)
-                gathered[place, :width] = self.inputs[block] + np.arange(width)
-                owners += [place] * tiles
-            self.outputs += len(owners) * bucket.tile
-            self.weights.append(nn.Parameter(torch.zeros(len(owners), bucket.width, bucket.tile)))
-            if bias:
-                self.biases.append(nn.Parameter(torch.zeros(len(owners), 1, bucket.tile)))
-            as_it_is = np.array_equal(gathered.ravel(), np.arange(columns))
-            self._gathers.append(None if as_it_is else self._constant(f"gather_{number}", gathered.ravel()))
-            copied = owners != list(range(len(bucket.blocks)))
-            self._copies.append(self._constant(f"copy_{number}", np.array(owners)) if copied else None)
-        self._reads_padding = any(self.blocks[b][0] < bucket.width for bucket in self.buckets for b in bucket.blocks)
-
-    def _constant(self, name: str, values: IntArray) -> str:
-        self.register_buffer(name, torch.from_numpy(values.astype(np.int64)), persistent=False)
-        return name
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, columns) -> (B, P)"""
+        """(B, columns) -> (B, sum b)"""
         if self._int8 is not None and suits_int8(x):
             return self._in_int8(x, self._int8)
-        padded = nn.functional.pad(x, (0, 1)) if self._reads_padding else x
+        weights = self.weight.split([product.columns * product.outputs for product in self._products])  # type: ignore[no-untyped-call]
         parts = []
-        for number, bucket in enumerate(self.buckets):
-            gather, copy = self._gathers[number], self._copies[number]
-            read = x if gather is None else padded.index_select(1, getattr(self, gather))  # (B, H * a)
-            read = torch.unflatten(read, 1, (len(bucket.blocks), bucket.width)).transpose(0, 1)  # (H, B, a)
-            if copy is not None:
-                read = read.index_select(0, getattr(self, copy))  # (tiles, B, a)
-            weight = self.weights[number]
-            out = torch.baddbmm(self.biases[number], read, weight) if len(self.biases) else torch.bmm(read, weight)
-            parts.append(out.transpose(0, 1).flatten(1))  # (tiles, B, tile) -> (B, tiles * tile)
-        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        for product, read, weight in zip(self._products, self._read(x), weights, strict=True):
+            a, b = product.inputs, product.outputs
+            if product.n == 1:
+                parts.append(F.linear(read, weight.view(b, a)))
+            else:
+                read = read.unflatten(1, (product.n, a)).transpose(0, 1)  # type: ignore[no-untyped-call]
+                out = torch.bmm(read, weight.view(product.n, b, a).transpose(1, 2))
+                parts.append(out.transpose(0, 1).flatten(1))  # (n, B, b) -> (B, n * b)
+        out = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        return out if self.bias is None else out + self.bias
+
+    def _read(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """The columns that each product reads."""
+        if not self._divided:
+            return [x[:, product.start : product.start + product.columns] for product in self._products]
+        parts = x.split([self._products[number].columns for number in self._in_order], 1)  # type: ignore[no-untyped-call]
+        read = [x] * len(parts)
+        for number, part in zip(self._in_order, parts, strict=True):
+            read[number] = part
+        return read
 
     def quantize(self, on: bool) -> None:
         """Keeps the weights in 8 bits too, for small batches, where blocks are so large that reading them takes longer than starting a product each."""
-        large = sum(a * b for a, b in self.blocks) > _LARGE * len(self.blocks)
+        large = sum(self._sizes) > _LARGE * len(self.blocks)
         self._int8 = [in_int8(self.weight_of(block)) for block in range(len(self.blocks))] if on and large else None
 
     def _in_int8(self, x: torch.Tensor, weights: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-        out, narrow = x.new_zeros(len(x), self.outputs), x.bfloat16()
-        for number, (weight, scale) in enumerate(weights):
-            (a, b), start, first = self.blocks[number], self.inputs[number], int(self.places[number][0])
-            out[:, first : first + b] = int8_product(narrow[:, start : start + a], weight, scale)
-        return out + torch.cat([bias.flatten() for bias in self.biases]) if len(self.biases) else out
+        narrow = x.bfloat16()
+        columns = [narrow[:, start : start + a] for (a, _), start in zip(self.blocks, self.inputs, strict=True)]
+        out = torch.cat([int8_product(read, *weight) for read, weight in zip(columns, weights, strict=True)], 1).to(x)
+        return out if self.bias is None else out + self.bias
 
     def pieces(self) -> list[Piece]:
-        """Weight [tiles, a padded, tile] and bias [tiles, 1, tile] of each block. Split all at once: each slice of a weight would
-        have a gradient of the whole weight's size.
-        """
-        found: list[Piece] = [(torch.empty(0), None)] * len(self.blocks)
-        for number, bucket in enumerate(self.buckets):
-            sizes = [self._tiles[block][1].stop - self._tiles[block][1].start for block in bucket.blocks]
-            weights = self.weights[number].split(sizes)
-            biases = self.biases[number].split(sizes) if len(self.biases) else [None] * len(sizes)
-            for block, weight, bias in zip(bucket.blocks, weights, biases, strict=True):
-                found[block] = weight, bias
-        return found
+        """Weight [b, a] and bias [b] of each block. Split all at once: each slice of the weight would have a gradient of the whole weight's size."""
+        weights = self.weight.split(self._sizes)  # type: ignore[no-untyped-call]
+        biases = [None] * len(weights) if self.bias is None else self.bias.split([b for _, b in self.blocks])  # type: ignore[no-untyped-call]
+        return [(weight.view(b, a), bias) for (a, b), weight, bias in zip(self.blocks, weights, biases, strict=True)]
 
     def block(self, number: int, x: torch.Tensor, piece: Piece) -> torch.Tensor:
         """Block `number` alone: (m, a) -> (m, b); `piece` is its part of `pieces`."""
-        width, outputs = self.blocks[number]
-        bucket, tiles = self._tiles[number]
+        weight, bias = piece
         if self._int8 is not None and suits_int8(x):
             product = int8_product(x.bfloat16(), *self._int8[number]).to(x)
-            return product + self.biases[bucket][tiles].flatten()[:outputs] if len(self.biases) else product
-        weight, bias = piece
-        if tiles.stop - tiles.start == 1:
-            out = x @ weight[0, :width, :outputs]
-            return out if bias is None else out + bias[0, :, :outputs]
-        out = torch.matmul(x, weight[:, :width])  # (tiles, m, tile)
-        if bias is not None:
-            out = out + bias
-        return out.transpose(0, 1).flatten(1)[:, :outputs]
+            return product if bias is None else product + bias
+        return F.linear(x, weight, bias)
 
     def weight_of(self, number: int) -> torch.Tensor:
         """A copy of block `number`'s weight [b, a]."""
-        width, outputs = self.blocks[number]
-        bucket, tiles = self._tiles[number]
-        return self.weights[bucket].detach()[tiles, :width].transpose(1, 2).flatten(0, 1)[:outputs].clone()  # type: ignore[no-any-return]
+        return self.pieces()[number][0].detach().clone()
 
     def bias_of(self, number: int) -> torch.Tensor:
         """A copy of block `number`'s bias [b]."""
-        bucket, tiles = self._tiles[number]
-        return self.biases[bucket].detach()[tiles].flatten()[: self.blocks[number][1]].clone()  # type: ignore[no-any-return]
+        assert self.bias is not None
+        return self.bias.detach()[self.firsts[number] : self.firsts[number + 1]].clone()
 
     @torch.no_grad()
     def set_block(self, number: int, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         """Copies weight [b, a] and bias [b] into block `number`."""
-        width, outputs = self.blocks[number]
-        bucket, tiles = self._tiles[number]
-        n, tile = tiles.stop - tiles.start, self.buckets[bucket].tile
-        rows = nn.functional.pad(weight.to(self.weights[bucket]), (0, 0, 0, n * tile - outputs))
-        self.weights[bucket][tiles, :width] = rows.unflatten(0, (n, tile)).transpose(1, 2)  # type: ignore[no-untyped-call]
-        if bias is not None:
-            self.biases[bucket][tiles] = nn.functional.pad(bias.to(self.biases[bucket]), (0, n * tile - outputs)).view(n, 1, tile)
+        own, own_bias = self.pieces()[number]
+        own.copy_(weight)
+        if bias is not None and own_bias is not None:
+            own_bias.copy_(bias)
+
+
+def _products(blocks: Sequence[tuple[int, int]], inputs: Sequence[int]) -> list[_Product]:
+    """What is computed together: neighbours that read the same columns, then neighbours of one shape that read columns side by side."""
+    merged: list[_Product] = []
+    for (a, b), start in zip(blocks, inputs, strict=True):
+        last = merged[-1] if merged else None
+        if last is not None and (last.start, last.inputs) == (start, a):
+            merged[-1] = _Product(1, a, last.outputs + b, start)
+        else:
+            merged.append(_Product(1, a, b, start))
+    products: list[_Product] = []
+    for product in merged:
+        last = products[-1] if products else None
+        if last is not None and (last.inputs, last.outputs, last.start + last.columns) == (product.inputs, product.outputs, product.start):
+            products[-1] = _Product(last.n + 1, last.inputs, last.outputs, last.start)
+        else:
+            products.append(product)
+    return products
 
 
 def in_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -181,39 +168,3 @@ def int8_product(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> 
     """x [B, a] in bfloat16 times what `in_int8` gave: bfloat16 [B, b]"""
     padding = weight.shape[1] - x.shape[1]
     return torch._weight_int8pack_mm(nn.functional.pad(x, (0, padding)) if padding else x.contiguous(), weight, scale)
-
-
-def _buckets(blocks: Sequence[tuple[int, int]]) -> list[_Bucket]:
-    """Splits the blocks, sorted by width, into the few buckets that cost least: dynamic programming over cuts between widths."""
-    order = sorted(range(len(blocks)), key=lambda i: -blocks[i][0])
-    widths, outputs = (np.array([blocks[i][side] for i in order], dtype=np.int64) for side in (0, 1))
-    cuts = [0, *(np.flatnonzero(np.diff(widths)) + 1).tolist(), len(blocks)]
-    if len(cuts) > 66:  # near enough, for a hundred different widths
-        cuts = sorted({cuts[i] for i in np.linspace(0, len(cuts) - 1, 66).astype(int)})
-    price: dict[tuple[int, int], tuple[float, int]] = {}
-    for i, start in enumerate(cuts):
-        for stop in cuts[i + 1 :]:
-            price[start, stop] = _price(int(widths[start]), outputs[start:stop])
-    best: dict[int, list[tuple[float, list[int]]]] = {0: [(0.0, [])]}  # cut -> by number of buckets: cost, the cuts taken
-    for i, stop in enumerate(cuts[1:], 1):
-        found: dict[int, tuple[float, list[int]]] = {}
-        for start in cuts[:i]:
-            for cost, taken in best[start]:
-                new = cost + price[start, stop][0], [*taken, stop]
-                if len(new[1]) <= _MOST_PRODUCTS and (len(new[1]) not in found or new[0] < found[len(new[1])][0]):
-                    found[len(new[1])] = new
-        best[stop] = list(found.values())
-    taken = min(best[len(blocks)])[1]
-    return [
-        _Bucket(tuple(sorted(order[start:stop])), int(widths[start]), price[start, stop][1])
-        for start, stop in zip([0, *taken[:-1]], taken, strict=True)
-    ]
-
-
-def _price(width: int, outputs: IntArray) -> tuple[float, int]:
-    """What the cheapest tile size costs for blocks of up to `width` inputs, in multiply-adds, and that size."""
-    largest = int(outputs.max())
-    prices = [(float(width) * len(outputs) * largest, largest)]  # one tile per block: nothing is copied
-    prices += [(float(width) * int((-(-outputs // tile)).sum()) * (tile + _COPY), tile) for tile in _TILES if tile < largest]
-    cost, tile = min(prices)
-    return cost + _PRODUCT, tile

@@ -141,7 +141,7 @@ class Dispatch:
 
     def _masked(self, heads: Heads, attached: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """The same without a step that depends on the data: all heads run, and what was not chosen is left out."""
-        runs = torch.zeros(logits.shape[0], len(self.plan.groups) + 1, dtype=logits.dtype, device=logits.device)  # the last is of output units that are padding
+        runs = torch.zeros(logits.shape[0], len(self.plan.groups), dtype=logits.dtype, device=logits.device)
         runs = torch.scatter(runs, 1, self.choose(logits), 1.0)
         if self.output is not None and self.above is not None:
             runs = runs * (uncertainty(logits, self.output) > self.above)[:, None].to(runs)

@@ -30,8 +30,8 @@ class Pieces:
 class Heads(nn.Module):
     """All heads of a plan as one module: features [B, D] to what they add to the logits [B, C].
 
-    First layers that read the same source are one matrix product, each deeper layer of all heads and all output units a few
-    batched ones, and one gather restores the order of the labels: the number of operators does not depend on the number of groups.
+    First layers that read the same source are one matrix product, deeper layers and output units of heads of one shape too (see `BlockLinear`), and
+    one gather restores the order of the labels. Nothing is padded: the multiply-adds executed are the plan's.
     `fit` trains the heads on linearly transformed features (standardised or whitened); `fold` then moves the transform into the
     first layers, where it costs nothing.
 
@@ -42,7 +42,6 @@ class Heads(nn.Module):
     """
 
     order: torch.Tensor
-    side_by_side: torch.Tensor
     group_of: torch.Tensor
 
     def __init__(self, plan: HeadPlan, zero_outputs: bool = True, trunk: nn.Module | None = None) -> None:
@@ -80,7 +79,7 @@ class Heads(nn.Module):
             layer = BlockLinear(blocks, [ends[head][1] for head in deep], widths[-1], bias=True)
             stage += 1
             for block, head in enumerate(deep):
-                ends[head] = stage, int(layer.places[block][0])
+                ends[head] = stage, layer.firsts[block]
             self.layers.append(layer)
             self.deep.append(deep)
             widths.append(layer.outputs)
@@ -89,28 +88,18 @@ class Heads(nn.Module):
         blocks = [(plan.hidden[head][-1] if plan.hidden[head] else plan.sources[head].size, size) for head, size in enumerate(plan.groups.sizes)]
         self.outputs = BlockLinear(blocks, [begins[end] + a for end, a in ends], sum(widths[end] for end in self.ending), bias=False)
         self._initialise(zero_outputs)
-        places = np.concatenate(self.outputs.places)
-        self.register_buffer("side_by_side", torch.from_numpy(places), persistent=False)
-        self.is_side_by_side = np.array_equal(places, np.arange(self.outputs.outputs))
         # order[r, c] is where the r-th contribution to label c stands in the output units; the column after the last is zero.
-        self.register_buffer("order", _order(plan, places, self.outputs.outputs), persistent=False)
+        self.register_buffer("order", _order(plan), persistent=False)
         self.has_zero = bool((self.order == self.outputs.outputs).any())
-        group_of = torch.full((self.outputs.outputs,), n)  # of each output unit, padding included
-        group_of[self.side_by_side] = torch.repeat_interleave(torch.arange(n), torch.tensor(plan.groups.sizes))
-        self.register_buffer("group_of", group_of, persistent=False)
+        self.register_buffer("group_of", torch.repeat_interleave(torch.arange(n), torch.tensor(plan.groups.sizes)), persistent=False)
 
     def heads_of(self, reader: int) -> list[int]:
         """The heads that a reader serves."""
         return [head for head, r in enumerate(self.reader_of) if r == reader]
 
-    @property
-    def padding(self) -> int:
-        """Numbers in `parameters()` that are no weights but fill blocks of unequal size up."""
-        return sum(p.numel() for p in self.parameters()) - sum(w.numel() for w in self.to_weights().values())
-
     def forward(self, features: torch.Tensor, factors: torch.Tensor | None = None) -> torch.Tensor:
-        """(B, D) -> (B, C); `factors` (B, number of heads + 1), the last of any value, multiply what each head gives"""
-        units = self._output_units(features)  # (B, P)
+        """(B, D) -> (B, C); `factors` (B, number of heads) multiply what each head gives"""
+        units = self.by_group(features)
         if factors is not None:
             units = units * factors.index_select(1, self.group_of)
         if self.has_zero:
@@ -122,10 +111,6 @@ class Heads(nn.Module):
 
     def by_group(self, features: torch.Tensor) -> torch.Tensor:
         """(B, D) -> (B, sum n): the heads' outputs side by side, before they are put in the order of the labels"""
-        units = self._output_units(features)
-        return units if self.is_side_by_side else units.index_select(1, self.side_by_side)
-
-    def _output_units(self, features: torch.Tensor) -> torch.Tensor:
         hidden = [reader(features) for reader in self.readers]
         stages: list[torch.Tensor] = [hidden[0] if len(hidden) == 1 else torch.cat(hidden, 1)]  # (B, sum w)
         for layer in self.layers:
@@ -176,7 +161,7 @@ class Heads(nn.Module):
         self.trained = len(self.plan.groups)
 
     def to_weights(self) -> dict[str, torch.Tensor]:
-        """The heads' weights by name, without padding: what is saved. `hidden.k.i` and `outputs.k` are head k's own layers."""
+        """The heads' weights by name: what is saved. `hidden.k.i` and `outputs.k` are head k's own layers."""
         weights = {name: parameter.detach() for name, parameter in self._first_layers().items()}
         for depth, (layer, deep) in enumerate(zip(self.layers, self.deep, strict=True)):
             for block, head in enumerate(deep):
@@ -252,10 +237,12 @@ class Heads(nn.Module):
         self.set_weights(weights)
 
 
-def _order(plan: HeadPlan, places: np.ndarray, zero: int) -> torch.Tensor:
-    """int64 [R, C]: where each label's first to R-th contributions stand in the output units; `zero` where it has fewer."""
+def _order(plan: HeadPlan) -> torch.Tensor:
+    """int64 [R, C]: where each label's first to R-th contributions stand in the output units; the column after the last where it has fewer."""
     contributions: list[list[int]] = [[] for _ in range(plan.groups.n_labels)]
-    for label, place in zip(np.concatenate(plan.groups.members).tolist(), places.tolist(), strict=True):
+    members = np.concatenate(plan.groups.members)
+    zero = len(members)
+    for place, label in enumerate(members.tolist()):
         contributions[label].append(place)
     deepest = max(1, *(len(p) for p in contributions))
     return torch.tensor([p + [zero] * (deepest - len(p)) for p in contributions], dtype=torch.int64).T.contiguous()
