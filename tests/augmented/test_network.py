@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from conftest import Problem
+from conftest import Problem, refused
 from selfinformed.augmented.network import augment
 from selfinformed.augmented.readers import InputTransform
 from selfinformed.network.wrap import AttachPoint, WrappedClassifier, wrap
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import plan
+from selfinformed.training.fitting import fit_whole
 
 
 def moved(aug):
@@ -364,8 +365,10 @@ def test_logits_restores_the_mode():
     aug = augment(net, plan(net, PARTITION, hidden=(6,)))
     assert not aug.training
     aug.train()
+    before = [module.training for module in aug.modules()]
     assert torch.equal(aug.logits(inputs), net.logits(inputs))
-    assert all(module.training for module in aug.modules())
+    assert [module.training for module in aug.modules()] == before
+    assert any(before)
 
 
 class Named(nn.Module):
@@ -389,3 +392,65 @@ def test_it_is_called_as_its_base_is() -> None:
         assert torch.equal(logits, expected)
     for given in ((None, kind), (None, kind, 2.0), (numbers, kind, 2.0)):
         assert torch.equal(aug(*given), model(*given))
+
+
+class Elsewhere(nn.Module):
+    """A network whose forward finds its classifier in some other way than by the one name."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.trunk, self.classifier, self.how = nn.Linear(6, 8), nn.Linear(8, 5), how
+        classifier = self.classifier
+        if how == "another name":
+            self.head = classifier
+        self.listed, self.function = [classifier], lambda x: classifier(x)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.trunk(x).relu()
+        if self.how == "another name":
+            return self.head(x)
+        if self.how == "weight":
+            return self.classifier(x) + 0 * self.classifier.weight.sum()
+        return self.listed[0](x) if self.how == "list" else self.function(x)
+
+
+@pytest.mark.parametrize("how", ["list", "function", "weight"])
+def test_a_classifier_that_cannot_be_replaced_is_refused(how: str) -> None:
+    net = wrap(Elsewhere(how), torch.randn(2, 6))
+    with refused("classifier: nothing can stand in the place of 'classifier'", r"write self\.classifier\(\.\.\.\) there"):
+        augment(net, plan(net, LabelGroups(5, (range(3),)), hidden=(2,)))
+
+
+def test_a_classifier_of_two_names_is_replaced_under_both() -> None:
+    net = wrap(Elsewhere("another name"), torch.randn(2, 6))
+    aug = augment(net, plan(net, LabelGroups(5, (range(3),)), hidden=(2,)), classifier="reinitialise")
+    x = torch.randn(4, 6)
+    features = net.features(x)
+    assert not torch.equal(aug(x), net.logits(x))
+    torch.testing.assert_close(aug(x), aug.from_features(features.attached, features.penultimate))
+
+
+def test_in_training_mode_the_base_stays_as_it_is(problem: Problem) -> None:
+    aug, inputs = augment(problem.net, problem.plan()), problem.test.read(range(32))
+    aug.train()
+    assert aug.heads.training
+    assert torch.equal(aug(inputs), problem.net.logits(inputs))
+    optimizer = torch.optim.SGD(aug.new_parameters(), lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        aug(inputs).square().mean().backward()
+        optimizer.step()
+    with aug.heads_disabled():
+        assert torch.equal(aug(inputs), problem.net.logits(inputs))
+    for parameter in aug.all_parameters():
+        parameter.requires_grad_(True)
+    aug.train()
+    assert aug.base.trunk[1].training
+    assert not aug.eval().base.trunk[1].training
+
+
+def test_without_heads_a_network_that_was_trained_on_is_not_the_base(problem: Problem) -> None:
+    aug = augment(problem.net, problem.plan())
+    fit_whole(aug, problem.train.take(range(100)), epochs=1)
+    with refused("heads_disabled: the whole network was trained on", r"aug\.net"), aug.heads_disabled():
+        pass

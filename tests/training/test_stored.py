@@ -69,7 +69,7 @@ def test_a_permutation_has_every_row_once_and_few_shards_in_use(stores, window, 
     assert torch.equal(order, shards.permutation(torch.Generator().manual_seed(seed)))
     shard = torch.bucketize(order, shards.starts[1:], right=True)
     used = [set(part.tolist()) for part in shard.split(32)]
-    assert max(map(len, used)) <= max(window, 128) / 64 + 3
+    assert max(map(len, used)) <= max(window, 128) / 64 + 4  # parts of one at both ends, and the short last one
     assert max(map(len, used)) <= 10
 
 

@@ -58,8 +58,11 @@ class AugmentedClassifier(nn.Module):
         self.is_control = heads is not None or not isinstance(classifier, str)
         slot = _ClassifierSlot(net, plan, classifier, heads)
         for number, name in enumerate(net.classifier_names):
-            parent, _, child = name.rpartition(".")
-            setattr(self.base.get_submodule(parent), child, slot if name == net.classifier_name else _AveragedWith(slot, number))
+            replaced, stand_in = self.base.get_submodule(name), slot if name == net.classifier_name else _AveragedWith(slot, number)
+            for other, module in list(self.base.named_modules(remove_duplicate=False)):
+                if module is replaced:  # which may have several names
+                    parent, _, child = other.rpartition(".")
+                    setattr(self.base.get_submodule(parent), child, stand_in)
         self._slot_name = net.classifier_name
         self.top_groups: int | None = None
         self.above: float | None = None
@@ -68,6 +71,36 @@ class AugmentedClassifier(nn.Module):
             reader, keep = self.base.get_submodule(point.module), _Keep(slot, point, number)
             reader.register_forward_pre_hook(keep) if point.side == "input" else reader.register_forward_hook(keep)
         self.eval()
+        self._prove_that_it_is_called()
+
+    def _prove_that_it_is_called(self) -> None:
+        """Runs the example inputs through, once for each wrapped network: a model that finds its classifier otherwise would go on as it was."""
+        if self.net.is_replaceable:
+            return
+        called: list[bool] = []
+        with evaluating(self), self._slot.register_forward_hook(lambda *_: called.append(True)):
+            try:
+                self(self.net.example_inputs)
+            except AttributeError as error:
+                if _ClassifierSlot.__name__ not in str(error):
+                    raise
+                called.clear()
+        if len(called) != 1:
+            name = self._slot_name
+            raise SelfInformedError(
+                f"classifier: nothing can stand in the place of {name!r}, since the model's forward does more than call it by its name, or finds it elsewhere "
+                f"(in a list, in a function, by its weight); write self.{name}(...) there"
+            )
+        self.net.is_replaceable = True
+
+    def train(self, mode: bool = True) -> AugmentedClassifier:
+        """Training mode for what is trained: BatchNorm and dropout of the base stay in eval mode unless its parameters ask for gradients."""
+        super().train(mode)
+        own = {id(parameter) for parameter in self._slot.parameters()}
+        if not any(parameter.requires_grad for parameter in self.base.parameters() if id(parameter) not in own):
+            self.base.eval()
+            self._slot.train(mode)
+        return self
 
     @property
     def _slot(self) -> _ClassifierSlot:
@@ -163,7 +196,13 @@ class AugmentedClassifier(nn.Module):
 
     @contextmanager
     def heads_disabled(self) -> Iterator[AugmentedClassifier]:
-        """Within this context the network is the base: its own classifier, no heads."""
+        """Within this context the network is the base: its own classifier, no heads.
+
+        Raises:
+            SelfInformedError: the whole network was trained on, so that the base is only in `net`.
+        """
+        if self.base_was_tuned:
+            raise SelfInformedError("heads_disabled: the whole network was trained on, so without heads it is not the base; the base as it was is aug.net")
         slot = self._slot
         before, slot.disabled = slot.disabled, True  # it may already be disabled around this context
         try:

@@ -100,6 +100,7 @@ class WrappedClassifier:
         self.labels = labels
         self.output = output
         self.example_inputs = example_inputs
+        self.is_replaceable = False  # whether `augment` has seen that what stands in the classifier's place is called
 
     @property
     def attach(self) -> AttachPoint:
