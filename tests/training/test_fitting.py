@@ -6,6 +6,7 @@ import copy
 from dataclasses import fields, replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,8 +16,11 @@ from hypothesis import strategies as st
 from conftest import Problem
 from selfinformed.augmented.network import augment
 from selfinformed.augmented.saved import load
+from selfinformed.data.examples import open_dataset
 from selfinformed.data.targets import as_targets
+from selfinformed.network.wrap import wrap
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.structure.plans import plan
 from selfinformed.training.features import FeatureStore, rank
 from selfinformed.training.fitting import Recipe, fit, fit_whole, gradient_of, guess_output, loss_of, one_cycle
 
@@ -221,10 +225,39 @@ def test_the_whole_network_trains_by_the_recipe(problem: Problem) -> None:
         assert not torch.equal(trained({option: value}), plain), option
 
 
-@pytest.mark.parametrize("rate", [1e30, float("inf")])
-def test_a_loss_that_is_not_finite_is_an_error(several: Problem, rate: float) -> None:
-    with pytest.raises(SelfInformedError, match=r"the loss became .* lower the learning rate"):
-        fit(augment(several.net, several.plan()), several.store("train"), learning_rate=rate, classifier_learning_rate=rate)
+def test_a_loss_that_is_not_finite_is_an_error_and_loses_nothing(several: Problem) -> None:
+    aug = augment(several.net, several.plan())
+    fit(aug, several.store("train"), epochs=0.2)
+    before = weights(aug)
+    for train, options in ((several.store("train"), {"learning_rate": 1e30, "classifier_learning_rate": 1e30}), (several.train, {"learning_rate": 1e30})):
+        with pytest.raises(SelfInformedError, match=r"the loss became .* lower the learning rate"):
+            (fit if isinstance(train, FeatureStore) else fit_whole)(aug, train, **options)
+        after = weights(aug)
+        assert all(torch.equal(before[name], after[name]) for name in before)
+        assert not aug.base_was_tuned
+    fit(aug, several.store("train"), epochs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"output": "softmx"}, "output: expected one of softmax, logistic, got 'softmx'"), ({"learning_rate": -1}, "learning_rate: expected .* got -1"),
+     ({"classifier_learning_rate": float("nan")}, "classifier_learning_rate: expected .* got nan"),
+     ({"finetune_learning_rate": float("inf")}, "finetune_learning_rate: expected .* got inf"),
+     *[(options, "expected epochs >= 0 and a whole batch_size >= 1") for options in ({"batch_size": 2.5}, {"batch_size": 0}, {"epochs": -1})]],
+)  # fmt: skip
+def test_options_that_cannot_be(problem: Problem, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(SelfInformedError, match=said):
+        fit(augment(problem.net, problem.plan()), problem.store("train"), **options)
+
+
+def test_a_network_in_float16_says_what_adamw_needs(problem: Problem) -> None:
+    inputs = problem.test.read(range(8)).half()
+    net = wrap(copy.deepcopy(problem.net.model).half(), inputs)
+    train = open_dataset((problem.train.read(range(200)).half(), problem.train.targets.take(np.arange(200)).labels.tolist()), net.labels)
+    aug = augment(net, plan(net, problem.groups, hidden=(4,)))
+    with pytest.raises(SelfInformedError, match=r"epsilon 1e-08 is zero in float16; wrap model\.float\(\)"):
+        fit(aug, train, epochs=0.2)
+    fit(aug, train, epochs=0.2, recipe={"epsilon": 1e-4})
 
 
 @pytest.mark.parametrize("kind", ["whitened", "raw"])
@@ -234,12 +267,6 @@ def test_features_that_are_not_finite_are_an_error(problem: Problem, kind, value
     attached[2, 4] = value
     with pytest.raises(SelfInformedError, match="not finite"):
         fit(augment(problem.net, problem.plan()), replace(problem.store("test"), attached=attached), head_input=kind)
-
-
-@pytest.mark.parametrize("options", [{"epochs": -1}, {"batch_size": 0}])
-def test_impossible_options_are_refused(problem: Problem, options) -> None:
-    with pytest.raises(SelfInformedError, match="epochs >= 0 and batch_size >= 1"):
-        fit(augment(problem.net, problem.plan()), problem.store("test"), **options)
 
 
 def test_without_heads_only_the_classifier_trains(problem: Problem) -> None:

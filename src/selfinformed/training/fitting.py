@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -97,14 +99,20 @@ def fit(
         SelfInformedError: options that cannot be; features of another network; a checkpoint of another training; a loss that is not finite.
     """
     recipe = Recipe.of(recipe)
+    rates = {"learning_rate": learning_rate, "classifier_learning_rate": classifier_learning_rate, "finetune_learning_rate": finetune_learning_rate}
+    _check_options(epochs, batch_size, **rates)
+    if output not in (None, *get_args(Output)):
+        raise SelfInformedError(f"output: expected one of {', '.join(get_args(Output))}, got {output!r}")
     if finetune and not isinstance(train, Examples):
         raise SelfInformedError("fit: finetune=True trains the whole network, which needs examples; cached features hold only what heads read")
-    if epochs < 0 or batch_size < 1:
-        raise SelfInformedError(f"fit: expected epochs >= 0 and batch_size >= 1, got {epochs} and {batch_size}")
     if checkpoint_every is not None and (checkpoint is None or checkpoint_every < 1):
         raise SelfInformedError(f"fit: expected checkpoint_every >= 1 beside checkpoint=, got {checkpoint_every}")
     if recipe.patience and holdout is None:
         raise SelfInformedError(f"fit: patience={recipe.patience} watches held-out examples; give holdout=, or leave patience at 0")
+    kind = aug.classifier.weight.dtype
+    if torch.tensor(recipe.epsilon).to(kind) == 0:
+        name = str(kind).removeprefix("torch.")
+        raise SelfInformedError(f"fit: AdamW's epsilon {recipe.epsilon:g} is zero in {name}; wrap model.float(), or give recipe={{'epsilon': 1e-4}}")
     if teacher is not None and not recipe.soft_targets:
         raise SelfInformedError("fit: a teacher is given, but soft_targets is 0; set the share of the loss that is the teacher's in the recipe")
     start = time.perf_counter()
@@ -122,8 +130,8 @@ def fit(
     seen = join if order is None else replace(join, prior=join.prior[order])
     kept = None
     if checkpoint is not None:
-        rates = {"learning_rate": learning_rate, "classifier_learning_rate": classifier_learning_rate}
-        rates |= {"finetune_learning_rate": finetune_learning_rate} if copies else {}
+        if not copies:
+            del rates["finetune_learning_rate"]
         about = {"epochs": epochs, "batch_size": batch_size, **rates, "head_input": head_input, "output": aug.output, "seed": seed, **asdict(recipe)}
         about |= {"revision": REVISION, "features": _digest(store), "watched": held_out and _digest(held_out), "starting weights": _starting(aug)}
         chosen = None if aug.dispatch is None else [aug.dispatch.top_groups, aug.dispatch.share, aug.dispatch.above]
@@ -147,6 +155,7 @@ def fit(
         return logits, None if taught is None else taught(rows, at_classifier)
 
     aug.eval()
+    before = _State.of(aug, aug.new_parameters())
     if heads is not None:
         named = list(heads.named_parameters())
         if copies:
@@ -156,24 +165,25 @@ def fit(
         store = store.transformed(transform)
         held_out = None if held_out is None else held_out.transformed(transform)
         heads.unfold(transform)
-    try:
-        if aug.dispatch is not None and recipe.residual != 1:
-            aug.dispatch.shift = join.shift
-        if epochs:
-            batches = Order(len(store), batch_size, seed, draw_of(store.permutation, store.targets, recipe.balanced_sampling))
-            objective = Objective.of(recipe, targets, aug.output, store.n_views)
-            watched = None if held_out is None else _watched(aug, held_out, recipe, join)
-            training = Training(
-                groups, batches, epochs, forward, targets, objective, recipe, history, "heads", watched=watched, checkpoint=kept, processes=processes
-            )
-            training.run(None if log is None else lambda step: TrainingLog(log, tensorboard, step))
-    finally:
-        if heads is not None:
-            heads.fold(transform)
-        if epochs:
-            join.fold(aug)
-        if aug.dispatch is not None:
-            aug.dispatch.shift = None
+    with _restored(aug, before):
+        try:
+            if aug.dispatch is not None and recipe.residual != 1:
+                aug.dispatch.shift = join.shift
+            if epochs:
+                batches = Order(len(store), batch_size, seed, draw_of(store.permutation, store.targets, recipe.balanced_sampling))
+                objective = Objective.of(recipe, targets, aug.output, store.n_views)
+                watched = None if held_out is None else _watched(aug, held_out, recipe, join)
+                training = Training(
+                    groups, batches, epochs, forward, targets, objective, recipe, history, "heads", watched=watched, checkpoint=kept, processes=processes
+                )
+                training.run(None if log is None else lambda step: TrainingLog(log, tensorboard, step))
+        finally:
+            if heads is not None:
+                heads.fold(transform)
+            if epochs:
+                join.fold(aug)
+            if aug.dispatch is not None:
+                aug.dispatch.shift = None
     processes.equalise(aug.new_parameters())  # the transform may have been computed with other rounding
     if finetune and store.examples is not None:  # without those that could not be read
         second: dict[str, Any] = {"epochs": finetune_epochs, "batch_size": batch_size, "learning_rate": finetune_learning_rate, "seed": seed}
@@ -209,10 +219,11 @@ def fit_whole(
             no part here.
     """
     check_labels(aug.net, train)
+    _check_options(epochs, batch_size, learning_rate=learning_rate)
     history, recipe = history or History(), replace(Recipe.of(recipe), soft_targets=0.0, patience=0)
     aug.output = aug.output or guess_output(train.targets)
+    trained, before = aug.all_parameters(), _State.of(aug, [*aug.parameters(), *aug.buffers()])
     aug.base_was_tuned = True
-    trained = aug.all_parameters()
     for parameter in trained:
         parameter.requires_grad_(True)
     with torch.random.fork_rng(devices=[]):
@@ -229,10 +240,13 @@ def fit_whole(
         groups = [{"params": trained, "lr": learning_rate}]
         start = time.perf_counter()
         objective = Objective.of(recipe, train.targets, aug.output)
-        Training(groups, order, epochs, forward, train.targets, objective, recipe, history, "whole network", seconds=seconds).run()
-    aug.eval()
-    for parameter in trained:
-        parameter.requires_grad_(any(parameter is new for new in aug.new_parameters()))
+        try:
+            with _restored(aug, before):
+                Training(groups, order, epochs, forward, train.targets, objective, recipe, history, "whole network", seconds=seconds).run()
+        finally:
+            aug.eval()
+            for parameter in trained:
+                parameter.requires_grad_(any(parameter is new for new in aug.new_parameters()))
     history.seconds += time.perf_counter() - start
     return history
 
@@ -240,6 +254,44 @@ def fit_whole(
 def guess_output(targets: Targets) -> Output:
     """Softmax where every example carries exactly one label, else logistic."""
     return "softmax" if targets.single else "logistic"
+
+
+def _check_options(epochs: float, batch_size: int, **rates: float) -> None:
+    if not 0 <= epochs < math.inf or isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
+        raise SelfInformedError(f"fit: expected epochs >= 0 and a whole batch_size >= 1, got {epochs!r} and {batch_size!r}")
+    for name, rate in rates.items():
+        if not 0 <= rate < math.inf:
+            raise SelfInformedError(f"{name}: expected a number of at least 0, got {rate!r}")
+
+
+@dataclass(frozen=True)
+class _State:
+    """What training changes of a network, as it was."""
+
+    tensors: Sequence[torch.Tensor]
+    values: Sequence[torch.Tensor]
+    trained_heads: int
+    base_was_tuned: bool
+
+    @classmethod
+    def of(cls, aug: AugmentedClassifier, tensors: Sequence[torch.Tensor]) -> _State:
+        trained = 0 if aug.heads is None else aug.heads.trained
+        return cls(tensors, [tensor.detach().clone() for tensor in tensors], trained, aug.base_was_tuned)
+
+
+@contextmanager
+def _restored(aug: AugmentedClassifier, before: _State) -> Iterator[None]:
+    """Gives a network back what it was where training fails: what had been trained before is not lost."""
+    try:
+        yield
+    except SelfInformedError:
+        with torch.no_grad():
+            for tensor, value in zip(before.tensors, before.values, strict=True):
+                tensor.copy_(value)
+        aug.base_was_tuned = before.base_was_tuned
+        if aug.heads is not None:
+            aug.heads.trained = before.trained_heads
+        raise
 
 
 def _by_group(aug: AugmentedClassifier, targets: Targets) -> tuple[torch.Tensor | None, Targets]:
