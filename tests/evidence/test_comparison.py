@@ -213,24 +213,28 @@ def test_a_rate_at_which_training_fails_is_not_chosen(problem: Problem, monkeypa
         compared(problem, arms=["confusions"], seeds=1, tuning=[4.0])
 
 
-def test_the_whole_network_tries_learning_rates_only_if_asked(problem: Problem, monkeypatch) -> None:
+def test_the_whole_network_tries_learning_rates_of_its_own(problem: Problem, monkeypatch) -> None:
     rates, fit_whole = [], module.fit_whole
     steps = {"seconds": None, "epochs": 0.3}
     monkeypatch.setattr(module, "fit_whole", lambda *a, **o: rates.append((o["learning_rate"], o["seconds"], o["recipe"])) or fit_whole(*a, **{**o, **steps}))
-    options = {"arms": ["confusions", "finetune"], "seeds": 1, "tuning": 3, "finetune_learning_rate": 1.0, "recipe": {"epsilon": 1e-6}}
-    assert compared(problem, **options).about["tuned"].keys() == {"confusions"}
-    assert [rate for rate, *_ in rates] == [1.0]
+    options = {"arms": ["base", "confusions", "finetune"], "seeds": 1, "tuning": 3, "finetune_learning_rate": 1e-3, "recipe": {"epsilon": 1e-6}}
+    untuned = compared(problem, **options, tune_finetune=False)
+    assert untuned.about["tuned"].keys() == {"confusions"}
+    assert [rate for rate, *_ in rates] == [1e-3]
+    assert ", at a learning rate that was not tuned)" in untuned.verdict
     rates.clear()
-    tuned = compared(problem, **options, tune_finetune=True).about["tuned"]["finetune"]
+    found = compared(problem, **options)
+    tuned = found.about["tuned"]["finetune"]
     best = max(tuned["tries"], key=lambda t: t["mean_average_precision"])["factor"]
     assert tuned["factor"] == best
-    assert [rate for rate, *_ in rates] == [0.5, 1.0, 2.0, best]
-    assert len({seconds for _, seconds, _ in rates}) == 1
+    assert [rate for rate, *_ in rates] == [1e-3, 4e-3, 16e-3, 1e-3 * best]
+    seconds = [seconds for _, seconds, _ in rates]
+    assert seconds[:3] == pytest.approx([seconds[3] / 3] * 3)
     assert all(recipe == {"epsilon": 1e-6} for *_, recipe in rates)
-    with pytest.raises(SelfInformedError, match=r"give holdout=, as examples"):
-        bare = problem.store("holdout")
-        bare = FeatureStore(bare.attached, bare.penultimate, bare.targets, bare.fingerprint, 0.0)
-        compared(problem, **options, tune_finetune=True, holdout=bare)
+    assert "not tuned" not in found.verdict
+    bare = problem.store("holdout")
+    bare = FeatureStore(bare.attached, bare.penultimate, bare.targets, bare.fingerprint, 0.0)
+    assert "not tuned" in compared(problem, **options, holdout=bare).verdict
 
 
 def test_arms_with_heads_choose_how_much_of_the_base_they_see_where_the_searched_structure_did(problem: Problem, tmp_path) -> None:
@@ -393,3 +397,24 @@ def test_the_printed_table_holds_every_arm(table: Comparison) -> None:
     lines = str(table).splitlines()
     assert [line.split()[0] for line in lines[1:]] == list(ARMS)
     assert f"{100 * table.values('dense').mean():.2f}" in lines[1 + ARMS.index("dense")]
+
+
+def test_what_is_left_out_is_said(problem: Problem) -> None:
+    given = compare(problem.net, problem.plan(), problem.store("train"), problem.store("test"), seeds=1, epochs=0.1, tune_finetune=False)
+    left_out = given.about["left_out"]
+    assert set(left_out) == {"codetections", "hinton", "views"}
+    assert given.verdict.endswith("Left out: codetections, hinton, views.")
+    assert "left out: hinton, which needs the plan of heads on groups from cluster(counts, method='hinton') (hinton=)" in str(given)
+    assert "left_out" not in compared(problem, arms=["base", "confusions"], seeds=1, epochs=0.1).about
+
+
+def test_every_figure_has_an_interval_and_paired_differences(problem: Problem) -> None:
+    found = compared(problem, arms=["base", "confusions", "dense"], seeds=3, epochs=0.2)
+    for row in found.summary():
+        for column, of in row["figures"].items():
+            values = found.values(row["arm"], column)
+            assert of["interval"] == interval(values)
+            assert of["over_base"] == found.difference(row["arm"], "base", column)
+            if row["arm"] != "confusions":
+                paired = found.values("confusions", column) - values
+                assert (of["method_over_it"]["mean"], of["method_over_it"]["low"], of["method_over_it"]["high"]) == (paired.mean(), *interval(paired))

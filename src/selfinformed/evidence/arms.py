@@ -89,6 +89,10 @@ class Bench:
             raise SelfInformedError(f"arms: {', '.join(arm for arm in arms if arm in FOUND)}: what is a control of the arm 'searched' wants it too")
         return [arm for arm in ARMS if arm in arms]
 
+    def left_out(self) -> dict[str, str]:
+        """The controls that lack something, and what."""
+        return {arm: what for arm in ARMS if arm not in FOUND and (what := self.missing(arm))}
+
     def missing(self, arm: str) -> str | None:
         """What an arm needs and does not have."""
         if arm in ("gated", "adapter"):

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 METHODS = ("searched", "confusions")  # what a comparison is about: the first of them that was run
 FORMAT = "selfinformed.comparison/1"
+_FINETUNE_FACTORS = [1.0, 4.0, 16.0]  # of the learning rate of the whole network
+_FINETUNE_SHARE = 1 / 3  # of its time, for each
 FloatArray = npt.NDArray[np.float64]
 
 
@@ -81,7 +83,8 @@ class Comparison:
         return np.array([row[column] for row in rows], dtype=float)
 
     def summary(self) -> list[dict[str, Any]]:
-        """A row per arm: mean and 95% interval over seeds of mAP, its paired difference to the base and of the method to it."""
+        """A row per arm: mean and 95% interval over seeds of mAP, its paired difference to the base and of the method to it; the same of further
+        `figures` by name."""
         rows = []
         for arm in self.arms:
             description = DESCRIPTIONS[arm] if arm != "confusions" or self.groups == GROUPED["spectral"] else f"heads on groups {self.groups}"
@@ -92,6 +95,13 @@ class Comparison:
             row["interval"] = interval(self.values(arm))
             row["over_base"] = self.difference(arm, "base") if "base" in self.arms else None
             row["method_over_it"] = self.difference(self.method, arm) if self.method in self.arms and arm != self.method else None
+            row["figures"] = {
+                column: {
+                    "interval": interval(self.values(arm, column)),
+                    "over_base": self.difference(arm, "base", column) if "base" in self.arms else None,
+                    "method_over_it": self.difference(self.method, arm, column) if self.method in self.arms and arm != self.method else None,
+                } for column in ("mean_average_precision_per_example", "top1", "top5")
+            }  # fmt: skip
             rows.append(row)
         return rows
 
@@ -104,9 +114,9 @@ class Comparison:
         words += [seen_of(residual)] if residual != float(first.get("residual", 1)) else []
         return "; " + ", ".join(words) if words else ""
 
-    def difference(self, one: str, other: str) -> dict[str, float]:
-        """Mean of the paired differences in mAP, one minus other, with its 95% interval {mean, low, high}."""
-        paired = self.values(one) - self.values(other)
+    def difference(self, one: str, other: str, column: str = "mean_average_precision") -> dict[str, float]:
+        """Mean of the paired differences in a figure, one minus other, with its 95% interval {mean, low, high}."""
+        paired = self.values(one, column) - self.values(other, column)
         low, high = interval(paired)
         return {"mean": float(paired.mean()), "low": low, "high": high}
 
@@ -132,6 +142,8 @@ class Comparison:
             text += f" Not told apart at this number of seeds: {_listed(unsure, self)}."
         if below:
             text += f" {loses} {_listed(below, self)}, which did better."
+        if left_out := self.about.get("left_out"):
+            text += f" Left out: {', '.join(left_out)}."
         return text
 
     @property
@@ -206,6 +218,7 @@ class Comparison:
                 f"{row['arm']:<15}{100 * row['mean_average_precision']:8.2f}  {spread:<16}{over:>10}"
                 f"{100 * row['top1']:8.2f}{100 * row['top5']:8.2f}{row['multiply_adds']:16,.0f}{row['extra_computation']:8.3f}x"
             )
+        lines += [f"left out: {arm}, which needs {what}" for arm, what in self.about.get("left_out", {}).items()]
         return "\n".join(lines)
 
 
@@ -226,7 +239,7 @@ def compare(
     top_k: int = 50,
     epochs: float = 2,
     tuning: int | Sequence[float] | None = None,
-    tune_finetune: bool = False,
+    tune_finetune: bool = True,
     finetune_learning_rate: float = 5e-4,
     classifier: Literal["keep", "reinitialise"] = "keep",
     journal: str | Path | None = None,
@@ -257,7 +270,8 @@ def compare(
             trained once with each, at seed 0, and keeps for all seeds the one with the highest mAP on `holdout`: as many more trainings per arm.
             Default: none. Beside `searched`, since a search tries them too, every arm but `finetune` also tries these times the factor of what was
             found, and every arm with heads each `residual` of 1, 0.25 and 0. These tries are not part of the rows' seconds.
-        tune_finetune: whether `finetune` tries them too. Each try trains the whole network for as long as the method took, its features counted.
+        tune_finetune: whether `finetune` chooses its learning rate too, where `holdout` has examples: among 1, 4 and 16 times the one given, each tried
+            for a third of the time that the method took, its features counted.
         finetune_learning_rate: peak of the `finetune` arm's schedule.
         classifier: whether the arms keep the trained classifier or re-initialise it (the paper's choice).
         journal: a file that takes each row and each try as it is done; with it a stopped comparison of the same inputs goes on where it was.
@@ -276,7 +290,8 @@ def compare(
     chosen = bench.choose(arms)
     if seeds < 1:
         raise SelfInformedError(f"seeds: expected at least 1, got {seeds}")
-    factors = _factors(tuning, holdout, tune_finetune and "finetune" in chosen)
+    factors = _factors(tuning, holdout)
+    tune_finetune = tune_finetune and holdout is not None and holdout.examples is not None
     residuals = [Recipe.of(training.get("recipe")).residual]
     rates = factors  # of the arms beside what was found
     beside = [arm for arm in ARMS if arm not in ("base", "finetune", *FOUND)]
@@ -292,7 +307,8 @@ def compare(
     inputs = [
         REVISION, net.fingerprint, [store and store.digest() for store in (train, test, holdout, views)], plan.to_dict(),
         codetections and codetections.to_dict(), hinton and hinton.to_dict(), searched and searched.to_dict(),
-        top_k, epochs, factors, tune_finetune, finetune_learning_rate, classifier, keyed(training), *([residuals] if len(residuals) > 1 else []),
+        top_k, epochs, factors, tune_finetune and _FINETUNE_FACTORS, finetune_learning_rate, classifier, keyed(training),
+        *([residuals] if len(residuals) > 1 else []),
         *([rates] if rates != factors else []),
     ]  # fmt: skip
     done = Journal(journal, inputs, {"searched_dense": searched_dense.digest()} if searched_dense else {})
@@ -304,7 +320,7 @@ def compare(
     tries = {
         arm: [
             Try(factor, residual)
-            for factor in (rates if arm in beside else factors) or [1.0]
+            for factor in (_FINETUNE_FACTORS if arm == "finetune" else rates if arm in beside else factors) or [1.0]
             for residual in (residuals if arm in HEADED and len(residuals) > 1 else [None])
         ] for arm in ARMS
     }  # fmt: skip
@@ -320,7 +336,7 @@ def compare(
     for arm, seed, tried in progress(steps, len(steps), "comparing"):
         seconds = caching + _seconds_of_heads(done, seed) if arm == "finetune" else 0.0
         if tried is not None:
-            done.add_try(arm, tried, _tried(bench, arm, tried, top_k, seconds))
+            done.add_try(arm, tried, _tried(bench, arm, tried, top_k, _FINETUNE_SHARE * seconds))
         elif base is not None and arm == "base":
             done.add(arm, seed, base, 0.0)
         else:
@@ -331,6 +347,7 @@ def compare(
     shared = told_of_shared({"training": train, "hold-out": holdout, "test": test})
     about = {
         **({"shared": shared} if shared else {}),
+        **({"left_out": left_out} if arms is None and (left_out := bench.left_out()) else {}),
         "date": date.today().isoformat(), "grouping": plan.groups.method,
         "seeds": seeds, "epochs": epochs, "n_train": train.n_inputs, "n_test": len(test), "revision": REVISION, "versions": versions(), "machine": machine(),
         "tuned": {arm: _tuning(done, of, tries[of]) for arm, of in tuned.items()}, "searched": searched and searched.description,
@@ -355,15 +372,15 @@ def _features(net: WrappedClassifier, data: Examples | FeatureStore, what: str) 
     return data if isinstance(data, FeatureStore) else FeatureStore.build(net, data, what=f"caching {what} features")
 
 
-def _factors(tuning: int | Sequence[float] | None, holdout: FeatureStore | None, tune_finetune: bool) -> list[float]:
+def _factors(tuning: int | Sequence[float] | None, holdout: FeatureStore | None) -> list[float]:
     """The learning-rate factors that each arm tries; none without tuning."""
     if tuning is None:
         return []
     factors = [2.0 ** (i - (tuning - 1) // 2) for i in range(tuning)] if isinstance(tuning, int) else [float(factor) for factor in tuning]
     if not factors or not all(0 < factor < np.inf for factor in factors):
         raise SelfInformedError(f"tuning: expected at least one learning-rate factor above 0, or a number of them; got {tuning!r}")
-    if holdout is None or (tune_finetune and holdout.examples is None):
-        raise SelfInformedError("tuning: learning rates are chosen on hold-out data; give holdout=" + (", as examples" if tune_finetune else ""))
+    if holdout is None:
+        raise SelfInformedError("tuning: learning rates are chosen on hold-out data; give holdout=")
     return factors
 
 
@@ -417,4 +434,8 @@ def _points(difference: dict[str, float], seeds: int, signed: bool) -> str:
 
 
 def _listed(arms: Sequence[str], comparison: Comparison) -> str:
-    return ", ".join(f"{arm} ({100 * comparison.difference(comparison.method, arm)['mean']:+.2f})" for arm in arms)
+    def listed(arm: str) -> str:
+        untuned = ", at a learning rate that was not tuned" if arm == "finetune" and arm not in comparison.about.get("tuned", {}) else ""
+        return f"{arm} ({100 * comparison.difference(comparison.method, arm)['mean']:+.2f}{untuned})"
+
+    return ", ".join(map(listed, arms))

@@ -37,19 +37,20 @@ def write_tables(
             write_text(Path(folder) / f"{name}.{suffix}", written(table))
 
 
+_FLATTENED = ("interval", "over_base", "method_over_it", "figures")
+
+
 def comparison_table(comparison: Comparison) -> Table:
     """The paper's Table 2 with every arm. Rows hold means over seeds, and the ends of 95% intervals as KEY_low and KEY_high."""
     rows = []
     for row in comparison.summary():
-        flat: dict[str, Any] = {}
-        for key, value in row.items():
-            if key in ("over_base", "method_over_it"):
-                found = value or {}
-                flat |= {key: found.get("mean"), f"{key}_low": found.get("low"), f"{key}_high": found.get("high")}
-            elif key == "interval":
-                flat |= {"mean_average_precision_low": value[0], "mean_average_precision_high": value[1]}
-            else:
-                flat[key] = value
+        flat = {key: value for key, value in row.items() if key not in _FLATTENED}
+        own = {key: row[key] for key in ("interval", "over_base", "method_over_it")}
+        for column, figures in (("mean_average_precision", own), *row["figures"].items()):
+            flat |= dict(zip((f"{column}_low", f"{column}_high"), figures["interval"], strict=True))
+            for key in ("over_base", "method_over_it"):
+                name, found = key if figures is own else f"{column}_{key}", figures[key] or {}
+                flat |= {name: found.get("mean"), f"{name}_low": found.get("low"), f"{name}_high": found.get("high")}
         rows.append({key: _known(value) for key, value in flat.items()})
 
     def interval(row: Row, key: str, sign: str = "") -> str:
