@@ -6,9 +6,12 @@ import re
 from dataclasses import replace
 from itertools import groupby
 
+import numpy as np
 import pytest
+import torch
 
 from conftest import Problem
+from selfinformed.data.targets import as_targets
 from selfinformed.network.wrap import AttachPoint, wrap
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.training import latency_budgets
@@ -114,7 +117,13 @@ def test_the_verdict_says_whether_specialists_were_worth_it(found: SearchResult,
     other = Structure(problem.plan(), 1, 1.0, found.trials[1]["structure"])
     trials = [{**row, "mean_average_precision": 0.9 if row["structure"] == other.description else 0.8} for row in found.trials]
     dense = Structure(found.plan, description=found.trials[0]["structure"])
-    assert "+10.00 over the best dense head" in replace(found, best=other, dense=dense, trials=trials).verdict
+    ahead = replace(found, best=other, dense=dense, trials=trials, again={})
+    assert "Specialists were ahead: +10.00 over the best dense head" in ahead.verdict
+    clear, behind, unclear = ({"mean": mean, "low": mean - 0.02, "high": mean + 0.02} for mean in (0.05, -0.05, 0.01))
+    for over, said in ((clear, "were worth it"), (behind, "were not worth it"), (unclear, "may not have been worth it")):
+        assert f"Specialists {said}: +10.00 over" in replace(ahead, again={"over_base": clear, "over_dense": over}).verdict
+        assert f"{100 * over['mean']:+.2f} ({100 * over['low']:+.2f} to" in replace(ahead, again={"over_base": clear, "over_dense": over}).verdict
+    assert "nothing that was tried surely helps" in replace(ahead, again={"over_base": unclear, "over_dense": clear}).verdict
     assert "keep the network as it is" in replace(found, base=2.0).verdict
 
 
@@ -132,7 +141,7 @@ def test_a_stopped_search_goes_on_where_it_was(found: SearchResult, problem: Pro
     with pytest.raises(KeyboardInterrupt):
         searched(problem, journal=journal)
     again = searched(problem, journal=journal)
-    assert len(calls) == 7 + len(found.trials) - 6
+    assert len(calls) == 7 + len(found.trials) - 6 + len({found.best.description, found.dense.description})  # these once more from another seed
     figures = [{k: v for k, v in row.items() if k != "seconds"} for row in again.trials]
     assert figures == [{k: v for k, v in row.items() if k != "seconds"} for row in found.trials]
     n = len(calls)
@@ -226,3 +235,29 @@ def test_maps_and_copies_of_the_trunk_are_tried(problem: Problem) -> None:
     assert {choice["grouping"] for choice in tried if choice["kernel"] == 3} >= {"dense", "confusions"}
     assert all(row["extra_computation"] < 1.4 for row in found.trials)
     assert any("one costs 82,944" in row["reason"] for row in found.left_out)  # a copy that every example runs
+
+
+def test_the_winner_is_trained_again_from_another_seed(found: SearchResult, problem: Problem, tmp_path, monkeypatch) -> None:
+    journal = tmp_path / "search.jsonl"
+    result = searched(problem, journal=journal)
+    net, train, holdout = problem.net, problem.store("train"), problem.store("holdout")
+    base = module.rank(net, holdout).average_precision
+    aug, _ = result.best.train(net, train, holdout=holdout, epochs=2, seed=1)
+    with result.best.evaluating(aug):
+        over = module.rank(aug, holdout).average_precision - base
+    again = result.again["over_base"]
+    assert again["mean"] == pytest.approx(np.nanmean(over))
+    assert again["high"] - again["mean"] == pytest.approx(again["mean"] - again["low"])
+    assert again["high"] - again["mean"] == pytest.approx(1.96 * np.nanstd(over) / np.sqrt(np.isfinite(over).sum()))
+    assert ("over_dense" in result.again) == (result.best is not result.dense)
+    monkeypatch.setattr(module, "_ranked", None)  # all that is wanted is in the journal
+    assert searched(problem, journal=journal).again == result.again
+    assert result.to_dict()["again"] == result.again
+
+
+def test_on_labels_that_say_nothing_nothing_surely_helps(problem: Problem) -> None:
+    generator = torch.Generator().manual_seed(0)
+    stores = [problem.store(part) for part in ("train", "holdout")]
+    noise = [replace(store, targets=as_targets(torch.randint(36, (len(store),), generator=generator), 36)) for store in stores]
+    verdict = search(problem.net, *noise, budget=0.25, space=SMALL, candidates=6, rounds=1, epochs=0.3).verdict
+    assert "surely helps" in verdict or "keep the network as it is" in verdict

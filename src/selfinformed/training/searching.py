@@ -6,11 +6,14 @@ import itertools
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from selfinformed.data.examples import Examples, Inputs
@@ -21,6 +24,7 @@ from selfinformed.runtime.files import plain
 from selfinformed.runtime.journals import JournalFile
 from selfinformed.runtime.progress import progress
 from selfinformed.runtime.tabular import Table, frame
+from selfinformed.structure.average_precision import Ranking
 from selfinformed.structure.counts import ConfusionCounts, Kind
 from selfinformed.structure.plans import HeadPlan
 from selfinformed.training.features import FeatureStore, rank
@@ -50,6 +54,8 @@ class SearchResult:
         base: hold-out mAP of the network without heads.
         budget: extra multiply-adds as a share of the base's (or of its latency).
         shared: what is wrong with the data, where hold-out examples are training examples too; else empty.
+        again: what the winner gave over the base (`over_base`), and where it has groups over the best dense head (`over_dense`), both trained once more from
+            another seed, since the best of many tries flatters itself: {mean, low, high} with a 95% interval over labels.
     """
 
     best: Structure
@@ -60,6 +66,7 @@ class SearchResult:
     budget_of: str = "multiply_adds"
     left_out: list[dict[str, str]] = field(default_factory=list)
     shared: str = ""
+    again: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def plan(self) -> HeadPlan:
@@ -68,12 +75,12 @@ class SearchResult:
 
     @property
     def gain(self) -> float:
-        """Of the winner over the base, as a share."""
+        """Of the winner over the base, as a share, in the trial that it won."""
         return float(self._score(self.best) - self.base)
 
     @property
     def over_dense(self) -> float:
-        """Of the winner over the best dense head, as a share; 0 where that won."""
+        """Of the winner over the best dense head, as a share, in the trial that it won; 0 where that won."""
         return float(self._score(self.best) - self._score(self.dense))
 
     @property
@@ -87,9 +94,17 @@ class SearchResult:
         )
         if self.gain <= 0:
             return text + "Nothing that was tried helps: keep the network as it is."
+        again = self.again.get("over_base")
+        if again is not None and again["low"] <= 0:
+            return text + f"Trained again from another seed it is {_points(again)} over the base: nothing that was tried surely helps."
         if len(self.best.plan.groups) == 1:
             return text + "Specialists were not worth it: no structure with groups did better than this dense head."
-        return text + f"Specialists were worth it: {100 * self.over_dense:+.2f} over the best dense head ({self.dense.description})."
+        against = f"{100 * self.over_dense:+.2f} over the best dense head ({self.dense.description})"
+        again = self.again.get("over_dense")
+        if again is None:
+            return text + f"Specialists were ahead: {against}, of one seed."
+        worth = "were" if again["low"] > 0 else "were not" if again["high"] < 0 else "may not have been"
+        return text + f"Specialists {worth} worth it: {against}, and {_points(again)} with both trained again from another seed."
 
     def to_frame(self) -> pd.DataFrame:
         """A row per trial {structure, round, epochs, mean_average_precision, extra_computation, seconds, and each attribute of its `Choice`};
@@ -105,7 +120,7 @@ class SearchResult:
             "format": FORMAT, "verdict": self.verdict, "budget": self.budget, "budget_of": self.budget_of, "base": self.base,
             "gain": self.gain, "over_dense": self.over_dense,
             "best": self.best.to_dict(), "dense": self.dense.to_dict(), "plan": self.plan.to_dict(), "trials": self.trials, "left_out": self.left_out,
-            **({"shared": self.shared} if self.shared else {}),
+            "again": self.again, **({"shared": self.shared} if self.shared else {}),
         }  # fmt: skip
 
     def _score(self, structure: Structure) -> float:
@@ -134,7 +149,8 @@ def search(
 
     Successive halving (Jamieson and Talwalkar 2016): all candidates are trained briefly; the best third of each `residual` goes on, from the start,
     three times as long, until a few are trained for `epochs`. Of each the best dense head, the best output units alone and the best other heads always go
-    on, so that the last round compares them. What wins it, and the best dense head, are then trained at the space's other learning rates too.
+    on, so that the last round compares them. What wins it, and the best dense head, are then trained at the space's other learning rates too, and what is
+    best then once more from another seed.
 
     Args:
         net: the wrapped network.
@@ -225,8 +241,16 @@ def search(
             best, dense = best_of(rows)
         trials = rows + trials
         alive = _going_on({row["structure"]: choices[row["structure"]] for row in rows})
-    base, shared = rank(net, holdout, top_k).mean_average_precision, told_of_shared({"training": train, "hold-out": holdout})
-    return SearchResult(structures[best], structures[dense], trials, base, budget, budget_of, left_out, shared)
+    base, shared = rank(net, holdout, top_k), told_of_shared({"training": train, "hold-out": holdout})
+    found = {name: structures[name] for name in dict.fromkeys((best, dense))}
+    key = " ".join(structure.digest() for structure in found.values())
+    if key not in done.again:
+        with suppress(SelfInformedError):  # no finite loss from that seed
+            ranked = [_ranked(net, structure, train, holdout, epochs, top_k, seed + 1, training)[0].average_precision for structure in found.values()]
+            over = {"over_base": _over(ranked[0], base.average_precision)} | ({"over_dense": _over(*ranked)} if len(ranked) > 1 else {})
+            done.add_again(key, over)
+    again = done.again.get(key, {})
+    return SearchResult(structures[best], structures[dense], trials, base.mean_average_precision, budget, budget_of, left_out, shared, again)
 
 
 def _going_on(ranked: Mapping[str, Choice]) -> list[str]:
@@ -246,14 +270,35 @@ def _judged(
 ) -> dict[str, Any]:
     start = time.perf_counter()
     try:
-        aug, _ = structure.train(net, train, holdout=holdout, epochs=epochs, seed=seed, **training)
-        with structure.evaluating(aug):
-            score = rank(aug, holdout, top_k).mean_average_precision
-            executed = aug.dispatch.multiply_adds if aug.dispatch is not None else structure.plan.multiply_adds
+        ranking, executed = _ranked(net, structure, train, holdout, epochs, top_k, seed, training)
     except SelfInformedError as error:  # no finite loss or scores at this learning rate: it comes last
         return {"mean_average_precision": 0.0, "extra_computation": structure.plan.extra_computation, "seconds": 0.0, "reason": str(error)}
     seconds = round(time.perf_counter() - start, 2)
-    return {"mean_average_precision": score, "extra_computation": executed / net.cost.multiply_adds, "seconds": seconds}
+    return {"mean_average_precision": ranking.mean_average_precision, "extra_computation": executed / net.cost.multiply_adds, "seconds": seconds}
+
+
+def _ranked(
+    net: WrappedClassifier, structure: Structure, train: FeatureStore, holdout: FeatureStore, epochs: float, top_k: int, seed: int, training: Any
+) -> tuple[Ranking, float]:
+    """Trains a structure; how it ranks the hold-out examples, and the multiply-adds executed on average."""
+    aug, _ = structure.train(net, train, holdout=holdout, epochs=epochs, seed=seed, **training)
+    with structure.evaluating(aug):
+        ranking = rank(aug, holdout, top_k)
+        return ranking, aug.dispatch.multiply_adds if aug.dispatch is not None else structure.plan.multiply_adds
+
+
+def _over(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> dict[str, float]:
+    """Mean difference in average precision over the labels that have one, and its 95% interval (normal)."""
+    differences = (one - other)[np.isfinite(one - other)]
+    if not len(differences):
+        return dict.fromkeys(("mean", "low", "high"), 0.0)
+    mean, half = float(differences.mean()), float(1.96 * differences.std() / np.sqrt(len(differences)))
+    return {"mean": mean, "low": mean - half, "high": mean + half}
+
+
+def _points(over: Mapping[str, float]) -> str:
+    mean, low, high = (100 * over[key] for key in ("mean", "low", "high"))
+    return f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
 class _Trials:
@@ -262,6 +307,7 @@ class _Trials:
     def __init__(self, path: str | Path | None, inputs: Sequence[Any]) -> None:
         self._rows: dict[tuple[str, float], dict[str, Any]] = {}
         self.fits: dict[str, Fit] = {}
+        self.again: dict[str, dict[str, dict[str, float]]] = {}
         self._file = JournalFile(path, json.dumps(plain(list(inputs)), sort_keys=True, default=repr), self._keep)
 
     def find(self, structure: Structure, epochs: float) -> dict[str, Any] | None:
@@ -273,7 +319,16 @@ class _Trials:
     def add_fit(self, choice: str, fit: Fit) -> None:
         self._file.add(choice=choice, fit=asdict(fit))
 
+    def add_again(self, of: str, over: dict[str, dict[str, float]]) -> None:
+        self._file.add(of=of, again=over)
+
     def _keep(self, content: dict[str, Any]) -> None:
+        if "again" in content:
+            over = {str(name): {key: float(found[key]) for key in ("mean", "low", "high")} for name, found in content["again"].items()}
+            if not all(abs(value) < inf for found in over.values() for value in found.values()):
+                raise ValueError("again is no figure")
+            self.again[str(content["of"])] = over
+            return
         if "fit" in content:
             fit = content["fit"]
             if not isinstance(fit["reason"], str) or (not fit["reason"] and not (0 < fit["budget"] < inf and -1 < fit["extra_time"] < inf)):
