@@ -11,6 +11,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -241,6 +242,37 @@ def test_a_run_is_of_one_network(workspace: Path, monkeypatch) -> None:
         name: data for name, data in kept.items() if name != "network.json"
     }
     assert Run(read_config(write_config(workspace, checkpoint=str(weights), output=str(workspace / "third")))).counts().n_examples == 240
+
+
+def test_weights_that_a_function_reads_are_noticed(done: Run, workspace: Path) -> None:
+    assert opened(workspace).evaluation()
+    model = workspace / "model.py"
+    text = (workspace / "data" / "model.py").read_text()
+    model.write_text(text.replace("torch.manual_seed(0)", "torch.manual_seed(SEED)") + "SEED = 0\n")
+    config = done.folder / "config.yaml"
+    config.write_text(config.read_text().replace(str((workspace / "data" / "model.py").resolve()), str(model)))
+    before = Run(read_config(done.folder)).evaluation()
+    model.write_text(model.read_text().replace("SEED = 0", "SEED = 1"))
+    with refused("with other weights than it has now"):
+        Run(read_config(done.folder))
+    model.write_text(model.read_text().replace("SEED = 1", "SEED = 0"))
+    assert Run(read_config(done.folder)).evaluation() == before
+
+
+@pytest.mark.parametrize("split", ["train", "holdout", "test"])
+def test_data_that_were_written_anew_are_noticed(done: Run, workspace: Path, split: str) -> None:
+    path = workspace / f"{split}.npz"
+    shutil.copy(workspace / "data" / f"{split}.npz", path)
+    config = done.folder / "config.yaml"
+    config.write_text(config.read_text().replace(str((workspace / "data" / path.name).resolve()), str(path)))
+    Run(read_config(done.folder))  # the same data in another file
+    arrays = dict(np.load(path))
+    np.savez(path, **{**arrays, "inputs": arrays["inputs"] + 1})
+    for _ in range(2):
+        with refused("of other data"):
+            Run(read_config(done.folder))
+    shutil.copy(workspace / "data" / f"{split}.npz", path)
+    assert Run(read_config(done.folder)).evaluation()
 
 
 @pytest.mark.parametrize("kept", ["config.json", "detections", "features"])

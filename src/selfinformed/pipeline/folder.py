@@ -70,31 +70,44 @@ class RunFolder:
         else:
             write_text(path, config.to_yaml())
 
-    def belongs_to(self, net: WrappedClassifier, checkpoint: str | None) -> None:
+    def belongs_to(self, net: WrappedClassifier) -> None:
         """Checks that the run is of this network, which network.json says as soon as anything was made.
 
         Raises:
             SelfInformedError: the run is of a network with other weights.
         """
-        self._network = {"format": _NETWORK, "fingerprint": net.fingerprint, "checkpoint": _stamp(checkpoint)}
         before = self._network_before()
+        known = {"data": before.get("data", self._data())}
+        self._network = {"format": _NETWORK, "fingerprint": net.fingerprint, "checkpoint": _stamp(self.config.checkpoint), **known}
         if before.get("fingerprint", net.fingerprint) != net.fingerprint:
             raise SelfInformedError(
                 f"{self.path} holds a run of {self.config.model} with other weights than it has now; choose another --output, or delete the folder"
             )
         self.keep_network()
 
-    def keep_network(self) -> None:
-        """Writes network.json, once there is what was made with the network."""
+    def keep_network(self, data_too: bool = False) -> None:
+        """Writes network.json, once there is what was made with the network; `data_too` where files of data that were written since are as good."""
+        if data_too:
+            self._network["data"] = self._data()
         if self._network and rank() == 0 and self._is_begun() and os.access(self.path, os.W_OK):
             before = self._network_before()
             if any(before.get(key) != value for key, value in self._network.items()):
                 write_json(self.path / "network.json", self._network)
 
-    def may_be_of_another(self, checkpoint: str | None) -> bool:
-        """Whether the weights were written since a stage last opened them."""
-        before = self._network_before()
-        return bool(before) and _stamp(checkpoint) not in (None, before.get("checkpoint"))
+    def changed(self) -> list[str]:
+        """What may be another than when a stage last opened the network: `network` (its file was written since, or a function makes it, which may read what
+        it likes), and `train`, `holdout` or `test` (their files were)."""
+        before, c = self._network_before(), self.config
+        if not before:
+            return []
+        known = before.get("data")
+        known = known if isinstance(known, dict) else {}
+        found = ["network"] if (".py:" in (c.model or "") if c.checkpoint is None else _stamp(c.checkpoint) not in (None, before.get("checkpoint"))) else []
+        return found + [split for split, stamp in self._data().items() if split in known and stamp not in (None, known[split])]
+
+    def _data(self) -> dict[str, list[int] | None]:
+        c = self.config
+        return {split: _stamp(path) for split, path in (("train", c.train), ("holdout", c.holdout), ("test", c.test))}
 
     def _network_before(self) -> dict[str, Any]:
         """What network.json says; where it is missing, the fingerprint that an artefact names."""

@@ -68,14 +68,22 @@ class Run:
         self.folder = self._kept.path
         self.inputs = Inputs(config)
         self._features: dict[Part, FeatureStore] = {}
-        if config.model and self._kept.may_be_of_another(config.checkpoint):
+        changed = self._kept.changed() if config.model else []
+        if changed:
             _ = self.net
+        for split in ("train", "holdout", "test"):
+            if split in changed and are_whole(self.folder / "features" / split):
+                self.features(split)  # refused where it is of other data
+        if "holdout" in changed and (self.folder / "detections" / "manifest.json").exists():
+            _ = self.predictions
+        if changed:
+            self._kept.keep_network(data_too=True)
 
     @cached_property
     def net(self) -> WrappedClassifier:
         """The wrapped base."""
         net = self.inputs.network()
-        self._kept.belongs_to(net, self.config.checkpoint)
+        self._kept.belongs_to(net)
         self.say(f"network    {net}")
         if net.cost.uncounted:
             self.say(f"           not counted in its multiply-adds: {', '.join(net.cost.uncounted)}")
