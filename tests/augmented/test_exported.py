@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 from types import ModuleType
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import Problem
+from conftest import Problem, refused
 from selfinformed.augmented.exported import export_onnx, export_program, is_export_of
 from selfinformed.augmented.network import augment
 from selfinformed.network.wrap import AttachPoint, wrap
@@ -177,3 +178,12 @@ def test_an_export_knows_its_heads_by_their_content(problem: Problem, tmp_path) 
     assert not is_export_of(path, heads)
     heads.unlink()
     assert not is_export_of(path, heads)
+
+
+def test_half_precision_is_refused_with_what_to_do(problem: Problem, tmp_path) -> None:
+    inputs = problem.test.read(range(4))
+    net = wrap(copy.deepcopy(problem.net.model).bfloat16(), inputs.bfloat16())
+    aug = augment(net, plan(net, problem.groups, hidden=(4,)))
+    with refused("export: the network is in bfloat16", r"aug\.float\(\)"):
+        export_onnx(aug, tmp_path / "model.onnx", inputs.bfloat16())
+    assert export_onnx(aug.float(), tmp_path / "model.onnx", inputs).top1_agreement == 1

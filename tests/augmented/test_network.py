@@ -454,3 +454,11 @@ def test_without_heads_a_network_that_was_trained_on_is_not_the_base(problem: Pr
     fit_whole(aug, problem.train.take(range(100)), epochs=1)
     with refused("heads_disabled: the whole network was trained on", r"aug\.net"), aug.heads_disabled():
         pass
+
+
+def test_what_is_no_network_or_plan_is_refused(problem: Problem) -> None:
+    for given in ((problem.net, problem.groups), (problem.net.model, problem.plan())):
+        with refused("augment: expected what wrap and plan gave, got "):
+            augment(*given)
+    with refused("top_groups: expected a number of heads from 0 to 6, got 1.5"), augment(problem.net, problem.plan()).conditional(1.5):
+        pass

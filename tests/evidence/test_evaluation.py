@@ -13,6 +13,7 @@ from selfinformed.data.examples import open_dataset
 from selfinformed.evidence.evaluation import evaluate, recall_on_subset
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.average_precision import mean_average_precision
+from selfinformed.structure.groups import LabelGroups
 from selfinformed.training.fitting import fit
 
 
@@ -115,3 +116,8 @@ def test_other_bad_mappings_are_errors(problem: Problem, tmp_path) -> None:
         recall_on_subset(problem.net, store, {})
     with pytest.raises(SelfInformedError, match="no example is annotated with a mapped label"):
         recall_on_subset(problem.net, open_dataset((problem.test.read([0]), [[]]), problem.net.labels), {"label 0": "a"})
+
+
+def test_groups_of_other_labels_are_refused(problem: Problem) -> None:
+    with pytest.raises(SelfInformedError, match="groups: made for 5 labels, the network has 36"):
+        evaluate(problem.net, problem.store("test"), groups=LabelGroups.everything(5))

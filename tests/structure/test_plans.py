@@ -250,3 +250,9 @@ def test_heads_without_layers_of_their_own_share_one_that_the_budget_sets(proble
         plan(problem.net, problem.groups, budget=1e-6, depth=0)
     with pytest.raises(SelfInformedError, match="neither shared= nor dense_share="):
         plan(problem.net, problem.groups, depth=0, shared=8)
+
+
+@pytest.mark.parametrize("options", [{"hidden": (2.5,)}, {"hidden": 8}, {"budget": "3%"}, {"budget": None}, {"depth": "1"}], ids=str)
+def test_widths_and_budgets_that_are_none_are_refused(net: WrappedClassifier, options: dict[str, Any]) -> None:
+    with pytest.raises(SelfInformedError, match=r"^(hidden|plan): expected .* got "):
+        plan(net, PARTITION, **options)

@@ -277,3 +277,8 @@ def test_a_base_near_chance_is_named(problem: Problem) -> None:
     assert found.near_chance
     assert found.verdict.endswith("are the labels in the order of its outputs, and the inputs as it was trained on them?")
     assert not probe(problem.net, problem.store("train"), problem.store("holdout"), width=16, epochs=1).near_chance
+
+
+def test_a_width_below_one_is_refused(problem: Problem) -> None:
+    with pytest.raises(SelfInformedError, match="width: expected units of the wide head, at least 1; got 0"):
+        probe(problem.net, problem.store("train"), problem.store("holdout"), width=0)

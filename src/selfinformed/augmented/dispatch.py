@@ -61,7 +61,7 @@ class Dispatch:
         above: float | None = None,
         chance: int | None = None,
     ) -> None:
-        if top_groups < 0 or isinstance(top_groups, bool):
+        if isinstance(top_groups, bool) or not isinstance(top_groups, int | np.integer) or top_groups < 0:
             raise SelfInformedError(f"top_groups: expected a number of heads from 0 to {len(plan.groups)}, got {top_groups!r}")
         if share is not None and (not 0 < share <= 1 or above is not None):
             raise SelfInformedError(f"share: expected more than 0, at most 1, and not with `above`; got {share!r}")

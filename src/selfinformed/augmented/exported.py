@@ -80,7 +80,8 @@ def export_onnx(aug: AugmentedClassifier, path: str | Path, inputs: Inputs, tole
         heads: the heads.safetensors that the network was saved as; its digest is kept in the metadata, for `is_export_of`.
 
     Raises:
-        SelfInformedError: the `onnx` extra is not installed, or the exported network differs by more than the tolerance.
+        SelfInformedError: the `onnx` extra is not installed, the network is in half precision, or the exported network differs by more than the
+            tolerance.
     """
     try:
         import onnx
@@ -88,6 +89,10 @@ def export_onnx(aug: AugmentedClassifier, path: str | Path, inputs: Inputs, tole
         import onnxscript  # noqa: F401
     except (ImportError, RuntimeError):
         raise SelfInformedError("export: ONNX needs an extra; run: pip install 'selfinformed[onnx]'") from None
+    kind = aug.classifier.weight.dtype
+    if kind in (torch.float16, torch.bfloat16):
+        name = str(kind).removeprefix("torch.")
+        raise SelfInformedError(f"export: the network is in {name}, which onnxruntime's CPU lacks; export it in float32: aug.float()")
     names = list(inputs) if isinstance(inputs, dict) else ["inputs"]
     with _quiet():
         program = torch.onnx.export(export_program(aug, inputs), dynamo=True, input_names=names, output_names=["logits"], verbose=False)

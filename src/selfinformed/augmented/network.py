@@ -296,6 +296,8 @@ def augment(
         onto: an augmented network of the same model, whose heads and classifier are taken over: the method applied again, with groups
             from its own mistakes (`measure(onto, ...)`). `net` is the model wrapped with its attach points first and then further ones.
     """
+    if not isinstance(net, WrappedClassifier) or not isinstance(plan, HeadPlan):
+        raise SelfInformedError(f"augment: expected what wrap and plan gave, got {type(net).__name__} and {type(plan).__name__}")
     if classifier not in ("keep", "reinitialise"):
         raise SelfInformedError(f"classifier: expected 'keep' or 'reinitialise', got {classifier!r}")
     if onto is not None:

@@ -115,6 +115,8 @@ def evaluate(
             the mapped labels alone (the paper's Figure 2).
     """
     net = net_of(model)
+    if groups is not None and groups.n_labels != net.n_labels:
+        raise SelfInformedError(f"groups: made for {groups.n_labels} labels, the network has {net.n_labels}")
     cost = net.cost
     multiply_adds, parameters = cost.multiply_adds, cost.parameters
     if not isinstance(model, WrappedClassifier):

@@ -268,9 +268,12 @@ def plan(
         return HeadPlan(groups, tuple(widths), net.feature_size, base, parameters, (source,) * len(groups))
 
     if hidden is not None:
+        if not isinstance(hidden, Sequence) or not all(isinstance(width, int | np.integer) for width in hidden):
+            raise SelfInformedError(f"hidden: expected whole widths of at least 1, one for each layer, e.g. (64,); got {hidden!r}")
         return made(groups, [tuple(hidden)] * len(groups))
-    if not 0 < budget < math.inf or not 0 <= dense_share < 1 or depth < 0:
-        raise SelfInformedError(f"plan: expected budget > 0, 0 <= dense_share < 1, depth >= 0; got {budget}, {dense_share}, {depth}")
+    numbers = all(isinstance(number, int | float | np.number) for number in (budget, dense_share, depth))
+    if not numbers or not 0 < budget < math.inf or not 0 <= dense_share < 1 or depth < 0:
+        raise SelfInformedError(f"plan: expected budget > 0, 0 <= dense_share < 1, depth >= 0; got {budget!r}, {dense_share!r}, {depth!r}")
     if not depth and (shared or copy or dense_share or not len(groups)):
         raise SelfInformedError("plan: with depth=0 the budget sets the width of the shared layer of heads; give neither shared= nor dense_share= nor copy=")
     if len(used) != len(groups) or not ((used >= 0) & (used <= 1)).all() or not 0 <= shared_usage <= 1 or (dense_share and used.min(initial=1) < 1):

@@ -206,6 +206,8 @@ def probe(
     holdout = holdout if isinstance(holdout, FeatureStore) else FeatureStore.build(net, holdout)
     if not budget > 0:
         raise SelfInformedError(f"budget: expected extra multiply-adds above 0, as a share of the base's, e.g. 0.03; got {budget}")
+    if width < 1:
+        raise SelfInformedError(f"width: expected units of the wide head, at least 1; got {width!r}")
     if min(len(train), len(holdout)) < 2:
         raise SelfInformedError(f"probe: expected at least 2 training and 2 hold-out examples, which it halves; got {len(train)} and {len(holdout)}")
     rng = np.random.default_rng(seed)
