@@ -520,6 +520,18 @@ def test_what_a_later_search_finds_is_compared_too(workspace: Path) -> None:
         opened(workspace, **changes).search()
 
 
+def test_a_search_is_replaced_by_the_verb_search_alone(workspace: Path) -> None:
+    opened(workspace, candidates=2, rounds=1).search()
+    before = (workspace / "out" / "search.json").read_bytes()
+    other = opened(workspace, candidates=3, rounds=1)
+    for verb in (other.comparison, other.report):
+        with refused("search.json is of a search with other options than these", "name the run folder"):
+            verb()
+    assert (workspace / "out" / "search.json").read_bytes() == before
+    other.search()
+    assert (workspace / "out" / "search.json").read_bytes() != before
+
+
 def test_another_dense_head_of_a_search_is_compared_again_and_nothing_else(workspace: Path) -> None:
     options = {"candidates": 4, "rounds": 1, "budget": 0.5, "arms": ["base", "classifier", "searched", "searched_dense"]}
     run = opened(workspace, **options)

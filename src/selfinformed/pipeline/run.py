@@ -286,6 +286,11 @@ class Run:
         path = self.folder / "search.json"
         if Processes.joined().world > 1 and self._kept.current(path.name) is None:
             raise SelfInformedError("structure: searched wants search.json, which one process makes; run selfinformed search on the run folder first")
+        if path.exists() and self._kept.current(path.name) is None:
+            raise SelfInformedError(
+                f"{path} is of a search with other options than these; to use it name the run folder, {self.folder}, instead of a configuration; to replace it "
+                "run selfinformed search with these first"
+            )
         return Structure.from_dict(self.search()[which], str(path))
 
     @property
