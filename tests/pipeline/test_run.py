@@ -523,7 +523,7 @@ def test_what_a_later_search_finds_is_compared_too(workspace: Path) -> None:
 def test_a_search_is_replaced_by_the_verb_search_alone(workspace: Path) -> None:
     opened(workspace, candidates=2, rounds=1).search()
     before = (workspace / "out" / "search.json").read_bytes()
-    other = opened(workspace, candidates=3, rounds=1)
+    other = opened(workspace, candidates=3, rounds=1, arms=["base", "confusions", "searched"])
     for verb in (other.comparison, other.report):
         with refused("search.json is of a search with other options than these", "name the run folder"):
             verb()
