@@ -118,15 +118,26 @@ _ROWS = (Sequence, np.ndarray, set, torch.Tensor)
 def _from_lists(rows: Sequence[Any], n_labels: int | None, first_example: int) -> Targets:
     sets = []
     for i, row in enumerate(rows):
+        values = row.tolist() if isinstance(row, np.ndarray | torch.Tensor) else row
         try:
-            labels = np.array(sorted({operator.index(label) for label in row}), dtype=np.int64)
+            labels = np.array(sorted({operator.index(label) for label in values}), dtype=np.int64)
+            if len(labels) < len(values) or any(isinstance(label, bool) for label in values):
+                raise TypeError
         except (TypeError, OverflowError):
-            raise SelfInformedError(
-                f"targets: example {first_example + i} has {shown(row)}; expected a list of label numbers"
-            ) from None
+            raise _no_list(row, first_example + i) from None
         sets.append(labels)
     offsets = np.cumsum([0, *(len(labels) for labels in sets)]).astype(np.int64)
-    return _checked(offsets, np.concatenate(sets) if sets else np.empty(0, np.int64), n_labels, first_example)
+    targets = _checked(offsets, np.concatenate(sets) if sets else np.empty(0, np.int64), n_labels, first_example)
+    if targets.n_labels == 2 and len(targets.labels) == 2 * len(rows) and (flipped := [i for i, row in enumerate(rows) if list(row) == [1, 0]]):
+        raise _no_list(rows[flipped[0]], first_example + flipped[0])  # all have both labels, but in two orders: one 0 or 1 for each of two labels
+    return targets
+
+
+def _no_list(row: Any, example: int) -> SelfInformedError:
+    return SelfInformedError(
+        f"targets: example {example} has {shown(row)}; expected a list of label numbers, each once, not one 0 or 1 for each label: give such rows as one "
+        "array or tensor [N, C] (of a map-style data set, as its attribute `targets`)"
+    )
 
 
 def _checked(offsets: IntArray, labels: IntArray, n_labels: int | None, first_example: int) -> Targets:
