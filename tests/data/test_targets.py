@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -124,6 +125,40 @@ def test_multi_hot_row_by_row_is_no_list_of_labels(rows, dtype, n_labels):
         for given_labels in (None, n_labels):
             with pytest.raises(SelfInformedError, match=r"example [01] has .* as one array or tensor \[N, C\]"):
                 as_targets(rows(hot.astype(dtype)), given_labels)
+
+
+@pytest.mark.parametrize("lists", [[[2, 0], [5], []], [[1, 3], [2, 4], [0, 6]], [[3], [1], [2]]])
+def test_columns_and_generators_of_label_lists(lists):
+    pd = pytest.importorskip("pandas")
+    column = np.empty(3, object)
+    column[:] = lists
+    arrays = pd.Series([np.array(labels) for labels in lists], index=[7, 5, 9])
+    for form in (column, pd.Series(lists, index=[7, 5, 9]), arrays, (labels for labels in lists), iter(lists)):
+        assert equal(as_targets(form, C), as_targets(lists, C))
+
+
+def test_columns_of_class_numbers():
+    pd = pytest.importorskip("pandas")
+    for form in (pd.Series([2, 0, 1], index=[7, 5, 9]), pd.Series([2, 0, 1], dtype="Int64"), np.array([2, 0, 1], object), iter([2, 0, 1])):
+        assert as_targets(form, C).labels.tolist() == [2, 0, 1]
+    with pytest.raises(SelfInformedError, match="example 0 has 'a'; expected a list of label numbers"):
+        as_targets(pd.Series(["a", "b"]), C)
+
+
+@properties
+@given(label_lists, st.sampled_from([sp.csr_array, sp.csc_matrix, sp.coo_array]), st.sampled_from([np.int8, np.bool_, np.float64]))
+def test_sparse_multi_hot(lists, kind, dtype):
+    hot = hot_by_loop([[], *lists]).astype(dtype)
+    assert equal(as_targets(kind(hot), C), as_targets(hot, C))
+
+
+def test_sparse_multi_hot_that_is_refused():
+    twice = sp.csr_array((np.ones(3), np.array([4, 1, 1]), np.array([0, 1, 3])), (2, C))
+    with pytest.raises(SelfInformedError, match=r"example 1 has 2\.0 for label 1; multi-hot targets are 0 or 1"):
+        as_targets(twice, C)
+    assert twice.nnz == 3
+    with pytest.raises(SelfInformedError, match="have 7 columns, expected 8"):
+        as_targets(twice, 8)
 
 
 def test_both_of_two_labels_are_ordinary():

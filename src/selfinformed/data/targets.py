@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse as sp
 import torch
 
 from selfinformed.runtime.errors import SelfInformedError
@@ -75,7 +76,7 @@ def as_targets(targets: Any, n_labels: int | None = None, first_example: int = 0
     """Reads targets in any of the three forms.
 
     Args:
-        targets: one class per example [B], multi-hot [B, C] of 0 and 1 (or booleans), or a list of label lists.
+        targets: one class per example [B], multi-hot [B, C] of 0 and 1 (or booleans; sparse too), or a list of label lists.
         n_labels: C; by default the columns of multi-hot targets, or one more than the largest label.
         first_example: the number of the first example, for error messages.
 
@@ -88,24 +89,22 @@ def as_targets(targets: Any, n_labels: int | None = None, first_example: int = 0
         return targets
     if isinstance(targets, torch.Tensor):
         targets = targets.detach().cpu().numpy()
+    if isinstance(targets, Iterator):
+        targets = list(targets)
+    if sp.issparse(targets) and targets.ndim == 2:
+        rows = targets.tocsr(copy=True)
+        rows.sum_duplicates()
+        rows.eliminate_zeros()
+        return _from_multi_hot(targets.shape, *rows.nonzero(), rows.data, n_labels, first_example)
+    if getattr(targets, "ndim", 0) == 1 and (column := np.asarray(targets)).dtype == object:
+        targets = column.tolist()
     if isinstance(targets, Sequence) and any(isinstance(row, _ROWS) and getattr(row, "ndim", 1) for row in targets):
         return _from_lists(targets, n_labels, first_example)
     array = np.asarray(targets)
     if array.ndim == 1 and (array.dtype.kind in "iu" or array.size == 0):
         return _checked(np.arange(len(array) + 1, dtype=np.int64), array.astype(np.int64), n_labels, first_example)
     if array.ndim == 2 and array.dtype.kind in "biuf":
-        n_labels = array.shape[1] if n_labels is None else n_labels
-        if array.shape[1] != n_labels:
-            raise SelfInformedError(f"targets: multi-hot targets have {array.shape[1]} columns, expected {n_labels}, one per label")
-        wrong = ~np.isin(array, (0, 1))
-        if wrong.any():
-            row, column = np.argwhere(wrong)[0]
-            raise SelfInformedError(
-                f"targets: example {first_example + row} has {array[row, column]} for label {column}; multi-hot targets are 0 or 1"
-            )
-        examples, labels = np.nonzero(array)
-        counts = np.bincount(examples, minlength=len(array))
-        return Targets(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), labels.astype(np.int64), n_labels)
+        return _from_multi_hot(array.shape, *np.nonzero(array), array[array != 0], n_labels, first_example)
     raise SelfInformedError(
         f"targets: expected class numbers [B], multi-hot [B, {n_labels or 'labels'}] or a list of label lists; "
         f"got an array of {array.dtype} with shape {list(array.shape)}"
@@ -113,6 +112,18 @@ def as_targets(targets: Any, n_labels: int | None = None, first_example: int = 0
 
 
 _ROWS = (Sequence, np.ndarray, set, torch.Tensor)
+
+
+def _from_multi_hot(
+    shape: tuple[int, ...], examples: IntArray, labels: IntArray, values: npt.NDArray[Any], n_labels: int | None, first_example: int
+) -> Targets:
+    """Of the entries that are not 0, by example and label."""
+    if n_labels not in (None, shape[1]):
+        raise SelfInformedError(f"targets: multi-hot targets have {shape[1]} columns, expected {n_labels}, one per label")
+    for i in np.flatnonzero(values != 1)[:1]:
+        raise SelfInformedError(f"targets: example {first_example + examples[i]} has {values[i]} for label {labels[i]}; multi-hot targets are 0 or 1")
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(examples, minlength=shape[0]))])
+    return Targets(offsets.astype(np.int64), labels.astype(np.int64), shape[1])
 
 
 def _from_lists(rows: Sequence[Any], n_labels: int | None, first_example: int) -> Targets:
