@@ -166,6 +166,52 @@ def test_a_dataset_that_fails_names_the_example():
     assert [row for rows, _ in lenient.batches(4) for row in rows] == [0, 1, 2, 3, 5]
 
 
+class Transformed(Squares):
+    """Forty squares, of which it counts those that are read."""
+
+    def __init__(self, change, **attributes: object) -> None:
+        super().__init__(targets=[0, 1] * 20, **attributes)
+        self.change, self.seen = change, []
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, int]:
+        self.seen.append(row)
+        if row == self.broken:
+            raise OSError("torn page")
+        return self.change(torch.full((2, 2), float(row))), row % 2
+
+
+def fingerprint_of(change, **attributes: object) -> str:
+    return open_dataset(Transformed(change, **attributes)).fingerprint
+
+
+def test_a_dataset_whose_inputs_change_is_another():
+    same = fingerprint_of(lambda x: x)
+    assert same == fingerprint_of(lambda x: x)
+    changes = [lambda x: 2 * x, lambda x: x[:1], lambda x: x.double(), lambda x: x + (x == 39), lambda x: x + (x == 0)]
+    assert len({same, *map(fingerprint_of, changes), fingerprint_of(lambda x: x, broken=0)}) == 7
+    dataset = Transformed(lambda x: x)
+    examples = open_dataset(dataset)
+    assert not dataset.seen
+    assert examples.fingerprint
+    assert len(dataset.seen) == 32
+    assert {0, 39} < {*dataset.seen}
+    assert open_dataset(Transformed(lambda x: x)).take([3, 4]).fingerprint != open_dataset(Transformed(lambda x: 2 * x)).take([3, 4]).fingerprint
+
+
+def test_a_dataset_that_reads_otherwise_each_time_is_the_same():
+    assert fingerprint_of(lambda x: x + torch.rand(1)) == fingerprint_of(lambda x: x + torch.rand(1))
+
+
+def test_images_transformed_otherwise_are_others(folder):
+    options = [{}, {"image_size": 4}, {"image_size": 5}, {"transform": lambda _: torch.zeros(1)}, {"transform": lambda image: torch.tensor(image.size)}]
+    prints = [open_dataset(folder, **given).fingerprint for given in options]
+    assert len({*prints}) == 5
+    assert prints == [open_dataset(folder, **given).fingerprint for given in options]
+
+
 def test_examples_are_returned_as_they_are():
     examples = open_dataset((torch.zeros(2, 1), [0, 1]))
     assert open_dataset(examples) is examples

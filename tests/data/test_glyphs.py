@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,13 +95,15 @@ def test_views():
     assert not torch.equal(images[:n], images[n:])
 
 
-def test_examples(glyphs):
+def test_examples(glyphs, monkeypatch):
     examples = glyph_examples("holdout")
     assert len(examples) == int((glyphs.part == 1).sum())
     assert examples.labels == glyphs.labels.space
     assert not examples.targets.single
     assert examples.read([3, 0]).shape == (2, 1, 32, 32)
     assert examples.name(0).endswith("#0")
+    monkeypatch.setattr("selfinformed.data.glyphs.shipped_glyphs", lambda _: replace(glyphs, bitmaps=glyphs.bitmaps // 2))
+    assert glyph_examples("holdout").fingerprint != examples.fingerprint
 
 
 def test_without_strength_the_ink_stays():

@@ -6,6 +6,7 @@ import hashlib
 import math
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -24,6 +25,8 @@ from selfinformed.runtime.memory import free_memory
 from selfinformed.runtime.progress import progress
 from selfinformed.runtime.reading import naming, opened, reason_of
 
+_SAMPLED = 16  # inputs that are read to tell data from other data, where reading all would take long
+
 Inputs = torch.Tensor | dict[str, torch.Tensor]
 """What a network is called with: one tensor, or keyword arguments; the first dimension counts examples."""
 
@@ -39,7 +42,7 @@ class Examples:
         names: how messages call an example; None for its number.
         skip_bad: how many unreadable examples may be set aside.
         skipped: messages of those set aside so far.
-        content: gives bytes that change when the inputs do (hashes of arrays; sizes and times of files).
+        content: gives bytes that change when the inputs do (hashes of arrays, or of a few of them; sizes and times of files).
         n_views: how many views of the same inputs follow one another.
     """
 
@@ -152,7 +155,8 @@ def open_dataset(
             raise SelfInformedError(f"data: distorted views want augmentation {ways} and at least 2 views; got {augmentation} and {views}")
         size = None if transform else image_size
         transforms += [distorting(size, view, augmentation, transforms[0]) for view in range(1, views)]
-    from_images = partial(_from_images, transforms=transforms, skip_bad=skip_bad, about=f"{augmentation} {views}".encode() if augmentation else b"")
+    about = f"{image_size} {augmentation} {views}".encode()
+    from_images = partial(_from_images, transforms=transforms, skip_bad=skip_bad, about=about, sampled=transform is not None)
     if isinstance(source, str | Path):
         path = Path(source)
         if shards := TarShards.named(path):
@@ -192,8 +196,8 @@ def take_inputs(inputs: Inputs, rows: Any) -> Inputs:
     return inputs[rows]
 
 
-def _from_images(images: Images, transforms: Sequence[Transform], skip_bad: int, about: bytes) -> Examples:
-    """Each image through the first transform, then each through the second, and so on; `about` says what they are."""
+def _from_images(images: Images, transforms: Sequence[Transform], skip_bad: int, about: bytes, sampled: bool) -> Examples:
+    """Each image through the first transform, then each through the second, and so on; `about` says what they are, or a few images are `sampled`."""
     n, names = len(images.targets), images.names
     if len(transforms) > 1:
         names = _NamesOfViews(names, len(transforms))
@@ -201,10 +205,11 @@ def _from_images(images: Images, transforms: Sequence[Transform], skip_bad: int,
     def read(rows: Sequence[int]) -> Inputs:
         return _stacked([images.read(row % n, transforms[row // n]) for row in rows], [names[row] for row in rows])
 
+    def content() -> bytes:
+        return images.content() + about + (_sample_of(read, n) if sampled else b"")
+
     targets = as_targets(images.targets * len(transforms), len(images.labels))
-    return Examples(
-        read, targets, images.labels, names, skip_bad * len(transforms), content=lambda: images.content() + about, n_views=len(transforms)
-    )
+    return Examples(read, targets, images.labels, names, skip_bad * len(transforms), content=content, n_views=len(transforms))
 
 
 @dataclass(frozen=True)
@@ -246,14 +251,7 @@ def _from_arrays(inputs: Any, targets: Any, labels: LabelSpace | None) -> Exampl
         if n != len(checked):
             raise SelfInformedError(f"data: {n} inputs but targets for {len(checked)} examples; give one target per input")
     labels = labels or LabelSpace.numbered(checked.n_labels)
-    def content() -> bytes:
-        digest = hashlib.sha256()
-        for name, tensor in sorted(tensors.items()) if isinstance(tensors, dict) else [("", tensors)]:
-            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data if tensor.numel() else b"")
-        return digest.digest()
-
-    return Examples(lambda rows: take_inputs(tensors, torch.as_tensor(rows)), checked, labels, content=content)
+    return Examples(lambda rows: take_inputs(tensors, torch.as_tensor(rows)), checked, labels, content=lambda: _digest(tensors))
 
 
 def _from_map_style(dataset: Any, labels: LabelSpace | None, skip_bad: int) -> Examples:
@@ -274,7 +272,27 @@ def _from_map_style(dataset: Any, labels: LabelSpace | None, skip_bad: int) -> E
     def read(rows: Sequence[int]) -> Inputs:
         return _stacked([item(row, 0) for row in rows], [f"example {row}" for row in rows])
 
-    return Examples(read, checked, labels or LabelSpace.numbered(checked.n_labels), skip_bad=skip_bad)
+    return Examples(read, checked, labels or LabelSpace.numbered(checked.n_labels), skip_bad=skip_bad, content=lambda: _sample_of(read, len(checked)))
+
+
+def _sample_of(read: Callable[[Sequence[int]], Inputs], n: int) -> bytes:
+    """Digests of a few of n inputs that can be read, evenly spaced; none where a second reading differs from the first, as of random distortions."""
+    found = b""
+    for row in np.linspace(0, n - 1, min(n, _SAMPLED), dtype=np.int64).tolist():
+        with suppress(SelfInformedError):
+            digest = _digest(read([row]))
+            if digest != _digest(read([row])):
+                return b""
+            found += digest
+    return found
+
+
+def _digest(inputs: Inputs) -> bytes:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(inputs.items()) if isinstance(inputs, dict) else [("", inputs)]:
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data if tensor.numel() else b"")
+    return digest.digest()
 
 
 def _stacked(tensors: Sequence[torch.Tensor], names: Sequence[str]) -> torch.Tensor:

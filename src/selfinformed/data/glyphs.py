@@ -11,7 +11,7 @@ import json
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
@@ -22,9 +22,8 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from selfinformed.data.examples import Examples
+from selfinformed.data.examples import Examples, open_dataset
 from selfinformed.data.labels import LabelSpace
-from selfinformed.data.targets import as_targets
 from selfinformed.runtime.errors import SelfInformedError
 
 Split = Literal["train", "holdout", "test"]
@@ -122,7 +121,7 @@ def glyph_examples(split: Split, fonts: str | Path | None = None, views: int | N
     seed = {"train": 11, "holdout": 12, "test": 13}[split]
     images, targets, names = glyphs.views(split, views or (2 if split == "train" else 1), seed)
     space = glyphs.labels.space
-    return Examples(lambda rows: images[torch.as_tensor(rows)], as_targets(targets, len(space)), space, names)
+    return replace(open_dataset((images, targets), space), names=names)
 
 
 @cache
