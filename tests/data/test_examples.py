@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import UserDict
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,54 @@ def test_map_style_datasets(source):
     assert examples.labels.names == ("0", "1", "2")
     assert lists_of(examples) == [[c] for c in CLASSES]
     assert torch.equal(examples.read([3, 1]), torch.stack([torch.as_tensor(source[i][0]) for i in (3, 1)]))
+
+
+def test_mappings_are_keyword_inputs():
+    inputs = {"ids": torch.arange(12).reshape(6, 2), "mask": np.ones((6, 2))}
+    rows = [{name: values[row] for name, values in inputs.items()} for row in range(6)]
+    lists = {name: list(values) for name, values in inputs.items()}
+    pairs = list(zip(rows, CLASSES))
+    for source in ((UserDict(inputs), CLASSES), (lists, CLASSES), (rows, CLASSES), ([*map(UserDict, rows)], CLASSES), pairs):
+        examples = open_dataset(source, list("abc"))
+        read = examples.read([5, 1])
+        assert type(read) is dict
+        assert {name: tensor.tolist() for name, tensor in read.items()} == {"ids": [[10, 11], [2, 3]], "mask": [[1, 1], [1, 1]]}
+        assert lists_of(examples) == [[c] for c in CLASSES]
+        assert examples.fingerprint == open_dataset(source, list("abc")).fingerprint
+    changed = [*pairs[:5], ({"ids": rows[4]["ids"], "mask": rows[4]["mask"]}, CLASSES[5])]
+    assert open_dataset(changed).fingerprint != open_dataset(pairs).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ([{"ids": [1, 2], "labels": 0}], r"example 0 of list is one dictionary of ids, labels; give pairs: a dictionary of what the network is called with"),
+        (({"ids": [[1, 2], [3]]}, [0, 1]), r"'ids' of the inputs is no numbers .*; give all rows one length, with padding='max_length'"),
+        (([[1, 2], [3]], [0, 1]), r"the inputs are no numbers .*; give all rows one length, with padding='max_length'"),
+        (({"ids": [torch.zeros(2), torch.zeros(1)]}, [0, 1]), r"'ids' of the inputs is no numbers .*; give all rows one length, with padding='max_length'"),
+        (([{"ids": [1, 2]}, {"ids": [3]}], [0, 1]), r"'ids' of example 1 has shape \[1\], 'ids' of example 0 has \[2\]; give all rows one length"),
+        (([{"ids": [1, 2]}, {"mask": [3]}], [0, 1]), r"example 1 has the inputs mask, example 0 has ids; give all the same"),
+        (({"text": ["a"]}, [0]), r"'text' of the inputs is no numbers that torch knows"),
+        ({"ids": [[1, 2]], "labels": [0]}, r"cannot read dict; expected .*\(inputs, targets\)"),
+    ],
+)
+def test_mappings_that_are_refused(source, message):
+    with pytest.raises(SelfInformedError, match=rf"^data: {message}[^\n]*$"):
+        open_dataset(source)
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        ([([1, 2], 0), ([3], 1)], r"example 1 has shape \[1\], example 0 has \[2\]; give all rows one length, with padding='max_length'"),
+        ([({"ids": [1, 2]}, 0), ({"ids": [3]}, 1)], r"'ids' of example 1 has shape .*; give all rows one length"),
+        ([({"ids": [1]}, 0), ([3], 1)], r"example 1 has the inputs one tensor, example 0 has ids; give all the same"),
+        ([({"text": "a"}, 0), ({"text": "b"}, 1)], r"'text' of the inputs of example 0 of list is no numbers that torch knows"),
+    ],
+)
+def test_items_that_make_no_batch_are_refused(items, message):
+    with pytest.raises(SelfInformedError, match=rf"^data: {message}[^\n]*$"):
+        list(open_dataset(items).batches())
 
 
 def test_a_dataset_names_its_classes():

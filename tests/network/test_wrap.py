@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import UserDict
 from types import SimpleNamespace
 
 import pytest
@@ -187,6 +188,17 @@ def test_options_are_kept():
     assert net.labels == LabelSpace("abcde")
     assert net.output == "logistic"
     assert wrap(Vgg(), IMAGES).output is None
+
+
+def test_a_mapping_is_of_keyword_arguments():
+    class Named(Stacked):
+        def forward(self, image):
+            return super().forward(image)
+
+    net = wrap(Named(), UserDict(image=IMAGES))
+    assert type(net.example_inputs) is dict
+    assert torch.equal(net.logits(UserDict(image=IMAGES)), net.logits({"image": IMAGES}))
+    assert net.cost.multiply_adds == wrap(Stacked(), IMAGES).cost.multiply_adds
 
 
 def test_the_fingerprint_is_of_the_weights():

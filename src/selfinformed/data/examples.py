@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -15,7 +15,7 @@ from typing import Any, get_args, overload
 import numpy as np
 import torch
 
-from selfinformed.data.hub_datasets import HubDataset
+from selfinformed.data.hub_datasets import PADDING, HubDataset, as_tensor
 from selfinformed.data.images import Augmentation, ImageFiles, Images, Transform, distorting, image_transform
 from selfinformed.data.labels import LabelSpace
 from selfinformed.data.tar_shards import TarShards
@@ -133,8 +133,8 @@ def open_dataset(
             - a .npz file with `inputs` [N, ...] and `targets` ([N] or multi-hot [N, C]);
             - a `datasets.Dataset` of Hugging Face with a column `label` or `labels`, and one of images or what the network is called with (`input_ids`
               and its mask, `pixel_values`);
-            - a pair (inputs [N, ...] as a tensor, array or dictionary of tensors, targets in any form);
-            - a map-style dataset giving (input, class number or label list), such as a `torch.utils.data.Dataset`;
+            - a pair (inputs [N, ...] as a tensor, array or mapping of them, such as a tokenizer gives, targets in any form);
+            - a map-style dataset giving (input or mapping of inputs, class number or label list), such as a `torch.utils.data.Dataset`;
             - `Examples`, returned as they are.
         labels: the network's label names in the order of its outputs. By default the subfolders' names, the manifest's labels sorted,
             or numbers. Folders and labels of the data must be among them.
@@ -182,7 +182,7 @@ def open_dataset(
         return source
     if isinstance(source, tuple) and len(source) == 2:
         return _from_arrays(*source, space)
-    if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
+    if hasattr(source, "__getitem__") and hasattr(source, "__len__") and not isinstance(source, Mapping):
         return _from_map_style(source, space, skip_bad)
     raise SelfInformedError(
         f"data: cannot read {type(source).__name__}; expected a folder, a manifest, an .npz file, (inputs, targets) or a map-style dataset"
@@ -196,6 +196,11 @@ def take_inputs(inputs: Inputs, rows: Any) -> Inputs:
     return inputs[rows]
 
 
+def named(inputs: Inputs) -> str:
+    """Which inputs there are: the names of a dictionary, sorted, or that it is one tensor."""
+    return ", ".join(sorted(map(str, inputs))) if isinstance(inputs, dict) else "one tensor"
+
+
 def _from_images(images: Images, transforms: Sequence[Transform], skip_bad: int, about: bytes, sampled: bool) -> Examples:
     """Each image through the first transform, then each through the second, and so on; `about` says what they are, or a few images are `sampled`."""
     n, names = len(images.targets), images.names
@@ -203,7 +208,7 @@ def _from_images(images: Images, transforms: Sequence[Transform], skip_bad: int,
         names = _NamesOfViews(names, len(transforms))
 
     def read(rows: Sequence[int]) -> Inputs:
-        return _stacked([images.read(row % n, transforms[row // n]) for row in rows], [names[row] for row in rows])
+        return _stacked([images.read(row % n, transforms[row // n]) for row in rows], [names[row] for row in rows], "give all one size, e.g. with image_size")
 
     def content() -> bytes:
         return images.content() + about + (_sample_of(read, n) if sampled else b"")
@@ -239,11 +244,11 @@ def _check_single_view(views: int) -> None:
 
 
 def _from_arrays(inputs: Any, targets: Any, labels: LabelSpace | None) -> Examples:
-    tensors: Inputs
-    try:
-        tensors = {name: torch.as_tensor(value) for name, value in inputs.items()} if isinstance(inputs, dict) else torch.as_tensor(inputs)
-    except (TypeError, ValueError) as error:
-        raise SelfInformedError(f"data: the inputs are no numbers that torch knows ({reason_of(error)})") from None
+    if isinstance(inputs, Sequence) and inputs and isinstance(inputs[0], Mapping):
+        rows = [f"example {row}" for row in range(len(inputs))]
+        tensors = _stacked([_tensors(given, f"the inputs of {row}") for given, row in zip(inputs, rows, strict=True)], rows, PADDING)
+    else:
+        tensors = _tensors(inputs, "the inputs", f"; {PADDING}")
     if any(tensor.ndim == 0 for tensor in (tensors.values() if isinstance(tensors, dict) else [tensors])):
         raise SelfInformedError("data: the inputs are a single number; their first dimension should count examples")
     checked = as_targets(targets, None if labels is None else len(labels))
@@ -256,11 +261,16 @@ def _from_arrays(inputs: Any, targets: Any, labels: LabelSpace | None) -> Exampl
 
 def _from_map_style(dataset: Any, labels: LabelSpace | None, skip_bad: int) -> Examples:
     def item(row: int, part: int) -> Any:
+        who = f"example {row} of {type(dataset).__name__}"
         try:
-            value = dataset[row][part]
-            return torch.as_tensor(value) if part == 0 else _as_target(value)
+            found = dataset[row]
+            value = found if isinstance(found, Mapping) else found[part]
         except Exception as error:  # a data set may do anything
-            raise SelfInformedError(f"data: example {row} of {type(dataset).__name__} cannot be read ({type(error).__name__}: {error})") from error
+            raise SelfInformedError(f"data: {who} cannot be read ({type(error).__name__}: {error})") from error
+        if isinstance(found, Mapping):
+            names = ", ".join(map(str, found))
+            raise SelfInformedError(f"data: {who} is one dictionary of {names}; give pairs: a dictionary of what the network is called with, and the labels")
+        return _tensors(value, f"the inputs of {who}") if part == 0 else _as_target(value)
 
     targets = getattr(dataset, "targets", None)
     if targets is None:
@@ -270,7 +280,7 @@ def _from_map_style(dataset: Any, labels: LabelSpace | None, skip_bad: int) -> E
     checked = as_targets(targets, None if labels is None else len(labels))
 
     def read(rows: Sequence[int]) -> Inputs:
-        return _stacked([item(row, 0) for row in rows], [f"example {row}" for row in rows])
+        return _stacked([item(row, 0) for row in rows], [f"example {row}" for row in rows], PADDING)
 
     return Examples(read, checked, labels or LabelSpace.numbered(checked.n_labels), skip_bad=skip_bad, content=lambda: _sample_of(read, len(checked)))
 
@@ -295,13 +305,33 @@ def _digest(inputs: Inputs) -> bytes:
     return digest.digest()
 
 
-def _stacked(tensors: Sequence[torch.Tensor], names: Sequence[str]) -> torch.Tensor:
-    for tensor, name in zip(tensors, names, strict=True):
-        if tensor.shape != tensors[0].shape:
-            raise SelfInformedError(
-                f"data: {name} has shape {list(tensor.shape)}, {names[0]} has {list(tensors[0].shape)}; give all one size, e.g. with image_size"
-            )
-    return torch.stack(list(tensors))
+def _tensors(inputs: Any, whose: str, hint: str = "") -> Inputs:
+    """Numbers in any form as one tensor, or those of a mapping each as one."""
+    found = {}
+    for name, values in inputs.items() if isinstance(inputs, Mapping) else [("", inputs)]:
+        try:
+            found[name] = as_tensor(values)
+        except (TypeError, ValueError, RuntimeError) as error:
+            who = f"{name!r} of {whose} is" if name else f"{whose} are"
+            raise SelfInformedError(f"data: {who} no numbers that torch knows ({reason_of(error)}){hint}") from None
+    return found if isinstance(inputs, Mapping) else found[""]
+
+
+def _stacked(inputs: Sequence[Inputs], names: Sequence[str], hint: str) -> Inputs:
+    """Inputs of single examples as a batch."""
+    first = inputs[0]
+    for one, name in zip(inputs, names, strict=True):
+        if named(one) != named(first):
+            raise SelfInformedError(f"data: {name} has the inputs {named(one)}, {names[0]} has {named(first)}; give all the same")
+    found = {}
+    for key in first if isinstance(first, dict) else [""]:
+        tensors = [one[key] if isinstance(one, dict) else one for one in inputs]
+        for tensor, name in zip(tensors, names, strict=True):
+            if tensor.shape != tensors[0].shape:
+                who, other = (f"{key!r} of {name}", f"{key!r} of {names[0]}") if key else (name, names[0])
+                raise SelfInformedError(f"data: {who} has shape {list(tensor.shape)}, {other} has {list(tensors[0].shape)}; {hint}")
+        found[key] = torch.stack(tensors)
+    return found if isinstance(first, dict) else found[""]
 
 
 def _as_target(target: Any) -> Any:

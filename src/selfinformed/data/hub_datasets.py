@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 
 from selfinformed.data.images import Transform
@@ -18,6 +19,7 @@ from selfinformed.runtime.reading import reason_of, shown
 _LABELS = ("labels", "label", "fine_label")  # columns that are taken for the labels, the first that is there
 _MASKS = ("attention_mask", "token_type_ids", "pixel_mask")  # which are input beside another one only
 _INPUTS = ("input_ids", "pixel_values", "input_values", "input_features", *_MASKS)  # what tokenizers and processors leave
+PADDING = "give all rows one length, with padding='max_length' of the tokenizer"
 
 
 @dataclass(frozen=True)
@@ -131,9 +133,17 @@ def _first_of(dataset: Any) -> dict[str, Any]:
         raise SelfInformedError(f"data: row 0 of the data set cannot be read ({type(error).__name__}: {reason_of(error)})") from None
 
 
+def as_tensor(values: Any) -> torch.Tensor:
+    """Numbers in any form, or a list of tensors or arrays of one shape."""
+    first = values[0] if isinstance(values, list) and values else None
+    if isinstance(first, torch.Tensor):
+        return torch.stack(values)
+    return torch.as_tensor(np.stack(values) if isinstance(first, np.ndarray) else values)
+
+
 def _tensor(name: str, values: Any, row: int) -> torch.Tensor:
     try:
-        return torch.stack(list(values)) if isinstance(values, list) and isinstance(values[0], torch.Tensor) else torch.as_tensor(values)
+        return as_tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:
-        hint = "; give all rows one length, with padding='max_length' of the tokenizer" if name == "input_ids" else ""
+        hint = f"; {PADDING}" if name == "input_ids" else ""
         raise SelfInformedError(f"data: {name} of row {row} of the data set makes no tensor with others of its batch ({reason_of(error)}){hint}") from None

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse as sp
 import torch
 
 from selfinformed.runtime.errors import SelfInformedError
@@ -91,11 +90,11 @@ def as_targets(targets: Any, n_labels: int | None = None, first_example: int = 0
         targets = targets.detach().cpu().numpy()
     if isinstance(targets, Iterator):
         targets = list(targets)
-    if sp.issparse(targets) and targets.ndim == 2:
+    if hasattr(targets, "tocsr") and targets.ndim == 2:  # of SciPy
         rows = targets.tocsr(copy=True)
         rows.sum_duplicates()
         rows.eliminate_zeros()
-        return _from_multi_hot(targets.shape, *rows.nonzero(), rows.data, n_labels, first_example)
+        return _from_multi_hot(targets.shape, rows.nonzero(), rows.data, n_labels, first_example)
     if getattr(targets, "ndim", 0) == 1 and (column := np.asarray(targets)).dtype == object:
         targets = column.tolist()
     if isinstance(targets, Sequence) and any(isinstance(row, _ROWS) and getattr(row, "ndim", 1) for row in targets):
@@ -104,7 +103,7 @@ def as_targets(targets: Any, n_labels: int | None = None, first_example: int = 0
     if array.ndim == 1 and (array.dtype.kind in "iu" or array.size == 0):
         return _checked(np.arange(len(array) + 1, dtype=np.int64), array.astype(np.int64), n_labels, first_example)
     if array.ndim == 2 and array.dtype.kind in "biuf":
-        return _from_multi_hot(array.shape, *np.nonzero(array), array[array != 0], n_labels, first_example)
+        return _from_multi_hot(array.shape, np.nonzero(array), array[array != 0], n_labels, first_example)
     raise SelfInformedError(
         f"targets: expected class numbers [B], multi-hot [B, {n_labels or 'labels'}] or a list of label lists; "
         f"got an array of {array.dtype} with shape {list(array.shape)}"
@@ -114,10 +113,9 @@ def as_targets(targets: Any, n_labels: int | None = None, first_example: int = 0
 _ROWS = (Sequence, np.ndarray, set, torch.Tensor)
 
 
-def _from_multi_hot(
-    shape: tuple[int, ...], examples: IntArray, labels: IntArray, values: npt.NDArray[Any], n_labels: int | None, first_example: int
-) -> Targets:
-    """Of the entries that are not 0, by example and label."""
+def _from_multi_hot(shape: Any, entries: tuple[Any, ...], values: npt.NDArray[Any], n_labels: int | None, first_example: int) -> Targets:
+    """Entries are (examples, labels) of what is not 0, in this order."""
+    examples, labels = entries
     if n_labels not in (None, shape[1]):
         raise SelfInformedError(f"targets: multi-hot targets have {shape[1]} columns, expected {n_labels}, one per label")
     for i in np.flatnonzero(values != 1)[:1]:

@@ -34,8 +34,8 @@ def call(model: nn.Module, inputs: Inputs | None, *more: Any, **named: Any) -> A
     """Calls a model with a tensor, with a dictionary of tensors alone as keyword arguments, or with whatever it takes, on the model's own device."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     given: tuple[Any, ...] = () if inputs is None and not more else (inputs, *more)
-    if isinstance(inputs, dict) and not more and not named:
-        given, named = (), inputs
+    if isinstance(inputs, Mapping) and not more and not named:
+        given, named = (), dict(inputs)
 
     def moved(value: Any) -> Any:
         return value.to(device) if isinstance(value, torch.Tensor) else value

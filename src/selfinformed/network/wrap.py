@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, cast, get_args
@@ -201,7 +201,7 @@ def wrap(
 
     Args:
         model: any `nn.Module` that gives logits [B, C] (a tensor, an output with `.logits`, or a tuple that begins with them).
-        example_inputs: a small batch, as a tensor or a dictionary of keyword arguments.
+        example_inputs: a small batch, as a tensor or a mapping of keyword arguments, such as a tokenizer gives.
         labels: names of the C labels (default: what a transformers model calls them, or numbers).
         classifier: dotted name of the last linear layer, or of several whose average is the logits. By default the last `nn.Linear` whose
             output is the logits, or both classifiers of a distilled network of timm or transformers.
@@ -219,6 +219,7 @@ def wrap(
         raise SelfInformedError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     if output is not None and output not in get_args(Output):
         raise SelfInformedError(f"output: expected one of {', '.join(get_args(Output))}, got {output!r}")
+    example_inputs = dict(example_inputs) if isinstance(example_inputs, Mapping) else example_inputs
     logits, calls = record(model, example_inputs)
     found = _find_classifiers(model, calls, logits, (classifier,) if isinstance(classifier, str) else classifier)
     labels = labels_of(model) if labels is None else labels
