@@ -6,6 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from conftest import Problem, changed_inputs, changed_network, damaged, refused
 from selfinformed.data.examples import Examples, open_dataset
@@ -194,3 +197,51 @@ def test_the_same_names_in_another_order_are_refused(problem: Problem):
             use(net, labelled(swapped))
     numbered = wrap(problem.net.model, problem.net.example_inputs)
     assert measure(numbered, labelled(swapped)).n_examples == len(problem.holdout)  # a network that knows no names
+
+
+class Tokens(nn.Module):
+    """Token numbers [B, T] and their mask to logits [B, 3]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.classifier = nn.Embedding(9, 4), nn.Linear(4, 3)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        return self.classifier((self.embedding(input_ids) * mask[..., None]).mean(1))
+
+
+ids, mask = torch.arange(12).reshape(4, 3) % 9, torch.ones(4, 3, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "given", "said"),
+    [
+        ({"input_ids": ids, "attention_mask": mask}, {"input_ids": ids}, "attention_mask, input_ids, as the network was wrapped with, got input_ids"),
+        ({"input_ids": ids, "attention_mask": mask}, ids, "attention_mask, input_ids, as the network was wrapped with, got one tensor"),
+        ({"input_ids": ids}, {"input_ids": ids, "attention_mask": mask}, "input_ids, as the network was wrapped with, got attention_mask, input_ids"),
+        ({"input_ids": ids}, {"ids": ids}, "input_ids, as the network was wrapped with, got ids"),
+        (ids, {"input_ids": ids}, "one tensor, as the network was wrapped with, got input_ids"),
+    ],
+)
+def test_inputs_of_other_names_are_refused(wrapped, given, said):
+    net, holdout = wrap(Tokens(), wrapped), open_dataset((given, [0, 1, 2, 0]))
+    for use in (measure, FeatureStore.build, rank):
+        with refused(f"data: expected inputs {said}; open the data with just these"):
+            use(net, holdout)
+
+
+@pytest.mark.parametrize(("wrapped", "given"), [({"input_ids": ids}, {"input_ids": ids}), ({"input_ids": ids}, ids), (ids, ids)])
+def test_inputs_of_the_same_names_are_measured(wrapped, given):
+    assert measure(wrap(Tokens(), wrapped), open_dataset((given, [0, 1, 2, 0])), top_k=1).n_examples == 4
+
+
+def test_what_is_no_data_and_what_is_no_network_is_refused(problem):
+    pictures, holdout = problem.holdout.read([0, 1]), problem.holdout
+    pairs = (pictures, [0, 1])
+    for use in (measure, rank):
+        for data in (pairs, DataLoader(TensorDataset(pictures, torch.tensor([0, 1]))), None):
+            with refused(f"data: expected data from open_dataset, got {type(data).__name__}; give si.open_dataset"):
+                use(problem.net, data)
+    with refused("network: expected one from wrap or augment, got SmallNet; give si.wrap"):
+        measure(problem.net.model, holdout)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from selfinformed.data.examples import Examples
+from selfinformed.data.examples import Examples, named
 from selfinformed.data.predictions import Predictions, open_predictions
 from selfinformed.network.calls import Classifies
 from selfinformed.runtime.errors import SelfInformedError
@@ -110,7 +110,12 @@ def detect(net: Classifies, holdout: Examples, folder: str | Path, top_k: int | 
 
 
 def check_labels(net: Classifies, examples: Examples) -> None:
-    """Stops where examples are labelled for another number of labels than the network has, or for the same labels in another order."""
+    """Stops where these are no network and no examples, the labels of examples are others than the network's or in another order, or the inputs are."""
+    if not isinstance(examples, Examples):
+        how = "give si.open_dataset((inputs, targets), labels), of a DataLoader its dataset"
+        raise SelfInformedError(f"data: expected data from open_dataset, got {type(examples).__name__}; {how}")
+    if not hasattr(net, "logits") or not hasattr(net, "labels"):
+        raise SelfInformedError(f"network: expected one from wrap or augment, got {type(net).__name__}; give si.wrap(model, example_inputs)")
     if len(examples.labels) != net.n_labels:
         raise SelfInformedError(
             f"data: examples with {len(examples.labels)} labels for a network with {net.n_labels} outputs; "
@@ -121,6 +126,11 @@ def check_labels(net: Classifies, examples: Examples) -> None:
         raise SelfInformedError(
             f"data: the label {shown(name)} is output {own} of the network and label {other} of the data; open the data with labels=net.labels"
         )
+    wrapped = getattr(getattr(net, "net", net), "example_inputs", None)  # of an augmented network its base's
+    if wrapped is not None and len(examples):
+        expected, given = named(wrapped), named(inputs := examples.example_inputs())
+        if given != expected and (isinstance(inputs, dict) or len(wrapped) != 1 or not isinstance(wrapped, dict)):
+            raise SelfInformedError(f"data: expected inputs {expected}, as the network was wrapped with, got {given}; open the data with just these")
 
 
 def _check_memory(net: Classifies, batch_size: int) -> None:
