@@ -201,7 +201,7 @@ BAD = {
     "no module": (model("nothing"), ["returned int; expected a torch.nn.Module"]),
     "no such function": (model("absent"), ["absent", "cannot be opened"]),
     "no classifier": (model("softmax"), ["classifier: none found", "softmax"]),
-    "top_k above the labels": (lambda _: {"top_k": 13}, ["top_k: expected 1 to 12", "got 13"]),
+    "top_k above the labels": (lambda _: {"top_k": 13}, ["top_k: expected a whole number from 1 to 12", "got 13"]),
     "more groups than labels": (lambda _: {"n_groups": 13}, ["n_groups: expected 'auto' or 1 to 11", "got 13"]),
     "budget too small": (lambda _: {"budget": 1e-9}, ["budget", "raise the budget"]),
     "unreadable image": (lambda folder: write_images(folder, bad="class 3/2.png"), ["class 3/2.png cannot be read", "--skip-bad"]),

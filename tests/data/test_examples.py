@@ -385,3 +385,9 @@ def test_images_of_several_sizes_need_image_size(folder):
     with pytest.raises(SelfInformedError, match=r"2\.png has shape \[3, 9, 9\], .*0\.png has \[3, 6, 8\]; give all one size, e\.g\. with image_size"):
         list(open_dataset(folder).batches())
     assert len(list(open_dataset(folder, image_size=5).batches())) == 1
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 2.0])
+def test_batches_are_of_whole_numbers(batch_size):
+    with pytest.raises(SelfInformedError, match="batch_size: expected a whole number of at least 1; got"):
+        next(open_dataset((torch.zeros(2, 1), [0, 1])).batches(batch_size))

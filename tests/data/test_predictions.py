@@ -223,9 +223,9 @@ def test_the_number_of_labels_is_said_and_files_agree(tmp_path):
 @every_format
 def test_top_k_and_size_in_range(tmp_path, name):
     WRITERS[name](tmp_path / name, IDS, SINGLE, None)
-    for top_k in (K + 1, 0, -1):
-        refused(tmp_path / name, f"top_k: expected 1 to {K}, the ids {tmp_path / name} has per example; got {top_k}", top_k=top_k)
-    with pytest.raises(SelfInformedError, match="size: expected 1 or more examples per batch, got 0"):
+    for top_k in (K + 1, 0, -1, 1.5):
+        refused(tmp_path / name, f"top_k: expected a whole number from 1 to {K}, the ids {tmp_path / name} has per example; got {top_k}", top_k=top_k)
+    with pytest.raises(SelfInformedError, match="size: expected a whole number of at least 1; got 0"):
         next(open_predictions(tmp_path / name, C).batches(0))
 
 

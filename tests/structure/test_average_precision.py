@@ -93,7 +93,8 @@ def test_all_forms_of_targets_agree():
         (torch.tensor([[math.nan, 0.0]]), [[0]], 1, "example 0 has the score nan"),
         (torch.zeros(1, 2), [[2]], 1, "has label 2"),
         (torch.zeros(2, 2), [[1]], 1, "expected shape"),
-        (torch.zeros(1, 2), [[1]], 0, "top_k: expected at least 1"),
+        (torch.zeros(1, 2), [[1]], 0, "top_k: expected a whole number of at least 1; got 0"),
+        (torch.zeros(1, 2), [[1]], 1.5, r"top_k: expected a whole number of at least 1; got 1\.5"),
     ],
 )
 def test_what_cannot_be_ranked_is_refused(scores, targets, k, message):

@@ -141,7 +141,7 @@ def test_empty_counts_survive_saving(tmp_path: Path) -> None:
         ({"counts": None}, "no valid counts"),
         ({"kind": "confusion"}, "kind: expected one of confusions, codetections"),
         ({"top_k": "many"}, "no valid counts"),
-        ({"top_k": "90"}, "top_k: expected 1 to 40"),
+        ({"top_k": "90"}, "top_k: expected a whole number from 1 to 40"),
         ({"format": "selfinformed.counts/9"}, "expected a file of format selfinformed.counts/2"),
     ],
     ids=str,
@@ -170,9 +170,11 @@ def test_half_a_file_and_no_file_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((0, 1), "n_labels: expected at least 1, got 0"),
-        ((5, 0), "top_k: expected 1 to 5, the number of labels; got 0"),
-        ((5, 6), "top_k: expected 1 to 5, the number of labels; got 6"),
+        ((0, 1), "n_labels: expected a whole number of at least 1; got 0"),
+        (("5", 1), "n_labels: expected a whole number of at least 1; got '5'"),
+        ((5, 0), "top_k: expected a whole number from 1 to 5, the number of labels; got 0"),
+        ((5, 6), "top_k: expected a whole number from 1 to 5, the number of labels; got 6"),
+        ((5, 2.5), r"top_k: expected a whole number from 1 to 5, the number of labels; got 2\.5"),
         ((5, 2, "confusion"), "kind: expected one of confusions, codetections; got 'confusion'"),
     ],
 )

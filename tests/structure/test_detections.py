@@ -45,9 +45,9 @@ def test_scores_that_are_not_finite_are_refused_by_example_and_label(value: floa
         detections(scores, 1, name=["a.png", "b.png", "cat.png", "d.png"].__getitem__)
 
 
-@pytest.mark.parametrize("top_k", [-1, 0, 7])
-def test_top_k_out_of_range(top_k: int) -> None:
-    with pytest.raises(SelfInformedError, match=f"top_k: expected 1 to 6, the number of labels; got {top_k}"):
+@pytest.mark.parametrize("top_k", [-1, 0, 7, 2.5, 5.0])
+def test_top_k_out_of_range(top_k: float) -> None:
+    with pytest.raises(SelfInformedError, match=f"top_k: expected a whole number from 1 to 6, the number of labels; got {top_k}"):
         detections(torch.zeros(2, 6), top_k)
 
 

@@ -245,3 +245,11 @@ def test_what_is_no_data_and_what_is_no_network_is_refused(problem):
                 use(problem.net, data)
     with refused("network: expected one from wrap or augment, got SmallNet; give si.wrap"):
         measure(problem.net.model, holdout)
+
+
+@pytest.mark.parametrize("options", [{"top_k": 5.0}, {"top_k": 2.5}, {"top_k": 37}, {"batch_size": 0}, {"batch_size": 1.5}])
+def test_numbers_that_are_not_whole_are_refused(problem, tmp_path, options):
+    for folder in (None, tmp_path / "kept"):
+        with refused(f"{next(iter(options))}: expected a whole number .*; got {next(iter(options.values()))}"):
+            measure(problem.net, problem.holdout, folder=folder, **options)
+    assert measure(problem.net, problem.holdout, np.int64(5), folder=tmp_path).top_k == 5

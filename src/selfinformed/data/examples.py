@@ -23,7 +23,7 @@ from selfinformed.data.targets import Targets, as_targets
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.memory import free_memory
 from selfinformed.runtime.progress import progress
-from selfinformed.runtime.reading import naming, opened, reason_of
+from selfinformed.runtime.reading import naming, opened, reason_of, whole_number
 
 _SAMPLED = 16  # inputs that are read to tell data from other data, where reading all would take long
 
@@ -74,7 +74,7 @@ class Examples:
 
     def batches(self, batch_size: int = 64, what: str | None = None) -> Iterator[tuple[np.ndarray, Inputs]]:
         """Yields (example numbers int64 [b], inputs) in order; unreadable examples are set aside up to `skip_bad`."""
-        starts: Any = range(0, len(self), batch_size)
+        starts: Any = range(0, len(self), whole_number("batch_size", batch_size))
         for start in progress(starts, len(starts), what) if what else starts:
             rows = np.arange(start, min(start + batch_size, len(self)))
             try:

@@ -12,7 +12,7 @@ import numpy as np
 from selfinformed.data.prediction_files import Array, File, Rows, open_csv, open_npz, open_parquet, open_safetensors, row_name
 from selfinformed.data.targets import Targets
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.reading import MOST_LABELS, check_file, reason_of
+from selfinformed.runtime.reading import MOST_LABELS, check_file, reason_of, whole_number
 
 
 def open_predictions(path: str | Path, n_labels: int | None = None, top_k: int | None = None) -> Predictions:
@@ -52,9 +52,8 @@ def open_predictions(path: str | Path, n_labels: int | None = None, top_k: int |
         raise SelfInformedError(f"n_labels: {missing}; give n_labels (--n-labels N), or the label names (--labels FILE)")
     if not 1 <= n_labels <= MOST_LABELS:
         raise SelfInformedError(f"n_labels: expected 1 to {MOST_LABELS:,} for {path}, got {n_labels}")
-    if top_k is not None and not 1 <= top_k <= width:
-        raise SelfInformedError(f"top_k: expected 1 to {width}, the ids {path} has per example; got {top_k}")
-    return Predictions(path, sum(file.n_rows for file in files), top_k or width, n_labels, files)
+    top_k = width if top_k is None else whole_number("top_k", top_k, width, f", the ids {path} has per example")
+    return Predictions(path, sum(file.n_rows for file in files), top_k, n_labels, files)
 
 
 @dataclass(frozen=True)
@@ -82,8 +81,7 @@ class Predictions:
         Raises:
             SelfInformedError: a file is damaged; a row has an annotated label out of range, a score that is not finite, or too few ids.
         """
-        if size < 1:
-            raise SelfInformedError(f"size: expected 1 or more examples per batch, got {size}")
+        size = whole_number("size", size)
         for file in self._files:
             first = 0
             with _decoding(file.path):

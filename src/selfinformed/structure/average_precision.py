@@ -12,6 +12,7 @@ import torch
 
 from selfinformed.data.targets import as_targets
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.reading import whole_number
 from selfinformed.structure.detections import detections
 
 FloatArray = npt.NDArray[np.float64]
@@ -72,9 +73,7 @@ class RankingMetrics:
     """Gathers each example's K best labels, batch by batch; memory is N x K, whatever C is. For `ranked_by` see `mean_average_precision`."""
 
     def __init__(self, n_labels: int, top_k: int = 50, ranked_by: RankedBy = "logits") -> None:
-        if top_k < 1:
-            raise SelfInformedError(f"top_k: expected at least 1, got {top_k}")
-        self.n_labels, self.top_k, self.ranked_by = n_labels, top_k, ranked_by
+        self.n_labels, self.top_k, self.ranked_by = n_labels, whole_number("top_k", top_k), ranked_by
         self.n_examples = 0
         self._ids: list[npt.NDArray[np.int64]] = []
         self._scores: list[npt.NDArray[np.float32]] = []

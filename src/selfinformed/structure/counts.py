@@ -15,7 +15,7 @@ from selfinformed.data.labels import LabelSpace
 from selfinformed.data.targets import Targets, as_targets
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_tensors, write_tensors
-from selfinformed.runtime.reading import MOST_LABELS, naming, reason_of
+from selfinformed.runtime.reading import MOST_LABELS, naming, reason_of, whole_number
 from selfinformed.runtime.tabular import Table, frame
 from selfinformed.structure import accelerated, kernels
 from selfinformed.structure.detections import detections
@@ -43,10 +43,8 @@ class ConfusionCounts:
     """
 
     def __init__(self, n_labels: int, top_k: int, kind: Kind = "confusions") -> None:
-        if n_labels < 1:
-            raise SelfInformedError(f"n_labels: expected at least 1, got {n_labels}")
-        if not 1 <= top_k <= n_labels:
-            raise SelfInformedError(f"top_k: expected 1 to {n_labels}, the number of labels; got {top_k}")
+        n_labels = whole_number("n_labels", n_labels)
+        top_k = whole_number("top_k", top_k, n_labels, ", the number of labels")
         if kind not in get_args(Kind):
             raise SelfInformedError(f"kind: expected one of {', '.join(get_args(Kind))}; got {kind!r}")
         self.n_labels, self.top_k, self.kind = n_labels, top_k, kind

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.reading import whole_number
 
 
 def default_top_k(n_labels: int) -> int:
@@ -31,8 +32,7 @@ def detections(scores: torch.Tensor, top_k: int, name: Callable[[int], str] | No
     if scores.ndim != 2:
         raise SelfInformedError(f"scores: expected logits [batch, labels], got a tensor of shape {list(scores.shape)}")
     n_labels = scores.shape[1]
-    if not 1 <= top_k <= n_labels:
-        raise SelfInformedError(f"top_k: expected 1 to {n_labels}, the number of labels; got {top_k}")
+    top_k = whole_number("top_k", top_k, n_labels, ", the number of labels")
     if not torch.isfinite(scores.sum()) and not (finite := torch.isfinite(scores)).all():  # a sum of finite scores can overflow
         row, label = torch.nonzero(~finite)[0].tolist()
         who = name(row) if name else f"example {row}"

@@ -17,7 +17,7 @@ from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_tensors
 from selfinformed.runtime.memory import require_memory
 from selfinformed.runtime.progress import progress
-from selfinformed.runtime.reading import parsed, reason_of, shown
+from selfinformed.runtime.reading import parsed, reason_of, shown, whole_number
 from selfinformed.runtime.work import do_units
 from selfinformed.structure.counts import ConfusionCounts, Kind
 from selfinformed.structure.detections import default_top_k, detections
@@ -81,6 +81,7 @@ def detect(net: Classifies, holdout: Examples, folder: str | Path, top_k: int | 
     if not len(holdout):
         raise SelfInformedError("data: there are no examples to measure; give at least one")
     folder, top_k = Path(folder), default_top_k(net.n_labels) if top_k is None else top_k
+    top_k = whole_number("top_k", top_k, net.n_labels, ", the number of labels")
     size = _unit_size(len(holdout), batch_size)
     origin = {"model": net.fingerprint, "data": holdout.fingerprint}
     manifest = {
@@ -135,6 +136,7 @@ def check_labels(net: Classifies, examples: Examples) -> None:
 
 def _check_memory(net: Classifies, batch_size: int) -> None:
     """Logits, and their best few beside them."""
+    batch_size = whole_number("batch_size", batch_size)
     require_memory(3 * 4 * batch_size * net.n_labels, f"measure: a batch of {batch_size} x {net.n_labels:,} logits", "give a smaller --forward-batch-size")
 
 
