@@ -86,6 +86,9 @@ def test_manifests(folder):
     again = open_dataset(folder / "m.parquet", ["c", "a"])
     assert lists_of(again) == lists_of(examples)
     assert torch.equal(again.read([0, 1]), examples.read([0, 1]))
+    pq.write_table(pa.table({"input_ids": [[5, 6]], "labels": [0]}), folder / "m.parquet")
+    with pytest.raises(SelfInformedError, match=r"no 'path' in row 1; .* are \['input_ids', 'labels'\]: parquet is read as a manifest of images; other data"):
+        open_dataset(folder / "m.parquet")
 
 
 @pytest.mark.parametrize("targets", [np.array(CLASSES), np.eye(3)[CLASSES]])
@@ -101,7 +104,10 @@ def test_npz(tmp_path, targets):
 def test_npz_that_is_refused(tmp_path):
     path = tmp_path / "x.npz"
     np.savez(path, inputs=np.zeros(3))
-    with pytest.raises(SelfInformedError, match=r"x\.npz has no array 'targets'"):
+    with pytest.raises(SelfInformedError, match=r"x\.npz has no array 'targets'; expected `inputs` and `targets`, got \['inputs'\]$"):
+        open_dataset(path)
+    np.savez(path, input_ids=np.zeros((3, 2)), targets=np.zeros(3, int))
+    with pytest.raises(SelfInformedError, match=r"no array 'inputs'; .* got \['input_ids', 'targets'\]; several inputs by name are given from Python"):
         open_dataset(path)
     np.savez(path, inputs=np.array([{}], object), targets=np.zeros(1, int))
     with pytest.raises(SelfInformedError, match=r"x\.npz cannot be read as \.npz"):

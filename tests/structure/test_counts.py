@@ -80,7 +80,7 @@ def test_batches_their_order_and_merging_do_not_matter(data: st.DataObject, kind
     top_k, size = data.draw(st.integers(1, n_labels)), data.draw(st.integers(1, n))
     rng = np.random.default_rng(data.draw(st.integers(0, 999)))
     scores = torch.from_numpy(rng.integers(0, 3, (n, n_labels)).astype(np.float32))
-    lists = [rng.choice(n_labels, rng.integers(0, n_labels + 1), replace=False).tolist() for _ in range(n)]
+    lists = [sorted(rng.choice(n_labels, rng.integers(0, n_labels + 1), replace=False).tolist()) for _ in range(n)]
     one, other = ConfusionCounts(n_labels, top_k, kind), ConfusionCounts(n_labels, top_k, kind)
     for batch in data.draw(st.permutations(list(batches(n, size)))):
         data.draw(st.sampled_from([one, other])).update(scores[batch], lists[batch])

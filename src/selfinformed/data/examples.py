@@ -23,7 +23,7 @@ from selfinformed.data.targets import Targets, as_targets
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.memory import free_memory
 from selfinformed.runtime.progress import progress
-from selfinformed.runtime.reading import naming, opened, reason_of, whole_number
+from selfinformed.runtime.reading import naming, opened, reason_of, shown, whole_number
 
 _SAMPLED = 16  # inputs that are read to tell data from other data, where reading all would take long
 
@@ -344,7 +344,9 @@ def _read_npz(path: Path) -> tuple[Any, Any]:
             with np.lib.npyio.NpzFile(content, allow_pickle=False) as file:
                 missing = {"inputs", "targets"} - set(file.files)
                 if missing:
-                    raise SelfInformedError(f"data: {path} has no array {sorted(missing)[0]!r}; expected `inputs` and `targets`")
+                    more = "; several inputs by name are given from Python, as ({name: array}, targets)" if "inputs" in missing and file.files else ""
+                    found = f"expected `inputs` and `targets`, got {shown(file.files)}{more}"
+                    raise SelfInformedError(f"data: {path} has no array {sorted(missing)[0]!r}; {found}")
                 assert file.zip is not None  # it is open
                 _check_room(file.zip)
                 return file["inputs"], file["targets"]

@@ -212,7 +212,11 @@ def _parquet(path: Path) -> list[dict[str, Any]]:
         with parquet_file(path, "data") as file:
             for name in ("path", "labels"):
                 if name not in file.schema_arrow.names:
-                    raise SelfInformedError(f"data: the manifest {path} has no {name!r} in row 1; its columns must be path, labels")
+                    found = shown(file.schema_arrow.names)
+                    raise SelfInformedError(
+                        f"data: the manifest {path} has no {name!r} in row 1; its columns must be path, labels, and are {found}: parquet is read as a manifest "
+                        "of images; other data, such as tokens, are given from Python, as a datasets.Dataset or ({name: array}, targets)"
+                    )
             for batch in file.iter_batches(columns=["path", "labels"]):
                 for column in batch.columns:
                     _check_texts(column)

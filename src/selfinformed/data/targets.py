@@ -137,8 +137,8 @@ def _from_lists(rows: Sequence[Any], n_labels: int | None, first_example: int) -
         sets.append(labels)
     offsets = np.cumsum([0, *(len(labels) for labels in sets)]).astype(np.int64)
     targets = _checked(offsets, np.concatenate(sets) if sets else np.empty(0, np.int64), n_labels, first_example)
-    if targets.n_labels == 2 and len(targets.labels) == 2 * len(rows) and (flipped := [i for i, row in enumerate(rows) if list(row) == [1, 0]]):
-        raise _no_list(rows[flipped[0]], first_example + flipped[0])  # all have both labels, but in two orders: one 0 or 1 for each of two labels
+    if targets.n_labels == 2 and len(targets.labels) == 2 * len(rows) and len({int(next(iter(row))) for row in rows}) == 2:
+        raise _no_list(rows[0], first_example)  # each would have both labels, but in two orders: it is a 0 or 1 for each
     return targets
 
 

@@ -115,7 +115,8 @@ def whole_number(name: str, value: Any, most: int | None = None, what: str = "")
     except TypeError:
         number = 0
     if not 1 <= number <= (number if most is None else most):
-        raise SelfInformedError(f"{name}: expected a whole number {'of at least 1' if most is None else f'from 1 to {most}'}{what}; got {shown(value)}")
+        expected = "a whole number of at least 1" if most is None else f"a whole number from 1 to {most}{what}"
+        raise SelfInformedError(f"{name}: expected {expected}; got {shown(value)}")
     return number
 
 

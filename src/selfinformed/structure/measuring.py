@@ -113,8 +113,9 @@ def detect(net: Classifies, holdout: Examples, folder: str | Path, top_k: int | 
 def check_labels(net: Classifies, examples: Examples) -> None:
     """Stops where these are no network and no examples, the labels of examples are others than the network's or in another order, or the inputs are."""
     if not isinstance(examples, Examples):
-        how = "give si.open_dataset((inputs, targets), labels), of a DataLoader its dataset"
-        raise SelfInformedError(f"data: expected data from open_dataset, got {type(examples).__name__}; {how}")
+        raise SelfInformedError(
+            f"data: expected data from open_dataset, got {type(examples).__name__}; give si.open_dataset((inputs, targets), labels), of a loader its dataset"
+        )
     if not hasattr(net, "logits") or not hasattr(net, "labels"):
         raise SelfInformedError(f"network: expected one from wrap or augment, got {type(net).__name__}; give si.wrap(model, example_inputs)")
     if len(examples.labels) != net.n_labels:
