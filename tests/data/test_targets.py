@@ -161,6 +161,12 @@ def test_sparse_multi_hot_that_is_refused():
         as_targets(twice, 8)
 
 
+def test_a_long_row_is_told_in_one_line():
+    for kind in (list, np.array, torch.tensor):
+        with pytest.raises(SelfInformedError, match=r"^targets: example 0 has list of 200; expected [^\n]*$"):
+            as_targets([kind([0, 1] * 100)], 200)
+
+
 def test_both_of_two_labels_are_ordinary():
     assert as_targets([[0, 1], [0, 1]], 2).labels.tolist() == [0, 1, 0, 1]
     assert as_targets([[1, 0], [1]], 2).labels.tolist() == [0, 1, 1]

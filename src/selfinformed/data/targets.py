@@ -133,7 +133,7 @@ def _from_lists(rows: Sequence[Any], n_labels: int | None, first_example: int) -
             if len(labels) < len(values) or any(isinstance(label, bool) for label in values):
                 raise TypeError
         except (TypeError, OverflowError):
-            raise _no_list(row, first_example + i) from None
+            raise _no_list(values, first_example + i) from None
         sets.append(labels)
     offsets = np.cumsum([0, *(len(labels) for labels in sets)]).astype(np.int64)
     targets = _checked(offsets, np.concatenate(sets) if sets else np.empty(0, np.int64), n_labels, first_example)
