@@ -155,7 +155,7 @@ def open_dataset(
             raise SelfInformedError(f"data: distorted views want augmentation {ways} and at least 2 views; got {augmentation} and {views}")
         size = None if transform else image_size
         transforms += [distorting(size, view, augmentation, transforms[0]) for view in range(1, views)]
-    about = f"{image_size} {augmentation} {views}".encode()
+    about = (f"{image_size} " if image_size else "").encode() + (f"{augmentation} {views}" if augmentation else "").encode()
     from_images = partial(_from_images, transforms=transforms, skip_bad=skip_bad, about=about, sampled=transform is not None)
     if isinstance(source, str | Path):
         path = Path(source)
