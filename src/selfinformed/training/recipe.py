@@ -29,7 +29,8 @@ class Recipe:
             gradients are of the labels' negatives and next to nothing; at 1e-8 they move weights as far as a label's few positives do. A
             larger one, 1e-4 to 1e-3, lets the positives decide; it wants learning rates some three times higher. With tens of labels it only slows
             training down.
-        label_smoothing: share, from 0 to below 1, of each target that is spread over all labels (softmax) or moved towards 1/2 (logistic).
+        label_smoothing: share, from 0 to below 1, of each target that is spread over all labels (softmax) or moved towards 1/2 (logistic; of hundreds of
+            labels nearly all are negatives of an example, and moving those drowns its few positives).
         logit_adjustment: tau, at least 0. Training sees the scores plus tau times the log of each label's share of the training
             examples (logistic: its log odds), so that the scores themselves rank labels as if all were equally frequent at tau = 1
             (Menon et al. 2021, eq. 10). Labels without an example count as half an example.
