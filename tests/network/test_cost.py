@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -69,6 +70,17 @@ class OnRealNumbers(nn.Module):
         return out[0] if isinstance(out, tuple) else out
 
 
+class Calls(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x)
+
+
 @pytest.mark.parametrize("fused", [True, False])
 def test_attention_is_counted(fused):
     projections, attention = 4 * TOKENS * WIDTH * WIDTH, 2 * TOKENS * TOKENS * WIDTH
@@ -77,13 +89,84 @@ def test_attention_is_counted(fused):
     assert found.uncounted == ()
 
 
+def test_attention_is_counted_where_the_meta_device_cannot_follow():
+    assert cost(OnRealNumbers(Attention(False)), SEQUENCE).multiply_adds == 4 * TOKENS * WIDTH * WIDTH + 2 * TOKENS * TOKENS * WIDTH
+
+    def shared(x):  # four queries of 8, two keys of 8 and two values of 6
+        assert x.sum().item() != 0
+        return F.scaled_dot_product_attention(x.new_ones(1, 4, 5, 8), x.new_ones(1, 2, 7, 8), x.new_ones(1, 2, 7, 6), enable_gqa=True)
+
+    assert cost(Calls(shared), SEQUENCE).multiply_adds == 4 * 5 * 7 * (8 + 6)
+
+
+@pytest.mark.parametrize("family", ["Bert", "DistilBert", "Roberta"])
+def test_transformers_called_with_an_attention_mask(family):
+    import transformers
+
+    length, width, inner, layers, labels = 9, 12, 20, 2, 3
+    sizes = (
+        {"dim": width, "hidden_dim": inner, "n_layers": layers, "n_heads": 2}
+        if family == "DistilBert"
+        else {"hidden_size": width, "intermediate_size": inner, "num_hidden_layers": layers, "num_attention_heads": 2}
+    )
+    config = getattr(transformers, f"{family}Config")(vocab_size=50, max_position_embeddings=20, num_labels=labels, **sizes)
+    model = getattr(transformers, f"{family}ForSequenceClassification")(config)
+    ids, mask = torch.randint(5, 50, (2, length)), torch.ones(2, length, dtype=torch.long)
+    mask[:, 6:] = 0
+    found = cost(model, {"input_ids": ids, "attention_mask": mask})
+    layer = 4 * length * width**2 + 2 * length**2 * width + 2 * length * width * inner
+    assert (found.multiply_adds, found.uncounted) == (layers * layer + width * width + width * labels, ())
+
+
+VECTOR, MATRIX = torch.randn(WIDTH), torch.randn(WIDTH, WIDTH)
+BILINEAR = nn.Bilinear(WIDTH, WIDTH, 3)
+QUANTISED = torch.ao.nn.quantized.dynamic.Linear(WIDTH, 3), torch.ao.nn.quantized.dynamic.Linear(WIDTH, 3, dtype=torch.float16)
+EIGHT_BITS = torch.ones(64, 32, dtype=torch.int8)
+FOUR_BITS = torch.ops.aten._convert_weight_to_int4pack_for_cpu(torch.ones(64, 64, dtype=torch.int32), 1)
+
+
+@pytest.mark.parametrize(
+    ("function", "by_hand"),
+    [
+        (lambda x: BILINEAR(x, x), TOKENS * 3 * WIDTH * (WIDTH + 1)),
+        (lambda x: x[0] @ VECTOR, TOKENS * WIDTH),
+        (lambda x: torch.addmv(VECTOR, MATRIX, x[0, 0]), WIDTH * WIDTH),
+        (lambda x: x[0, 0].clone().addmv_(MATRIX, VECTOR), WIDTH * WIDTH),
+        (lambda x: x[0].clone().addmm_(x[0], MATRIX), TOKENS * WIDTH * WIDTH),
+        (lambda x: x.clone().baddbmm_(x, MATRIX[None]), TOKENS * WIDTH * WIDTH),
+        (lambda x: torch.addbmm(x[0], x, MATRIX[None]), TOKENS * WIDTH * WIDTH),
+        (lambda x: torch._addmm_activation(VECTOR, x[0], MATRIX), TOKENS * WIDTH * WIDTH),
+        (lambda x: torch.dot(x[0, 0], VECTOR), WIDTH),
+        (lambda x: torch.vdot(x[0, 0], VECTOR), WIDTH),
+        (lambda x: torch.addr(MATRIX, x[0, 0], VECTOR), WIDTH * WIDTH),
+        (lambda x: torch.outer(x[0, 0], VECTOR), 0),  # one number by one number
+        (lambda x: (x * VECTOR).sum(-1), 0),
+        (lambda x: torch.cdist(x, MATRIX), TOKENS * WIDTH * WIDTH),
+        (lambda x: torch.cdist(x.repeat(1, 6, 1), MATRIX.repeat(5, 1)), 6 * TOKENS * 5 * WIDTH * WIDTH),  # takes another way
+        (lambda x: torch.cdist(x, MATRIX, p=1.0), TOKENS * WIDTH * WIDTH),
+        (lambda x: torch.pdist(x[0]), TOKENS * (TOKENS - 1) // 2 * WIDTH),
+        (lambda x: QUANTISED[0](x), TOKENS * WIDTH * 3),
+        (lambda x: QUANTISED[1](x), TOKENS * WIDTH * 3),
+        (lambda x: torch._weight_int8pack_mm(x.new_ones(2, 32).bfloat16(), EIGHT_BITS, x.new_ones(64).bfloat16()), 2 * 32 * 64),
+        (lambda x: torch.ops.aten._weight_int4pack_mm_for_cpu(x.new_ones(2, 64), FOUR_BITS, 32, x.new_ones(2, 64, 2)), 2 * 64 * 64),
+        (lambda x: torch._int_mm(x.new_ones(32, 16, dtype=torch.int8), EIGHT_BITS[:16, :24]), 32 * 16 * 24),
+        (torch.inference_mode()(lambda x: F.linear(x, MATRIX)), TOKENS * WIDTH * WIDTH),
+    ],
+)  # fmt: skip
+def test_operators_that_pytorchs_counter_leaves_out(function, by_hand):
+    found = cost(Calls(function), SEQUENCE)
+    assert (found.multiply_adds, found.uncounted) == (by_hand, ())
+
+
 @pytest.mark.parametrize(
     ("inner", "operator"),
     [
         (Attention(True), "_native_multi_head_attention"),
-        (Attention(False), "_scaled_dot_product_flash_attention_for_cpu"),
         (nn.TransformerEncoderLayer(WIDTH, 2, 16, batch_first=True), "_transformer_encoder_layer_fwd"),
         (nn.LSTM(WIDTH, 4, batch_first=True), "mkldnn_rnn_layer|lstm"),
+        (Calls(lambda x: torch.sparse.mm(torch.eye(TOKENS).to_sparse(), x[0])), "_sparse_addmm"),
+        (Calls(lambda x: torch.conv_tbc(x, torch.ones(2, WIDTH, 3), torch.zeros(3))), "conv_tbc"),
+        (Calls(torch.fft.fft), "_fft_r2c"),
     ],
 )
 def test_what_is_not_counted_is_said(inner, operator):
