@@ -187,6 +187,16 @@ def model(name: str):
     return lambda workspace: {"model": f"{(workspace / 'data').resolve() / 'model.py'}:{name}"}
 
 
+def test_operators_that_are_not_counted_are_named_once(workspace: Path) -> None:
+    text = (workspace / "data" / "model.py").read_text("utf-8")
+    (workspace / "fourier.py").write_text(text.replace("self.trunk(x)", "self.trunk(torch.fft.fft(x).real)"), "utf-8")
+    config = write_config(workspace, model=f"{workspace / 'fourier.py'}:make")
+    done = subprocess.run([sys.executable, "-m", "selfinformed", "plan", config], capture_output=True, text=True)  # pytest would keep the warning
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout + done.stderr).count("aten._fft_r2c") == 1
+    assert "\nselfinformed: not counted in the network's multiply-adds: aten._fft_r2c" in f"\n{done.stderr}"
+
+
 BAD = {
     "unknown option": (lambda _: {"n_group": 3}, ["unknown option 'n_group'", "did you mean 'n_groups'?"]),
     "value of the wrong type": (lambda _: {"epochs": "many"}, ["epochs = 'many'", "integer"]),

@@ -13,6 +13,7 @@ from torch import nn
 from selfinformed.data.labels import LabelSpace
 from selfinformed.network.wrap import AttachPoint, wrap
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.remarks import Remark
 
 IMAGES = torch.randn(3, 2, 8, 8, generator=torch.Generator().manual_seed(0))
 VECTORS = IMAGES.flatten(1)
@@ -251,6 +252,40 @@ class Fails(nn.Module):
 
 def softmax() -> nn.Module:
     return nn.Sequential(nn.Linear(128, 7), nn.Linear(7, C), nn.Softmax(1))
+
+
+class Transforms(nn.Module):
+    """Has an operator without a formula; `rest` takes what is left of its inputs."""
+
+    def __init__(self, rest: nn.Module) -> None:
+        super().__init__()
+        self.rest = rest
+
+    def forward(self, x):
+        return self.rest(torch.fft.fft(x).real)
+
+
+def test_what_is_not_counted_is_remarked_once_where_wrap_was_called():
+    with pytest.warns(Remark, match=r"^not counted in the network's multiply-adds: aten\._fft_r2c; ") as caught:
+        repr(wrap(Transforms(mlp()), VECTORS))
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+class OnlyBatches(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(128, C)
+
+    def forward(self, x):
+        assert len(x) > 1
+        return self.last(x)
+
+
+def test_a_network_that_takes_no_single_example_is_wrapped_all_the_same():
+    net = wrap(OnlyBatches(), VECTORS)
+    assert net.logits(VECTORS).shape == (3, C)
+    with pytest.raises(AssertionError):
+        _ = net.cost
 
 
 SHORT = torch.randn(2, C)

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, cast, get_args
@@ -21,6 +22,7 @@ from selfinformed.network.calls import Call, call, evaluating, logits_of, record
 from selfinformed.network.cost import Cost, cost
 from selfinformed.network.families import classifiers_of, labels_of
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.remarks import remark
 from selfinformed.runtime.tabular import Table
 
 Output = Literal["softmax", "logistic"]
@@ -199,6 +201,8 @@ def wrap(
 ) -> WrappedClassifier:
     """Finds trunk, stack and classifier in a model and proves that together they give its logits.
 
+    A warning names the operators that are left out of its multiply-adds, if there are any; see `cost`.
+
     Args:
         model: any `nn.Module` that gives logits [B, C] (a tensor, an output with `.logits`, or a tuple that begins with them).
         example_inputs: a small batch, as a tensor or a mapping of keyword arguments, such as a tokenizer gives.
@@ -235,7 +239,10 @@ def wrap(
         raise SelfInformedError(f"attach: expected one or several different attach points, got {given}")
     shapes = [_shape_at(model, calls, point, found) for point in points]
     names = tuple(c.name for c in stack if isinstance(c.module, nn.Linear))
-    return WrappedClassifier(model, [call.name for call in found], names, points, shapes, space, output, example_inputs)
+    net = WrappedClassifier(model, [call.name for call in found], names, points, shapes, space, output, example_inputs)
+    if uncounted := _uncounted(net):
+        remark(f"not counted in the network's multiply-adds: {', '.join(uncounted)}; it costs more than is said, and heads a smaller share of it")
+    return net
 
 
 def fingerprint_of(model: nn.Module) -> str:
@@ -251,6 +258,12 @@ def bytes_of(tensor: torch.Tensor) -> memoryview | bytes:
     """A tensor's values, of any type, one after another."""
     flat = tensor.detach().cpu().contiguous().flatten()
     return flat.view(torch.uint8).numpy().data if flat.numel() else b""
+
+
+def _uncounted(net: WrappedClassifier) -> tuple[str, ...]:
+    with suppress(Exception):  # a network that does not run on a single example can still be measured; its cost says so where it is needed
+        return net.cost.uncounted
+    return ()
 
 
 def _find_classifiers(model: nn.Module, calls: list[Call], logits: torch.Tensor, names: Sequence[str] | None) -> list[Call]:

@@ -85,8 +85,6 @@ class Run:
         net = self.inputs.network()
         self._kept.belongs_to(net)
         self.say(f"network    {net}")
-        if net.cost.uncounted:
-            self.say(f"           not counted in its multiply-adds: {', '.join(net.cost.uncounted)}")
         if self.config.teacher is not None and not (self.folder / "config.json").exists():
             self.say(f"teacher    {self._teaching[0]}")  # what is wrong with it is said before anything is made
         return net
