@@ -17,6 +17,7 @@ from conftest import write_config, write_images
 from selfinformed import cli
 from selfinformed.pipeline.config import read_config
 from selfinformed.pipeline.run import Run
+from selfinformed.runtime.remarks import Remark
 
 VERBS = ["demo", "run", "measure", "cluster", "plan", "probe", "fit", "evaluate", "compare", "search", "report", "export", "serve", "bench"]
 STAGES = [verb for verb in VERBS if verb not in ("demo", "run", "export", "serve", "bench")]
@@ -197,6 +198,13 @@ def test_operators_that_are_not_counted_are_named_once(workspace: Path) -> None:
     assert "\nselfinformed: not counted in the network's multiply-adds: aten._fft_r2c" in f"\n{done.stderr}"
 
 
+def test_more_groups_than_confused_labels_are_as_many_as_there_can_be(call, workspace: Path) -> None:
+    with pytest.warns(Remark, match=r"^n_groups: 70 asked for, 11 made from confusions: only 11 of 12 labels are confused with another$"):
+        code, out, _ = call("cluster", workspace / "config.yaml", "--n-groups", 70, "--json")
+    assert code == 0
+    assert len(json.loads(out)["members"]) == 11
+
+
 BAD = {
     "unknown option": (lambda _: {"n_group": 3}, ["unknown option 'n_group'", "did you mean 'n_groups'?"]),
     "value of the wrong type": (lambda _: {"epochs": "many"}, ["epochs = 'many'", "integer"]),
@@ -212,7 +220,7 @@ BAD = {
     "no such function": (model("absent"), ["absent", "cannot be opened"]),
     "no classifier": (model("softmax"), ["classifier: none found", "softmax"]),
     "top_k above the labels": (lambda _: {"top_k": 13}, ["top_k: expected a whole number from 1 to 12", "got 13"]),
-    "more groups than labels": (lambda _: {"n_groups": 13}, ["n_groups: expected 'auto' or 1 to 11", "got 13"]),
+    "no groups": (lambda _: {"n_groups": 0}, ["n_groups = 0: expected at least 1"]),
     "budget too small": (lambda _: {"budget": 1e-9}, ["budget", "raise the budget"]),
     "unreadable image": (lambda folder: write_images(folder, bad="class 3/2.png"), ["class 3/2.png cannot be read", "--skip-bad"]),
     "arm that does not exist": (lambda _: {"arms": ["mean"]}, ["expected some of base", "'mean'"]),

@@ -13,6 +13,7 @@ import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.remarks import Remark
 from selfinformed.structure.clustering import cluster
 from selfinformed.structure.counts import ConfusionCounts, Kind
 from selfinformed.structure.groupings import Method
@@ -144,9 +145,9 @@ def parts(counts: ConfusionCounts) -> IntArray:
 
 
 def numbers_of_groups(counts: ConfusionCounts) -> list[Any]:
-    """What may be asked for: auto, one, two, half as many as labels, as many as labels (or 20); auto alone where nothing can be grouped."""
+    """What may be asked for: auto, one, two, half as many as labels, as many as labels (or 20), and three more; auto alone where nothing can be grouped."""
     n = int((parts(counts) >= 0).sum())
-    return ["auto", *sorted({number for number in (1, 2, min(n // 2, 20), min(n, 20)) if 1 <= number <= n})]
+    return ["auto", *sorted({number for number in (1, 2, min(n // 2, 20), min(n, 20), min(n, 20) + 3) if number and n})]
 
 
 def outcome(counts: ConfusionCounts, n_groups: Any, method: Method, seed: int = 0) -> LabelGroups | str:
@@ -155,6 +156,7 @@ def outcome(counts: ConfusionCounts, n_groups: Any, method: Method, seed: int = 
         raise ValueError("hinton needs co-detections")
     with warnings.catch_warnings(), np.errstate(divide="raise", invalid="raise", over="raise"):
         warnings.simplefilter("error")
+        warnings.simplefilter("ignore", Remark)  # of fewer groups than were asked for
         try:
             groups = cluster(counts, n_groups, seed=seed, method=method)
         except SelfInformedError as error:
@@ -172,7 +174,7 @@ def check(groups: LabelGroups, counts: ConfusionCounts, n_groups: Any, method: s
     assert groups.sizes == sorted(groups.sizes, reverse=True)
     assert 1 <= len(groups) <= (counts.n_labels if n_groups == "auto" else n_groups)
     if n_groups != "auto" and method in ("greedy", "random", "balanced"):
-        assert len(groups) == n_groups
+        assert len(groups) == min(n_groups, sum(groups.sizes))
     if method in ("balanced", "random"):
         assert max(groups.sizes) - min(groups.sizes) <= 1
     values = np.array(groups.eigenvalues)

@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from selfinformed.data.labels import LabelSpace
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.remarks import Remark
 from selfinformed.structure import clustering
 from selfinformed.structure.clustering import cluster, confusion_mass, covering, largest_gap, similarity_degrees, sweep, unit_rows, within_share
 from selfinformed.structure.counts import ConfusionCounts
@@ -197,11 +198,22 @@ def test_labels_that_share_no_detection_go_to_no_group() -> None:
     assert sorted(map(len, groups.members)) == [5, 5]
 
 
-@pytest.mark.parametrize("n_groups", [-1, 0, 11, 2.5, "many"])
-def test_more_groups_than_the_graph_supports(n_groups: Any) -> None:
+@pytest.mark.parametrize("n_groups", [-1, 0, 11.0, 2.5, "many", None])
+def test_a_number_of_groups_that_is_none(n_groups: Any) -> None:
     counts = counts_of(np.pad(block_diagonal([5, 5]), (0, 3)))
-    with pytest.raises(SelfInformedError, match=rf"n_groups: expected 'auto' or 1 to 10, the labels \(of 13\) confused with another; got '?{n_groups}"):
+    with pytest.raises(SelfInformedError, match=rf"^n_groups: expected 'auto' or a whole number from 1, got '?{n_groups}'?; give how many groups to make$"):
         cluster(counts, n_groups)
+
+
+@pytest.mark.parametrize("n_groups", [11, np.int64(70), 10**12])
+def test_more_groups_than_the_graph_supports_are_as_many_as_there_can_be(n_groups: Any) -> None:
+    counts = counts_of(np.pad(block_diagonal([5, 5]), (0, 3)))
+    with pytest.warns(Remark, match=f"^n_groups: {n_groups:,} asked for, 10 made from confusions: only 10 of 13 labels are confused with another$") as caught:
+        groups = cluster(counts, n_groups)
+    assert [warning.filename for warning in caught] == [__file__]
+    assert [m.tolist() for m in groups.members] == [m.tolist() for m in cluster(counts, 10).members]
+    with pytest.warns(Remark, match="12 asked for, 10 made"):
+        assert [row["n_groups"] for row in sweep(counts, [2, 12, 11])] == [2, 10]
 
 
 @pytest.mark.parametrize("matrix", [np.zeros((4, 4), dtype=int), 3 * np.eye(4, dtype=int)], ids=["never seen", "never confused"])
@@ -217,8 +229,10 @@ def test_as_many_groups_as_labels_and_a_single_one() -> None:
 
 
 def test_indistinguishable_labels_give_fewer_groups() -> None:
-    groups = cluster(counts_of(block_diagonal([6, 6], ones=True)), 2)
-    assert groups.sizes == [6, 6]
+    counts = counts_of(block_diagonal([6, 6], ones=True))
+    assert cluster(counts, 2).sizes == [6, 6]
+    with pytest.warns(Remark, match="^n_groups: 4 asked for, 2 made from confusions: labels fall together in no more places$"):
+        assert cluster(counts, 4, method="leiden").sizes == [6, 6]
     assert cluster(counts_of(np.ones((8, 8), dtype=int)), 1).sizes == [8]
 
 

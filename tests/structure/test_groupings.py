@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 from conftest import PLANTED, Problem
 from selfinformed.pipeline.config import RunConfig
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.remarks import Remark
 from selfinformed.structure import groupings
 from selfinformed.structure.clustering import cluster, similarity_degrees
 from selfinformed.structure.counts import ConfusionCounts
@@ -104,8 +105,10 @@ def test_covers_and_the_ends_of_n_groups(method: Any, known: tuple[ConfusionCoun
     assert sum(cover.sizes) >= 90
     assert cluster(counts, 1, method=method).sizes == [90]
     assert cluster(counts, 90, method=method).sizes == [1] * 90
-    with pytest.raises(SelfInformedError, match=r"n_groups: expected 'auto' or 1 to 90, the labels \(of 92\) confused with another; got 91"):
-        cluster(counts, 91, method=method)
+    with pytest.warns(Remark, match=r"^n_groups: 91 asked for, 90 made from codetections: only 90 of 92 labels are confused with another$"):
+        assert cluster(counts, 91, method=method).sizes == [1] * 90
+    with pytest.raises(SelfInformedError, match="n_groups: expected 'auto' or a whole number from 1, got 0"):
+        cluster(counts, 0, method=method)
 
 
 def test_an_unknown_method_and_confusions_for_hinton_are_named() -> None:

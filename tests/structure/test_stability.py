@@ -73,6 +73,13 @@ def test_it_says_what_it_found() -> None:
     assert str(Stability(4, 0.5, ())) == "groups from two halves of the examples agree 0.50 (adjusted Rand index: 1 the same, 0 chance)"
 
 
+def test_halves_that_have_not_as_many_labels_agree_in_nothing_and_say_nothing(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    predictions = saved(tmp_path, 1.0, 20)
+    confused = sum(cluster(count(predictions), 1).sizes)
+    assert np.isnan(stability(predictions, cluster(count(predictions), confused, method="random"), bootstraps=0).halves)
+    assert not recwarn.list
+
+
 def test_random_groups_are_not_stable(tmp_path: Path) -> None:
     predictions = saved(tmp_path, 1.0)
     found = stability(predictions, cluster(count(predictions), 4, method="random"), method="random")

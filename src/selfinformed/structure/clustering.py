@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from selfinformed.data.labels import LabelSpace
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.remarks import remark
 from selfinformed.structure.counts import ConfusionCounts, Kind
 from selfinformed.structure.eigenpairs import FloatArray, leading_eigenpairs
 from selfinformed.structure.groupings import Method, balanced, confusion_graph, covariance_rows, greedy, leiden, random_groups
@@ -37,8 +38,8 @@ def cluster(
 
     The paper's way: W = B with a zero diagonal, normalised to D^-1/2 W D^-1/2; rows of its n_groups leading eigenvectors, scaled to unit length, go
     to k-means. Labels that share no detection with another (degree zero) go to no group. Groups come largest first, labels within
-    a group by falling degree, the most confused first. Where labels fall together in fewer places than groups were asked for, fewer
-    groups are returned.
+    a group by falling degree, the most confused first. Where fewer labels have a degree than groups were asked for, or labels fall together in fewer
+    places, fewer groups are returned, and a warning says so.
 
     Other ways, with the same order and the same labels left out: `balanced`, the same points in groups whose sizes differ by one at most; `hinton`,
     k-means on the covariance of co-detections (Hinton, Vinyals, Dean 2014); `greedy`, the two groups with most confusions between them merged
@@ -46,7 +47,7 @@ def cluster(
 
     Args:
         counts: confusion or co-detection counts.
-        n_groups: how many, from 1 to the number of labels with a degree; or `auto`, the largest eigengap in 2..32
+        n_groups: how many, from 1, at most one for each label with a degree; or `auto`, the largest eigengap in 2..32
             (`leiden`: the communities at resolution 1).
         seed: of the k-means, of Leiden, of random groups; the same seed gives the same groups, on any number of threads.
         labels: names groups by their most confused labels.
@@ -54,7 +55,7 @@ def cluster(
         method: how.
 
     Raises:
-        SelfInformedError: no two labels share a detection, or n_groups is more than the labels that do; the method is unknown, is `hinton` and
+        SelfInformedError: no two labels share a detection; n_groups is no whole number from 1; the method is unknown, is `hinton` and
             the counts are confusions, or needs an extra that is not installed.
     """
     if method not in get_args(Method):
@@ -64,6 +65,8 @@ def cluster(
             f"method: hinton needs co-detection counts (eq. 4), got {counts.kind}; make them with measure(net, holdout, kind='codetections')"
         )
     groups = _grouped(counts, n_groups, seed, method)
+    if n_groups != "auto":
+        _remark_fewer(n_groups, len(groups), sum(groups.sizes), counts)
     if cover_share is not None:
         groups = covering(groups, counts, cover_share)
     return groups.renamed(labels) if labels is not None else groups
@@ -82,7 +85,8 @@ def _grouped(counts: ConfusionCounts, n_groups: int | Literal["auto"], seed: int
             return spectrum.groups(spectrum.n_groups, seed, balance=method == "balanced")
         confused, n, values = spectrum.confused, spectrum.n_groups, spectrum.values
     else:
-        confused, n, values = Confused(counts, n_groups), 0 if n_groups == "auto" else int(n_groups), np.empty(0)
+        confused, values = Confused(counts, n_groups), np.empty(0)
+        n = confused.n_groups
     if method == "random":
         place = random_groups(len(confused.labels), n, seed)
     elif method == "hinton":
@@ -96,6 +100,13 @@ def _grouped(counts: ConfusionCounts, n_groups: int | Literal["auto"], seed: int
     return confused.groups(place, method, values)
 
 
+def _remark_fewer(wanted: int, made: int, confused: int, counts: ConfusionCounts) -> None:
+    """Where fewer groups were made than were asked for."""
+    why = f"only {confused:,} of {counts.n_labels:,} labels are confused with another" if wanted > confused else "labels fall together in no more places"
+    if made < wanted:
+        remark(f"n_groups: {wanted:,} asked for, {made:,} made from {counts.kind}: {why}")
+
+
 class Confused:
     """The labels that share a detection with another.
 
@@ -103,9 +114,12 @@ class Confused:
         matrix: A, int64 [C, C].
         labels: which, ascending.
         degree: of each.
+        n_groups: how many are to be made: no more than there are of these labels; 0 for `auto`.
     """
 
     def __init__(self, counts: ConfusionCounts, n_groups: int | Literal["auto"]) -> None:
+        if n_groups != "auto" and not (isinstance(n_groups, int | np.integer) and n_groups >= 1):
+            raise SelfInformedError(f"n_groups: expected 'auto' or a whole number from 1, got {n_groups!r}; give how many groups to make")
         matrix = counts.to_scipy()
         degree = similarity_degrees(matrix)
         labels = np.flatnonzero(degree > 0)
@@ -113,11 +127,7 @@ class Confused:
         if n == 0:
             without = "; without annotations group by co-detections (--grouping codetections)" if counts.kind == "confusions" else ""
             raise SelfInformedError(f"cluster: no two labels are ever detected together; measure more hold-out data, or a larger top_k{without}")
-        if n_groups != "auto" and not (isinstance(n_groups, int | np.integer) and 1 <= n_groups <= n):
-            raise SelfInformedError(
-                f"n_groups: expected 'auto' or 1 to {n}, the labels (of {counts.n_labels}) confused with another; got {n_groups!r}"
-            )
-        self.matrix, self.labels, self.degree = matrix, labels, degree[labels]
+        self.matrix, self.labels, self.degree, self.n_groups = matrix, labels, degree[labels], 0 if n_groups == "auto" else min(int(n_groups), n)
 
     def columns(self) -> sp.csr_array:
         """A with the columns of these labels only."""
@@ -140,14 +150,14 @@ class Spectrum:
     """The leading eigenpairs of the labels' similarity, from which groups of any number up to theirs are made.
 
     Attributes:
-        n_groups: as asked for, or as the eigengap says.
+        n_groups: as asked for, at most one for each confused label; or as the eigengap says.
         values: the leading eigenvalues, falling: the n_groups and some after them.
     """
 
     def __init__(self, counts: ConfusionCounts, n_groups: int | Literal["auto"]) -> None:
         self.confused = Confused(counts, n_groups)
         n = len(self.confused.labels)
-        wanted = min(_MOST_GROUPS, n - 1) + 1 if n_groups == "auto" else int(n_groups)
+        wanted = min(_MOST_GROUPS, n - 1) + 1 if n_groups == "auto" else self.confused.n_groups
 
         def needed(values: FloatArray) -> int:
             return largest_gap(values[:wanted]) if n_groups == "auto" else wanted
@@ -204,10 +214,12 @@ def within_share(counts: ConfusionCounts, groups: LabelGroups) -> float:
 
 
 def sweep(counts: ConfusionCounts, numbers: Sequence[int], seed: int = 0) -> list[dict[str, Any]]:
-    """What each number of groups would give: rows of `n_groups`, `gap` (to the next eigenvalue), `sizes`, `within_share`."""
+    """What each number of groups would give: rows of `n_groups`, `gap` (to the next eigenvalue), `sizes`, `within_share`. No more groups than labels that
+    are confused with another; a warning says where more were asked for."""
     spectrum = Spectrum(counts, max(numbers))
+    _remark_fewer(max(numbers), spectrum.n_groups, len(spectrum.confused.labels), counts)
     rows = []
-    for n in sorted(set(numbers)):
+    for n in sorted({min(number, spectrum.n_groups) for number in numbers}):
         groups = spectrum.groups(n, seed)
         gap = float(spectrum.values[n - 1] - spectrum.values[n]) if n < len(spectrum.values) else float("nan")
         rows.append({"n_groups": n, "gap": gap, "sizes": groups.sizes, "within_share": within_share(counts, groups), "eigenvalues": spectrum.values})

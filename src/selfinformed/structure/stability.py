@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from selfinformed.data.predictions import Predictions
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.progress import progress
+from selfinformed.runtime.remarks import Remark
 from selfinformed.runtime.tabular import frame
 from selfinformed.structure.clustering import cluster
 from selfinformed.structure.counts import ConfusionCounts, Kind
@@ -60,9 +62,12 @@ def stability(
     def again(number: int, weights: Weights, half: int = 0) -> LabelGroups | None:
         counts = _weighted(predictions, kind, lambda first, n: weights(np.random.default_rng([seed, number, first, _STREAM]), n))
         try:
-            return cluster(counts, len(groups), seed if method != "random" else seed + 1 + 2 * number + half, method=method)
-        except SelfInformedError:  # too few examples to have that many groups
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Remark)
+                found = cluster(counts, len(groups), seed if method != "random" else seed + 1 + 2 * number + half, method=method)
+        except SelfInformedError:
             return None
+        return found if sum(found.sizes) >= len(groups) else None  # too few examples to have that many groups
 
     def half(which: int) -> LabelGroups | None:
         return again(0, lambda rng, n: (rng.integers(0, 2, n) == which).astype(np.int64), which)
