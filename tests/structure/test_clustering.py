@@ -178,6 +178,10 @@ def test_labels_within_a_group_go_by_falling_degree_and_name_it() -> None:
     groups = cluster(counts_of(matrix), 2, labels=LabelSpace("abcde"))
     assert [m.tolist() for m in groups.members] == [[2, 0, 1], [3, 4]]
     assert groups.names == ("c, a, b", "d, e")
+    assert all(cluster(counts_of(matrix), 2, labels=names).names == groups.names for names in (list("abcde"), tuple("abcde")))
+    for names in (LabelSpace("abcd"), list("abcdef")):
+        with pytest.raises(SelfInformedError, match=rf"^labels: {len(names)} label names for counts of 5 labels; give one per label$"):
+            cluster(counts_of(matrix), 2, labels=names)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -120,6 +120,14 @@ def test_an_unknown_method_and_confusions_for_hinton_are_named() -> None:
         cluster(counts, 2, method="hinton")
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("seed", [-1, 2**32, 0.5, None])
+def test_a_seed_that_is_none(method: Any, seed: Any, known: tuple[ConfusionCounts, np.ndarray]) -> None:
+    with pytest.raises(SelfInformedError, match=f"^seed: expected a whole number from 0 to 4294967295, got {seed}; give another$"):
+        cluster(known[0], 3, seed=seed, method=method)
+    assert cluster(known[0], 3, seed=2**32 - 1, method=method).sizes
+
+
 def test_a_run_offers_the_same_methods() -> None:
     offered = get_args(get_type_hints(RunConfig)["grouping"])
     assert [method for method in offered if method != "codetections"] == list(METHODS)  # spectral, of other counts

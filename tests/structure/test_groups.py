@@ -146,6 +146,12 @@ def test_the_first_control_has_seed_0_and_what_is_printed_leaves_eigenvalues_out
     assert "eigenvalues" not in repr(COVER)
 
 
+@pytest.mark.parametrize("seed", [-1, 0.5, "x", None])
+def test_a_seed_that_is_none(seed: Any) -> None:
+    with pytest.raises(SelfInformedError, match=rf"^seed: expected a whole number from 0, got '?{seed}'?; give another$"):
+        COVER.randomized(seed)
+
+
 def test_labels_of_every_group_are_permuted_the_first_too() -> None:
     groups = LabelGroups(41, tuple(np.arange(40).reshape(2, 20)))
     for own, drawn in zip(groups.members, groups.randomized(0).members, strict=True):

@@ -30,7 +30,7 @@ def cluster(
     counts: ConfusionCounts,
     n_groups: int | Literal["auto"] = "auto",
     seed: int = 0,
-    labels: LabelSpace | None = None,
+    labels: LabelSpace | Sequence[str] | None = None,
     cover_share: float | None = None,
     method: Method = "spectral",
 ) -> LabelGroups:
@@ -49,13 +49,13 @@ def cluster(
         counts: confusion or co-detection counts.
         n_groups: how many, from 1, at most one for each label with a degree; or `auto`, the largest eigengap in 2..32
             (`leiden`: the communities at resolution 1).
-        seed: of the k-means, of Leiden, of random groups; the same seed gives the same groups, on any number of threads.
-        labels: names groups by their most confused labels.
+        seed: of the k-means, of Leiden, of random groups, from 0 to 2^32 - 1; the same seed gives the same groups, on any number of threads.
+        labels: names of the C labels; each group is named by its most confused ones.
         cover_share: from 0 to 1; makes a cover: a label joins each group in which it has more than this share of its confusions too.
         method: how.
 
     Raises:
-        SelfInformedError: no two labels share a detection; n_groups is no whole number from 1; the method is unknown, is `hinton` and
+        SelfInformedError: no two labels share a detection; n_groups or seed is out of range; the label names do not fit; the method is unknown, is `hinton` and
             the counts are confusions, or needs an extra that is not installed.
     """
     if method not in get_args(Method):
@@ -64,12 +64,17 @@ def cluster(
         raise SelfInformedError(
             f"method: hinton needs co-detection counts (eq. 4), got {counts.kind}; make them with measure(net, holdout, kind='codetections')"
         )
+    if not (isinstance(seed, int | np.integer) and 0 <= seed < 2**32):
+        raise SelfInformedError(f"seed: expected a whole number from 0 to 4294967295, got {seed!r}; give another")
+    space = labels if labels is None or isinstance(labels, LabelSpace) else LabelSpace(labels)
+    if space is not None and len(space) != counts.n_labels:
+        raise SelfInformedError(f"labels: {len(space)} label names for counts of {counts.n_labels} labels; give one per label")
     groups = _grouped(counts, n_groups, seed, method)
     if n_groups != "auto":
         _remark_fewer(n_groups, len(groups), sum(groups.sizes), counts)
     if cover_share is not None:
         groups = covering(groups, counts, cover_share)
-    return groups.renamed(labels) if labels is not None else groups
+    return groups.renamed(space) if space is not None else groups
 
 
 def grouping_of(name: str) -> tuple[Kind, Method]:

@@ -86,6 +86,8 @@ class LabelGroups:
 
     def randomized(self, seed: int = 0) -> LabelGroups:
         """The paper's control: the same group sizes and overlaps, the grouped labels randomly permuted among themselves."""
+        if not (isinstance(seed, int | np.integer) and seed >= 0):
+            raise SelfInformedError(f"seed: expected a whole number from 0, got {seed!r}; give another")
         grouped = np.flatnonzero(self.assignment >= 0)
         permutation = np.arange(self.n_labels)
         permutation[grouped] = np.random.default_rng(seed).permutation(grouped)
