@@ -236,6 +236,11 @@ def test_inputs_of_the_same_names_are_measured(wrapped, given):
     assert measure(wrap(Tokens(), wrapped), open_dataset((given, [0, 1, 2, 0])), top_k=1).n_examples == 4
 
 
+def test_inputs_that_cannot_be_read_have_no_names(problem):
+    for nothing in (problem.holdout.take([]), damaged(problem.holdout.take(range(3)), range(3), 3)):
+        assert measure(problem.net, nothing).n_examples == 0
+
+
 def test_what_is_no_data_and_what_is_no_network_is_refused(problem):
     pictures, holdout = problem.holdout.read([0, 1]), problem.holdout
     pairs = (pictures, [0, 1])

@@ -129,8 +129,9 @@ def check_labels(net: Classifies, examples: Examples) -> None:
             f"data: the label {shown(name)} is output {own} of the network and label {other} of the data; open the data with labels=net.labels"
         )
     wrapped = getattr(getattr(net, "net", net), "example_inputs", None)  # of an augmented network its base's
-    if wrapped is not None and len(examples):
-        expected, given = named(wrapped), named(inputs := examples.example_inputs())
+    if wrapped is not None:
+        _, inputs = next(examples.batches(1), (None, wrapped))  # nothing is said of data of which nothing can be read
+        expected, given = named(wrapped), named(inputs)
         if given != expected and (isinstance(inputs, dict) or len(wrapped) != 1 or not isinstance(wrapped, dict)):
             raise SelfInformedError(f"data: expected inputs {expected}, as the network was wrapped with, got {given}; open the data with just these")
 
