@@ -236,3 +236,19 @@ def test_softmax_logits_that_are_ranked_are_warned_of() -> None:
     for output in ("softmax", "logistic"):
         rank(wrap(Shifted(), inputs[:2], output=output), examples)  # said: no warning
     rank(wrap(Shifted(), inputs[:2]), open_dataset((inputs, torch.eye(8)[labels].long().index_fill(1, torch.tensor(0), 1))))  # several labels
+
+
+@pytest.mark.parametrize("given", [lambda p: (p.test.read(range(4)), [0, 1, 2, 3]), lambda p: [1, 2], lambda p: torch.utils.data.DataLoader([1, 2])])
+def test_data_that_were_not_opened_are_refused(problem: Problem, given) -> None:
+    for build in (lambda data: FeatureStore.build(problem.net, data), lambda data: fit(augment(problem.net, problem.plan()), data)):
+        with pytest.raises(SelfInformedError, match="data: expected data from open_dataset, got (tuple|list|DataLoader)"):
+            build(given(problem))
+
+
+def test_networks_that_were_not_wrapped_or_augmented_are_refused(problem: Problem) -> None:
+    with pytest.raises(SelfInformedError, match="network: expected one from wrap or augment, got SmallNet"):
+        rank(problem.net.model, problem.test)
+    with pytest.raises(SelfInformedError, match="fit: expected a network from augment, got WrappedClassifier"):
+        fit(problem.net, problem.train)
+    with pytest.raises(SelfInformedError, match="batch_size: expected a whole number of at least 1; got 0"):
+        FeatureStore.build(problem.net, problem.test, batch_size=0)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from selfinformed.network.wrap import FeatureShape, WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_tensors, write_tensors
 from selfinformed.runtime.memory import free_memory
-from selfinformed.runtime.reading import naming
+from selfinformed.runtime.reading import naming, whole_number
 from selfinformed.runtime.remarks import remark
 from selfinformed.structure.average_precision import Ranking, RankingMetrics
 from selfinformed.structure.measuring import check_labels
@@ -137,8 +137,10 @@ class FeatureStore:
             SelfInformedError: no example can be read; features are not finite, or beyond 65504 for float16; the disk is too small or full; the
                 folder holds features of another network, other data or another type; more examples are unreadable than `skip_bad` allows.
         """
-        examples = examples if isinstance(examples, Examples) else _one_after_another(examples)
+        are_views = isinstance(examples, list | tuple) and all(isinstance(view, Examples) for view in examples)
+        examples = cast("Examples", _one_after_another(examples) if are_views else examples)  # type: ignore[arg-type]
         check_labels(net, examples)
+        batch_size = whole_number("batch_size", batch_size)
         if dtype not in get_args(FeatureType):
             raise SelfInformedError(f"dtype: expected {' or '.join(get_args(FeatureType))}; got {dtype!r}")
         if not len(examples):
@@ -302,7 +304,10 @@ Model = WrappedClassifier | AugmentedClassifier
 
 def net_of(model: Model) -> WrappedClassifier:
     """The wrapped network, with heads or without."""
-    return model if isinstance(model, WrappedClassifier) else model.net
+    net = model if isinstance(model, WrappedClassifier) else getattr(model, "net", None)
+    if not isinstance(net, WrappedClassifier):
+        raise SelfInformedError(f"network: expected one from wrap or augment, got {type(model).__name__}; give si.wrap(model, example_inputs)")
+    return net
 
 
 def metrics_of(model: Model, top_k: int = 50) -> RankingMetrics:

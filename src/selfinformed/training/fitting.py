@@ -98,6 +98,8 @@ def fit(
     Raises:
         SelfInformedError: options that cannot be; features of another network; a checkpoint of another training; a loss that is not finite.
     """
+    if not isinstance(aug, AugmentedClassifier):
+        raise SelfInformedError(f"fit: expected a network from augment, got {type(aug).__name__}; give si.augment(net, plan)")
     recipe = Recipe.of(recipe)
     rates = {"learning_rate": learning_rate, "classifier_learning_rate": classifier_learning_rate, "finetune_learning_rate": finetune_learning_rate}
     _check_options(epochs, batch_size, **rates)
