@@ -146,6 +146,21 @@ def test_the_first_control_has_seed_0_and_what_is_printed_leaves_eigenvalues_out
     assert "eigenvalues" not in repr(COVER)
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.integers(2, 12), st.integers(1, 11), st.integers(0, 100))
+def test_groups_of_all_labels_stay_and_make_no_label_a_grouped_one(n_labels: int, n_grouped: int, seed: int) -> None:
+    labels = np.random.default_rng(seed).permutation(n_labels)[: min(n_grouped, n_labels - 1)]
+    specialists, dense = LabelGroups(n_labels, tuple(np.array_split(labels, min(2, len(labels))))), LabelGroups.everything(n_labels)
+    for groups in (specialists + dense, dense + specialists):
+        alone, drawn = specialists.randomized(seed), groups.randomized(seed)
+        parts = [(name, m.tolist()) for name, m in zip(drawn.names, drawn.members, strict=True)]
+        assert ("all labels", list(range(n_labels))) in parts
+        assert [m for name, m in parts if name != "all labels"] == [m.tolist() for m in alone.members]
+        assert {label for name, m in parts if name != "all labels" for label in m} == {*labels.tolist()}
+    only = (dense + dense).randomized(seed)
+    assert [m.tolist() for m in only.members] == [list(range(n_labels))] * 2
+
+
 @pytest.mark.parametrize("seed", [-1, 0.5, "x", None])
 def test_a_seed_that_is_none(seed: Any) -> None:
     with pytest.raises(SelfInformedError, match=rf"^seed: expected a whole number from 0, got '?{seed}'?; give another$"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,14 +86,17 @@ class LabelGroups:
         return [len(m) for m in self.members]
 
     def randomized(self, seed: int = 0) -> LabelGroups:
-        """The paper's control: the same group sizes and overlaps, the grouped labels randomly permuted among themselves."""
+        """The paper's control: the same group sizes and overlaps, the grouped labels randomly permuted among themselves. Groups of all labels (a dense
+        head's) stay as they are, and do not make a label a grouped one."""
         if not (isinstance(seed, int | np.integer) and seed >= 0):
             raise SelfInformedError(f"seed: expected a whole number from 0, got {seed!r}; give another")
-        grouped = np.flatnonzero(self.assignment >= 0)
+        partial = [size < self.n_labels for size in self.sizes]
+        grouped = np.unique(np.concatenate([np.empty(0, np.int64), *compress(self.members, partial)]))
         permutation = np.arange(self.n_labels)
         permutation[grouped] = np.random.default_rng(seed).permutation(grouped)
-        names = tuple(f"random {i}" for i in range(len(self)))
-        return LabelGroups(self.n_labels, tuple(permutation[m] for m in self.members), names, "randomized")
+        members = tuple(permutation[m] if moved else m for m, moved in zip(self.members, partial, strict=True))
+        names = tuple(f"random {i}" if moved else self.names[i] for i, moved in enumerate(partial))
+        return LabelGroups(self.n_labels, members, names, "randomized")
 
     def renamed(self, labels: LabelSpace) -> LabelGroups:
         """Names each group by its first three labels."""
