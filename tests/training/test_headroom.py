@@ -68,6 +68,17 @@ def test_a_cheap_gain_sends_one_to_the_classifier(headroom: Headroom) -> None:
     assert "do that first" in found.verdict
 
 
+def test_as_text_it_is_the_verdict_and_a_line_for_each_place(headroom: Headroom) -> None:
+    row = headroom.points[0]
+    assert str(headroom).splitlines() == [
+        headroom.verdict,
+        "reading                 wide head    gain  gain at the budget",
+        f"the input of 'stack.0'  {100 * row['mean_average_precision']:9.2f}{100 * row['gain']:+8.2f}{100 * row['budget_gain']:+20.2f}",
+    ]
+    several = replace(headroom, points=[row | {"budget_gain": None}, row | {"attach": "elsewhere"}])
+    assert [line.split()[-1] for line in str(several).splitlines()[2:]] == ["-", f"{100 * row['budget_gain']:+.2f}"]
+
+
 def test_the_verdict_says_how_to_train_them(headroom: Headroom) -> None:
     assert headroom.residual in RESIDUALS
     found = replace(headroom, residual=0.25)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from conftest import Problem
 from selfinformed.data.targets import as_targets
 from selfinformed.network.wrap import AttachPoint, wrap
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.files import plain, read_json
 from selfinformed.training import latency_budgets
 from selfinformed.training import searching as module
 from selfinformed.training.features import FeatureStore, rank
@@ -56,6 +59,13 @@ def test_rounds_shrink_train_longer_and_the_best_of_the_last_wins(found: SearchR
     assert found.best.description == found.trials[0]["structure"]
     assert found.plan is found.best.plan
     assert found.base == rank(problem.net, problem.store("holdout")).mean_average_precision
+
+
+def test_a_result_is_saved_as_json(found: SearchResult, tmp_path: Path) -> None:
+    found.save(tmp_path / "search.json")
+    content = read_json(tmp_path / "search.json", "search")
+    assert content == json.loads(json.dumps(plain(found.to_dict())))
+    assert Structure.from_dict(content["best"]).digest() == found.best.digest()
 
 
 def test_what_wins_only_when_trained_for_long_reaches_the_last_round(problem: Problem, monkeypatch) -> None:

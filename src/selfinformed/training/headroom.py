@@ -19,7 +19,7 @@ from selfinformed.data.labels import LabelSpace
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import write_json
-from selfinformed.runtime.tabular import Table, frame
+from selfinformed.runtime.tabular import Table, frame, percent
 from selfinformed.structure.average_precision import Ranking, nan_mean
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import HeadPlan, plan
@@ -143,6 +143,14 @@ class Headroom:
         columns = [ranking.average_precision.tolist() for ranking in (self.base, self.classifier, self.dense)]
         rows = zip(self.labels.names, *columns, self.by_label().tolist(), strict=True)
         return frame(dict(zip(("label", "base", "classifier", "dense", "gain"), row, strict=True)) for row in rows)
+
+    def __str__(self) -> str:
+        wide = 2 + max(len("reading"), *(len(row["attach"]) for row in self.points))
+        lines = [self.verdict, f"{'reading':<{wide}}{'wide head':>9}{'gain':>8}{'gain at the budget':>20}"]
+        for row in self.points:
+            gains = f"{percent(row['gain'], '+'):>8}{percent(row['budget_gain'], '+'):>20}"
+            lines.append(f"{row['attach']:<{wide}}{percent(row['mean_average_precision']):>9}{gains}")
+        return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         return Table.of(self.verdict, self.points, ("attach",)).to_html()

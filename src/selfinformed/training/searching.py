@@ -20,7 +20,7 @@ from selfinformed.data.examples import Examples, Inputs
 from selfinformed.network.calls import batch_size_of
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.files import plain
+from selfinformed.runtime.files import plain, write_json
 from selfinformed.runtime.journals import JournalFile
 from selfinformed.runtime.progress import progress
 from selfinformed.runtime.tabular import Table, frame
@@ -122,6 +122,10 @@ class SearchResult:
             "best": self.best.to_dict(), "dense": self.dense.to_dict(), "plan": self.plan.to_dict(), "trials": self.trials, "left_out": self.left_out,
             "again": self.again, **({"shared": self.shared} if self.shared else {}),
         }  # fmt: skip
+
+    def save(self, path: str | Path) -> None:
+        """Writes JSON, atomically."""
+        write_json(path, self.to_dict())
 
     def _score(self, structure: Structure) -> float:
         return float(next(row["mean_average_precision"] for row in self.trials if row["structure"] == structure.description))
