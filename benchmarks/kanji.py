@@ -23,7 +23,7 @@ def task(kind: str) -> Task:
     net, stores = cached_parts("kanji", kind, 1)
     train, holdout, test, views = stores
     arms = ("base", "classifier", "confusions", "codetections", "random", "dense", "hinton", "gated", "adapter", "searched")
-    if kind == "converged":  # where heads correct the base a tenth of the rates is enough, and more is too much
+    if kind != "budget":  # where heads correct the base a tenth of the rates is enough, and more is too much
         arms = ("base", "classifier", "confusions", "random", "dense", "searched")
         return Task(
             "kanji", kind, net, train, holdout, test, views, log_seconds("kanji", kind), 2.0, replace(SPACE, rate=(1.0, 0.3)), candidates=24, rounds=1,
@@ -44,4 +44,4 @@ def cached_parts(name: str, kind: str, level: int) -> tuple[WrappedClassifier, l
 
 
 if __name__ == "__main__":
-    run("kanji", {kind: lambda kind=kind: task(kind) for kind in ("budget", "converged")}, *sys.argv[1:])
+    run("kanji", {kind: lambda kind=kind: task(kind) for kind in ("budget", "converged", "long")}, *sys.argv[1:])

@@ -27,8 +27,8 @@ TAUGHT = {"soft_targets": 0.9, "temperature": 4.0}
 def main() -> None:
     net, (train, holdout, test, _) = cached_parts("kanji", "budget", 1)
     data = kanji(1)
-    better = network_of("kanji", "converged", data)
-    teacher = TeacherNetwork(better, cached(better, lambda: data.examples("train"), "kanji-converged/train"))
+    better = network_of("kanji", "long", data)
+    teacher = TeacherNetwork(better, cached(better, lambda: data.examples("train"), "kanji-long/train"))
     builder, rows = Builder(net, holdout, 0.03), {}
     for name, choice in (("dense", DENSE), ("searched", FOUND)):
         structure = builder.structure(choice)

@@ -97,6 +97,11 @@ class Examples:
             return inputs
         raise SelfInformedError("data: there is no example that can be read")
 
+    @cached_property
+    def input_names(self) -> str | None:
+        """What a network is called with: names, sorted, or that it is one tensor; None where no example can be read."""
+        return next((named(inputs) for _, inputs in self.batches(1)), None)
+
     def _is_readable(self, row: int) -> bool:
         if row in self.skipped:
             return False

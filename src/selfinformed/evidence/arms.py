@@ -89,9 +89,9 @@ class Bench:
             raise SelfInformedError(f"arms: {', '.join(arm for arm in arms if arm in FOUND)}: what is a control of the arm 'searched' wants it too")
         return [arm for arm in ARMS if arm in arms]
 
-    def left_out(self) -> dict[str, str]:
-        """The controls that lack something, and what."""
-        return {arm: what for arm in ARMS if arm not in FOUND and (what := self.missing(arm))}
+    def left_out(self, chosen: Sequence[str]) -> dict[str, str]:
+        """The controls that are not among those chosen since they lack something, and what."""
+        return {arm: what for arm in ARMS if arm not in (*chosen, *FOUND) and (what := self.missing(arm))}
 
     def missing(self, arm: str) -> str | None:
         """What an arm needs and does not have."""

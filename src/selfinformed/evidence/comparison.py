@@ -347,7 +347,7 @@ def compare(
     shared = told_of_shared({"training": train, "hold-out": holdout, "test": test})
     about = {
         **({"shared": shared} if shared else {}),
-        **({"left_out": left_out} if arms is None and (left_out := bench.left_out()) else {}),
+        **({"left_out": left_out} if arms is None and (left_out := bench.left_out(chosen)) else {}),
         "date": date.today().isoformat(), "grouping": plan.groups.method,
         "seeds": seeds, "epochs": epochs, "n_train": train.n_inputs, "n_test": len(test), "revision": REVISION, "versions": versions(), "machine": machine(),
         "tuned": {arm: _tuning(done, of, tries[of]) for arm, of in tuned.items()}, "searched": searched and searched.description,

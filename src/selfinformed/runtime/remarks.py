@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _as_ever = warnings.formatwarning
 
@@ -18,6 +20,14 @@ def remark(message: str) -> None:
     while frame.f_back is not None and str(frame.f_globals.get("__name__", "")).partition(".")[0] == "selfinformed":
         level, frame = level + 1, frame.f_back
     warnings.warn(message, Remark, stacklevel=level)
+
+
+@contextmanager
+def unremarked() -> Iterator[None]:
+    """Leaves out what would be said of inputs that the library made itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Remark)
+        yield
 
 
 def on_one_line(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:

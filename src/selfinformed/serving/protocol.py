@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 from starlette.responses import JSONResponse
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -11,6 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from selfinformed.serving.limits import Limits
 
 _HEAD_BYTES = 65_536
+_LINGER = 1.0  # seconds in which one who is refused may stop sending; closed at once, a connection is reset and the answer lost on the way
 
 
 def guarded(limits: Limits) -> type[HttpToolsProtocol]:
@@ -22,6 +24,7 @@ def guarded(limits: Limits) -> type[HttpToolsProtocol]:
     class Guarded(HttpToolsProtocol):
         _head_timer: asyncio.TimerHandle | None = None
         _write_timer: asyncio.TimerHandle | None = None
+        _linger_timer: asyncio.TimerHandle | None = None
         _head_bytes = 0
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -34,13 +37,13 @@ def guarded(limits: Limits) -> type[HttpToolsProtocol]:
             self._await_head()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            for timer in (self._head_timer, self._write_timer):
+            for timer in (self._head_timer, self._write_timer, self._linger_timer):
                 if timer is not None:
                     timer.cancel()
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
-            if self.transport.is_closing():
+            if self.transport.is_closing() or self._linger_timer is not None:
                 return
             super().data_received(data)
             if self._head_timer is not None:  # all of it was header, and more is to come
@@ -57,11 +60,21 @@ def guarded(limits: Limits) -> type[HttpToolsProtocol]:
                 self._head_timer.cancel()
                 self._head_timer = None
             super().on_headers_complete()
+            self.cycle.transport = cast(asyncio.Transport, _ClosedBy(self.transport, self._close))
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
-            if self.cycle.response_complete and self.cycle.more_body:  # refused before its body was read; nobody will read the rest
+            if self.cycle.response_complete and self.cycle.more_body:
+                self._close()
+
+        def _close(self) -> None:
+            """At once, or of a request that was refused before its body was read when its sender has had time to see that; what still comes is dropped."""
+            if not self.cycle.more_body or self.transport.is_closing():
                 self.transport.close()
+            elif self._linger_timer is None:
+                self.transport.write_eof()
+                self.flow.resume_reading()
+                self._linger_timer = self.loop.call_later(_LINGER, self.transport.close)
 
         def pause_writing(self) -> None:
             super().pause_writing()
@@ -78,6 +91,16 @@ def guarded(limits: Limits) -> type[HttpToolsProtocol]:
                 self._head_timer = self.loop.call_later(limits.head_seconds, self.timeout_keep_alive_handler)
 
     return Guarded
+
+
+class _ClosedBy:
+    """A transport with another way of closing it."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self._transport, self.close = transport, close
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 def http_options(limits: Limits) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ import numpy.typing as npt
 from selfinformed.data.predictions import Predictions
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.progress import progress
-from selfinformed.runtime.remarks import Remark
+from selfinformed.runtime.remarks import unremarked
 from selfinformed.runtime.tabular import frame
 from selfinformed.structure.clustering import cluster
 from selfinformed.structure.counts import ConfusionCounts, Kind
@@ -62,8 +61,7 @@ def stability(
     def again(number: int, weights: Weights, half: int = 0) -> LabelGroups | None:
         counts = _weighted(predictions, kind, lambda first, n: weights(np.random.default_rng([seed, number, first, _STREAM]), n))
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Remark)
+            with unremarked():
                 found = cluster(counts, len(groups), seed if method != "random" else seed + 1 + 2 * number + half, method=method)
         except SelfInformedError:
             return None

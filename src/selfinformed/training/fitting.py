@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,6 +22,7 @@ from selfinformed.network.trunk import CopiedEnd
 from selfinformed.network.wrap import Output, fingerprint_of
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.memory import require_memory
+from selfinformed.runtime.reading import whole_number
 from selfinformed.structure.measuring import check_labels
 from selfinformed.training.checkpoints import Checkpoint
 from selfinformed.training.features import FeatureStore, HeadInput, metrics_of
@@ -157,17 +158,16 @@ def fit(
         return logits, None if taught is None else taught(rows, at_classifier)
 
     aug.eval()
-    before = _State.of(aug, aug.new_parameters())
-    if heads is not None:
-        named = list(heads.named_parameters())
-        if copies:
-            groups.append({"params": [p for name, p in named if ".copy." in name], "lr": finetune_learning_rate})
-        groups.append({"params": [p for name, p in named if ".copy." not in name], "lr": learning_rate})
-        transform = store.input_transform(head_input, copies)
-        store = store.transformed(transform)
-        held_out = None if held_out is None else held_out.transformed(transform)
-        heads.unfold(transform)
-    with _restored(aug, before):
+    with _unless_it_fails(aug, aug.new_parameters()):
+        if heads is not None:
+            named = list(heads.named_parameters())
+            if copies:
+                groups.append({"params": [p for name, p in named if ".copy." in name], "lr": finetune_learning_rate})
+            groups.append({"params": [p for name, p in named if ".copy." not in name], "lr": learning_rate})
+            transform = store.input_transform(head_input, copies)
+            store = store.transformed(transform)
+            held_out = None if held_out is None else held_out.transformed(transform)
+            heads.unfold(transform)
         try:
             if aug.dispatch is not None and recipe.residual != 1:
                 aug.dispatch.shift = join.shift
@@ -224,8 +224,7 @@ def fit_whole(
     _check_options(epochs, batch_size, learning_rate=learning_rate)
     history, recipe = history or History(), replace(Recipe.of(recipe), soft_targets=0.0, patience=0)
     aug.output = aug.output or guess_output(train.targets)
-    trained, before = aug.all_parameters(), _State.of(aug, [*aug.parameters(), *aug.buffers()])
-    aug.base_was_tuned = True
+    trained = aug.all_parameters()
     for parameter in trained:
         parameter.requires_grad_(True)
     with torch.random.fork_rng(devices=[]):
@@ -243,7 +242,8 @@ def fit_whole(
         start = time.perf_counter()
         objective = Objective.of(recipe, train.targets, aug.output)
         try:
-            with _restored(aug, before):
+            with _unless_it_fails(aug, [*aug.parameters(), *aug.buffers()]):
+                aug.base_was_tuned = True
                 Training(groups, order, epochs, forward, train.targets, objective, recipe, history, "whole network", seconds=seconds).run()
         finally:
             aug.eval()
@@ -259,40 +259,26 @@ def guess_output(targets: Targets) -> Output:
 
 
 def _check_options(epochs: float, batch_size: int, **rates: float) -> None:
-    if not 0 <= epochs < math.inf or isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
-        raise SelfInformedError(f"fit: expected epochs >= 0 and a whole batch_size >= 1, got {epochs!r} and {batch_size!r}")
-    for name, rate in rates.items():
-        if not 0 <= rate < math.inf:
-            raise SelfInformedError(f"{name}: expected a number of at least 0, got {rate!r}")
-
-
-@dataclass(frozen=True)
-class _State:
-    """What training changes of a network, as it was."""
-
-    tensors: Sequence[torch.Tensor]
-    values: Sequence[torch.Tensor]
-    trained_heads: int
-    base_was_tuned: bool
-
-    @classmethod
-    def of(cls, aug: AugmentedClassifier, tensors: Sequence[torch.Tensor]) -> _State:
-        trained = 0 if aug.heads is None else aug.heads.trained
-        return cls(tensors, [tensor.detach().clone() for tensor in tensors], trained, aug.base_was_tuned)
+    whole_number("batch_size", batch_size)
+    for name, number in {"epochs": epochs, **rates}.items():
+        if not 0 <= number < math.inf:
+            raise SelfInformedError(f"{name}: expected a number of at least 0, got {number!r}")
 
 
 @contextmanager
-def _restored(aug: AugmentedClassifier, before: _State) -> Iterator[None]:
-    """Gives a network back what it was where training fails: what had been trained before is not lost."""
+def _unless_it_fails(aug: AugmentedClassifier, tensors: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Training that changes these tensors of a network; where it fails, the network is given back what it was: what had been trained before is not lost."""
+    values, base_was_tuned = [tensor.detach().clone() for tensor in tensors], aug.base_was_tuned
+    trained_heads = 0 if aug.heads is None else aug.heads.trained
     try:
         yield
     except SelfInformedError:
         with torch.no_grad():
-            for tensor, value in zip(before.tensors, before.values, strict=True):
+            for tensor, value in zip(tensors, values, strict=True):
                 tensor.copy_(value)
-        aug.base_was_tuned = before.base_was_tuned
+        aug.base_was_tuned = base_was_tuned
         if aug.heads is not None:
-            aug.heads.trained = before.trained_heads
+            aug.heads.trained = trained_heads
         raise
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
@@ -21,7 +20,7 @@ from selfinformed.data.targets import Targets
 from selfinformed.network.trunk import trunk_end
 from selfinformed.network.wrap import Output, WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.remarks import Remark
+from selfinformed.runtime.remarks import unremarked
 from selfinformed.structure.clustering import cluster, grouping_of
 from selfinformed.structure.counts import ConfusionCounts, Kind
 from selfinformed.structure.detections import default_top_k
@@ -353,8 +352,7 @@ class Builder:
         if key not in self._groups:
             kind, method = grouping_of(grouping)
             counts = self.counts(kind, choice.detections)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Remark)
+            with unremarked():
                 found = cluster(counts, choice.n_groups, self.seed, self.net.labels, choice.cover_share, method)
             if (confused := self.net.n_labels - len(found.ungrouped)) < choice.n_groups:
                 raise SelfInformedError(f"n_groups: only {confused:,} labels are confused with another; give at most as many groups, not {choice.n_groups:,}")
