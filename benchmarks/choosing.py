@@ -19,10 +19,10 @@ from kanji import cached_parts
 from winning import cached
 
 from selfinformed.augmented.network import augment
-from selfinformed.evidence.comparison import interval
 from selfinformed.evidence.evaluation import evaluate
 from selfinformed.evidence.latency import latency
 from selfinformed.runtime.files import read_json
+from selfinformed.structure.intervals import interval
 from selfinformed.training.structures import Builder, Choice
 
 SEEDS = 3

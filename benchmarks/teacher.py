@@ -15,8 +15,8 @@ from common import save
 from kanji import cached_parts
 from winning import cached
 
-from selfinformed.evidence.comparison import interval
 from selfinformed.evidence.evaluation import evaluate
+from selfinformed.structure.intervals import interval
 from selfinformed.training.structures import Builder
 from selfinformed.training.teachers import TeacherNetwork
 

@@ -20,13 +20,14 @@ from common import RESULTS, save
 
 from selfinformed.augmented.network import augment
 from selfinformed.data.examples import Examples
-from selfinformed.evidence.comparison import Comparison, compare, interval
+from selfinformed.evidence.comparison import Comparison, compare
 from selfinformed.evidence.evaluation import evaluate
 from selfinformed.evidence.figures import save_figure
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_json
 from selfinformed.structure.groups import LabelGroups
+from selfinformed.structure.intervals import interval
 from selfinformed.structure.plans import HeadPlan, plan
 from selfinformed.training.features import FeatureStore, rank
 from selfinformed.training.fitting import gradient_of

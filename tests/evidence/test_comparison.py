@@ -15,10 +15,11 @@ from selfinformed.augmented.network import augment
 from selfinformed.evidence import arms as module
 from selfinformed.evidence import comparison as comparison_module
 from selfinformed.evidence.arms import Bench
-from selfinformed.evidence.comparison import ARMS, Comparison, compare, interval
+from selfinformed.evidence.comparison import ARMS, Comparison, compare
 from selfinformed.evidence.evaluation import evaluate
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.groups import LabelGroups
+from selfinformed.structure.intervals import interval
 from selfinformed.structure.plans import plan
 from selfinformed.training.features import FeatureStore, rank
 from selfinformed.training.fitting import fit
@@ -356,6 +357,24 @@ def test_the_verdict_names_the_groups_that_were_compared(grouping: str, words: s
     found.about["grouping"] = grouping
     assert found.verdict.startswith(f"Heads on groups {words} raise mAP@50")
     assert f"heads on groups {words}" in found.summary()[1]["description"]
+
+
+def test_the_verdict_does_not_claim_what_the_test_labels_do_not_show() -> None:
+    found = by_hand({"base": [0.4, 0.4], "confusions": [0.5, 0.501]})
+    change = {"base": np.zeros(6)}
+    sure = replace(found, per_label=change | {"confusions": np.array([0.1, 0.1, 0.11, 0.09, 0.1, np.nan])})
+    low, high = interval(np.array([0.1, 0.1, 0.11, 0.09, 0.1]))
+    assert f"raise mAP@50 by +10.05 points (95% interval over seeds +9.41 to +10.69, over labels {100 * low:+.2f} to {100 * high:+.2f})" in sure.verdict
+    unsure = replace(found, per_label=change | {"confusions": np.array([1.0, -0.8, 0.5, -0.4, 0.2, np.nan])})
+    assert "do not surely change mAP@50 by +10.05 points" in unsure.verdict
+    assert "raise mAP@50" in replace(found, per_label={}).verdict
+
+
+def test_arms_of_another_cost_are_named_with_it() -> None:
+    found = by_hand({"base": [0.4, 0.4], "confusions": [0.5, 0.501], "classifier": [0.45, 0.451], "random": [0.45, 0.451], "dense": [0.45, 0.451]})
+    for row in found.rows:
+        row["extra_computation"] = {"base": 1.0, "classifier": 1.0, "dense": 1.01}.get(row["arm"], 1.03)
+    assert "They beat classifier (+5.00), random (+5.00), dense (+5.00, at 1.0% more multiply-adds)." in found.verdict
 
 
 def test_the_verdict_does_not_claim_what_seeds_do_not_show() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score
 
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.average_precision import RankingMetrics, mean_average_precision
@@ -23,12 +24,11 @@ def oracle_per_label(scores: list[list[float]], targets: list[set[int]], k: int)
     for label in range(len(scores[0])):
         positives = sum(label in t for t in targets)
         kept = [e for e in range(len(scores)) if label in best(scores[e], k)]
-        kept.sort(key=lambda e: -scores[e][label])  # stable: ties in the order of the examples
-        hits, total = 0, 0.0
-        for rank, example in enumerate(kept, 1):
+        total = 0.0
+        for example in kept:
             if label in targets[example]:
-                hits += 1
-                total += hits / rank
+                above = [e for e in kept if scores[e][label] >= scores[example][label]]
+                total += sum(label in targets[e] for e in above) / len(above)
         result.append(total / positives if positives else math.nan)
     return result
 
@@ -102,6 +102,45 @@ def test_what_cannot_be_ranked_is_refused(scores, targets, k, message):
         mean_average_precision(scores, targets, k)
 
 
+@settings(max_examples=50, deadline=None)
+@given(problems(), st.randoms(use_true_random=False))
+def test_the_order_of_the_examples_does_not_matter(problem, random):
+    scores, targets, k, _ = problem
+    order = list(range(len(scores)))
+    random.shuffle(order)
+    given, shuffled = (mean_average_precision(torch.tensor([scores[e] for e in of]), [sorted(targets[e]) for e in of], k) for of in (range(len(scores)), order))
+    np.testing.assert_allclose(given, shuffled)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_equals_what_scikit_learn_says_also_of_ties(several):
+    rng = np.random.default_rng(3)
+    scores = rng.integers(0, 4, (200, 7)).astype(np.float32)
+    truth = rng.random((200, 7)) < 0.3 if several else np.eye(7, dtype=bool)[rng.integers(0, 7, 200)]
+    expected = np.mean([average_precision_score(truth[:, label], scores[:, label]) for label in range(7)])
+    assert mean_average_precision(scores, truth, top_k=7) == pytest.approx(expected)
+
+
+def test_probabilities_that_round_to_one_are_ranked_nevertheless():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 10, 500)
+    scores = (rng.normal(0, 4, (500, 10)) + 30 * np.eye(10)[truth]).astype(np.float32)
+    scores += rng.normal(0, 50, (500, 1)).astype(np.float32)  # a softmax network's logits may be shifted
+    scores[::5] = scores[::5, rng.permutation(10)]  # some are sure and wrong
+    exact = scores.astype(np.float64)
+    exact -= exact.max(1, keepdims=True)
+    above, total = np.exp(exact), np.exp(exact).sum(1, keepdims=True)
+    exact = np.log(above) - np.log(total)
+    best = exact.argmax(1)
+    rest = total[:, 0] - above[np.arange(500), best]
+    exact[np.arange(500), best] = -np.log1p([sum(sorted(np.delete(row, b))) for row, b in zip(above, best, strict=True)])
+    assert (rest < 1e-8).mean() > 0.8
+    expected = np.mean([average_precision_score(truth == label, exact[:, label]) for label in range(10)])
+    assert mean_average_precision(scores, truth, 10, "probabilities") == pytest.approx(expected, abs=1e-6)
+    one = mean_average_precision(np.zeros((3, 1), np.float32), [0, 0, 0], 1, "probabilities")  # a single label is certain
+    assert one == 1
+
+
 def test_no_examples_are_refused():
     with pytest.raises(SelfInformedError, match="no examples"):
         RankingMetrics(3).compute()
@@ -112,9 +151,9 @@ def test_by_hand():
     metrics = RankingMetrics(3, top_k=2)
     metrics.update(scores, [[0], [0], [1, 2], []])
     ranking = metrics.compute()
-    # Label 0 is kept by examples 0, 3, 1 in this order (0 before 3: a tie), its positives are 0 and 1: (1/1 + 2/3) / 2.
-    # Label 1: examples 1, 2 (tie), 3, 0; the positive is 2, in second place. Label 2: only example 2.
-    np.testing.assert_allclose(ranking.average_precision, [5 / 6, 1 / 2, 1])
+    # Label 0 is kept by examples 0 and 3 (a tie), then 1; its positives are 0 and 1: (1/2 + 2/3) / 2.
+    # Label 1: examples 1 and 2 (a tie), 3, 0; the positive is 2: one of the first two. Label 2: only example 2.
+    np.testing.assert_allclose(ranking.average_precision, [7 / 12, 1 / 2, 1])
     # Example 0: 1. Example 1: second place, 1/2. Example 2: both labels in front, 1. Example 3 is not annotated.
     assert ranking.mean_average_precision_per_example == pytest.approx(2.5 / 3)
     assert ranking.top1 == pytest.approx(2 / 3)

@@ -68,6 +68,13 @@ def test_agreement_looks_at_labels_that_both_have_grouped() -> None:
     assert np.isnan(agreement(LabelGroups(6, (np.array([5]),)), LabelGroups(6, (np.array([0]),))))
 
 
+def test_a_bootstrap_without_such_groups_is_said() -> None:
+    assert str(Stability(4, 0.5, (0.5, float("nan"), 0.4))).startswith(
+        "groups from two halves of the examples agree 0.50; 2 bootstraps agree with them 0.40 to 0.50; 1 of 3 bootstraps have no such groups (adjusted"
+    )
+    assert "nan" not in str(Stability(4, 0.5, (float("nan"),)))
+
+
 def test_it_says_what_it_found() -> None:
     assert str(Stability(4, 0.5, (0.61, 0.7))).startswith("groups from two halves of the examples agree 0.50; 2 bootstraps agree with them 0.61 to 0.70")
     assert str(Stability(4, 0.5, ())) == "groups from two halves of the examples agree 0.50 (adjusted Rand index: 1 the same, 0 chance)"

@@ -54,6 +54,47 @@ def test_shares_of_the_groups_sum_to_one(headroom: Headroom, problem: Problem) -
     assert rows[2]["gain"] == pytest.approx(np.nanmean(gains[problem.groups.members[2]]))
 
 
+def test_what_some_groups_lose_is_no_share_of_the_gain(headroom: Headroom, problem: Problem) -> None:
+    change = np.zeros(len(headroom.base.average_precision))
+    for group, gain in enumerate((0.1, 0.3, -0.2, -0.1, 0.0, 0.0)):
+        change[problem.groups.members[group]] = gain
+    dense = replace(headroom.dense, average_precision=headroom.base.average_precision + change)
+    assert [row["share"] for row in replace(headroom, dense=dense).by_group()] == pytest.approx([0.25, 0.75, 0, 0, 0, 0])
+    assert all(np.isnan(row["share"]) for row in replace(headroom, dense=headroom.base).by_group())
+
+
+def test_where_the_wide_head_fails_a_narrow_one_speaks(problem: Problem) -> None:
+    """A learning rate at which 2,048 units lose and the few of the budget gain."""
+    found = probe(problem.net, problem.store("train"), problem.store("holdout"), width=2048, learning_rate=0.1, epochs=3, budget=0.1, residuals=(1.0,))
+    assert found.points[0]["gain"] < found.points[0]["budget_gain"]
+    assert found.worth_it
+    assert 100 * found.points[0]["budget_gain"] == pytest.approx(found.gain)
+    assert found.gain >= found.forecast.gain
+    assert found.width < 2048
+    assert found.diagnosis.holdout["dense"] == pytest.approx(100 * found.dense.mean_average_precision)
+
+
+def test_training_and_holdout_examples_are_judged_on_as_many(problem: Problem) -> None:
+    """The base saw none of either: that it seems better on the fewer ones is no lack of data."""
+    few = FeatureStore.build(problem.net, problem.test.take(range(80)))
+    found = probe(problem.net, few, problem.store("holdout"), width=32, epochs=1)
+    whole = 100 * rank(problem.net, problem.store("holdout")).mean_average_precision
+    assert min(found.diagnosis.train["base"], found.diagnosis.holdout["base"]) > whole + 5  # precision among fewer examples is higher
+
+
+def test_patience_stops_by_holdout_examples(problem: Problem, monkeypatch) -> None:
+    watched = []
+    fit = module.fit
+
+    def noting(aug, store, **options):
+        watched.append(options["holdout"])
+        return fit(aug, store, **options)
+
+    monkeypatch.setattr(module, "fit", noting)
+    probe(problem.net, problem.store("train"), problem.store("holdout"), width=8, epochs=0.2, recipe={"patience": 3})
+    assert {id(store) for store in watched} == {id(problem.store("holdout"))}
+
+
 def test_labels_with_most_headroom_come_first(headroom: Headroom) -> None:
     rows = headroom.most(5)
     gains = [row["gain"] for row in rows]

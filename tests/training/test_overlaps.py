@@ -39,6 +39,18 @@ def test_the_same_inputs_are_counted_in_any_order_batch_and_type(problem: Proble
     assert len(rows) - 0.02 * n <= found <= len(rows)
 
 
+@pytest.mark.parametrize("times", [2, 9, 30])
+def test_a_leak_is_found_where_every_training_example_stands_several_times(problem: Problem, times: int) -> None:
+    train, test = problem.store("train"), problem.store("test")
+
+    def taken(store: FeatureStore, rows: np.ndarray) -> FeatureStore:
+        return replace(store, attached=store.attached[rows], penultimate=store.penultimate[rows], targets=store.targets.take(rows), examples=None)
+
+    again = taken(train, np.tile(np.arange(500), times))
+    assert n_shared(taken(train, np.arange(200)), again) >= 190
+    assert n_shared(test, again) == 0
+
+
 def test_what_the_trunk_cannot_tell_apart_is_not_the_same(problem: Problem) -> None:
     store, other = problem.store("test"), problem.store("train")
     alike = [replace(part, attached=torch.ones(len(part), 3), shapes=()) for part in (store, other)]

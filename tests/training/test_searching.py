@@ -17,6 +17,7 @@ from selfinformed.data.targets import as_targets
 from selfinformed.network.wrap import AttachPoint, wrap
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import plain, read_json
+from selfinformed.structure.intervals import interval
 from selfinformed.training import latency_budgets
 from selfinformed.training import searching as module
 from selfinformed.training.features import FeatureStore, rank
@@ -122,8 +123,11 @@ def test_the_best_dense_head_is_always_in_the_last_round(found: SearchResult) ->
 
 def test_the_verdict_says_whether_specialists_were_worth_it(found: SearchResult, problem: Problem) -> None:
     assert "Of 10 structures at 25.0%" in found.verdict
-    beaten = replace(found, best=found.dense)
-    assert "not worth it" in beaten.verdict
+    beaten = replace(found, best=found.dense, again={})
+    assert "Specialists were not ahead: " in beaten.verdict
+    for low, high, said in ((-0.03, -0.01, "were not"), (-0.03, 0.01, "may not have been")):
+        over = {"over_base": {"mean": 0.1, "low": 0.1, "high": 0.1}, "over_dense": {"mean": -0.01, "low": low, "high": high}}
+        assert f"Specialists {said} worth it: " in replace(beaten, again=over).verdict
     other = Structure(problem.plan(), 1, 1.0, found.trials[1]["structure"])
     trials = [{**row, "mean_average_precision": 0.9 if row["structure"] == other.description else 0.8} for row in found.trials]
     dense = Structure(found.plan, description=found.trials[0]["structure"])
@@ -135,6 +139,15 @@ def test_the_verdict_says_whether_specialists_were_worth_it(found: SearchResult,
         assert f"{100 * over['mean']:+.2f} ({100 * over['low']:+.2f} to" in replace(ahead, again={"over_base": clear, "over_dense": over}).verdict
     assert "nothing that was tried surely helps" in replace(ahead, again={"over_base": unclear, "over_dense": clear}).verdict
     assert "keep the network as it is" in replace(found, base=2.0).verdict
+
+
+def best_grouped(found: SearchResult) -> str:
+    return next(row["structure"] for row in found.trials if row["choice"]["grouping"] != "dense")
+
+
+def test_one_label_says_nothing_of_others() -> None:
+    assert module._over(np.array([0.5, np.nan]), np.array([0.4, 0.1])) == {"mean": pytest.approx(0.1), "low": -1, "high": 1}
+    assert module._over(np.array([np.nan]), np.array([0.4])) == {"mean": 0, "low": -1, "high": 1}
 
 
 def test_a_stopped_search_goes_on_where_it_was(found: SearchResult, problem: Problem, tmp_path, monkeypatch) -> None:
@@ -151,7 +164,8 @@ def test_a_stopped_search_goes_on_where_it_was(found: SearchResult, problem: Pro
     with pytest.raises(KeyboardInterrupt):
         searched(problem, journal=journal)
     again = searched(problem, journal=journal)
-    assert len(calls) == 7 + len(found.trials) - 6 + len({found.best.description, found.dense.description})  # these once more from another seed
+    once_more = {found.best.description, found.dense.description, best_grouped(found)}  # from another seed
+    assert len(calls) == 7 + len(found.trials) - 6 + len(once_more)
     figures = [{k: v for k, v in row.items() if k != "seconds"} for row in again.trials]
     assert figures == [{k: v for k, v in row.items() if k != "seconds"} for row in found.trials]
     n = len(calls)
@@ -258,8 +272,12 @@ def test_the_winner_is_trained_again_from_another_seed(found: SearchResult, prob
     again = result.again["over_base"]
     assert again["mean"] == pytest.approx(np.nanmean(over))
     assert again["high"] - again["mean"] == pytest.approx(again["mean"] - again["low"])
-    assert again["high"] - again["mean"] == pytest.approx(1.96 * np.nanstd(over) / np.sqrt(np.isfinite(over).sum()))
-    assert ("over_dense" in result.again) == (result.best is not result.dense)
+    assert (again["low"], again["high"]) == pytest.approx(interval(over[np.isfinite(over)]))
+    assert len(result.best.plan.groups) == 1  # the best with groups is held against it, from another seed too, before that is called worse
+    groups = result.again["over_dense"]
+    word = "were" if groups["low"] > 0 else "were not" if groups["high"] < 0 else "may not have been"
+    assert f"Specialists {word} worth it" in result.verdict
+    assert f"over this dense head with {best_grouped(result)}, and {100 * groups['mean']:+.2f} (" in result.verdict
     monkeypatch.setattr(module, "_ranked", None)  # all that is wanted is in the journal
     assert searched(problem, journal=journal).again == result.again
     assert result.to_dict()["again"] == result.again

@@ -26,6 +26,7 @@ from selfinformed.runtime.reading import reason_of
 from selfinformed.runtime.tabular import frame, percent
 from selfinformed.runtime.versions import machine, versions
 from selfinformed.structure.average_precision import nan_mean
+from selfinformed.structure.intervals import interval
 from selfinformed.structure.plans import HeadPlan
 from selfinformed.training.features import FeatureStore
 from selfinformed.training.overlaps import told_of_shared
@@ -126,12 +127,13 @@ class Comparison:
         method = self.method
         if not {method, "base"} <= set(self.arms):
             return "The comparison holds no base or no augmented network."
-        gain, cost = self.difference(method, "base"), self.values(method, "extra_computation").mean()
+        gain, cost, of_labels = self.difference(method, "base"), self.values(method, "extra_computation").mean(), self._over_labels(method, "base")
         if np.isnan(gain["mean"]):
             return f"What was gained is not known: mAP@{self.top_k} is not defined on these test data."
         subject, raises, lowers, unclear, beats, loses = _WORDS[method]
-        change = raises if gain["low"] > 0 else lowers if gain["high"] < 0 else unclear
-        by = _points(gain, len(self.values(method)), change != lowers)
+        lows, highs = ([gain[end], *of_labels[i : i + 1]] for i, end in enumerate(("low", "high")))
+        change = raises if min(lows) > 0 else lowers if max(highs) < 0 else unclear
+        by = _points(gain, len(self.values(method)), of_labels, change != lowers)
         shared = f"{self.about['shared']} " if self.about.get("shared") else ""
         text = f"{shared}{subject.format(groups=self.groups)} {change} mAP@{self.top_k} by {by} for {100 * (cost - 1):.1f}% more multiply-adds."
         above, below = self._told_apart()
@@ -170,6 +172,15 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         return comparison_table(self).to_html() + f"<p>{html.escape(self.verdict)}</p>"
+
+    def _over_labels(self, one: str, other: str) -> tuple[float, ...]:
+        """95% interval over labels of the differences in average precision, mean over seeds: what test data with other labels would change. Empty where
+        fewer than two labels are judged."""
+        if not {one, other} <= self.per_label.keys():
+            return ()
+        differences = self.per_label[one] - self.per_label[other]
+        found = differences[np.isfinite(differences)]
+        return interval(found) if len(found) > 1 else ()
 
     def _told_apart(self) -> tuple[list[str], list[str]]:
         """The controls that the method surely beats, and those that surely beat it."""
@@ -212,7 +223,7 @@ class Comparison:
         lines = [head]
         for row in self.summary():
             low, high = (100 * end for end in row["interval"])
-            spread = f"{low:.2f} to {high:.2f}" if np.isfinite(high - low) else ""
+            spread = f"{low:.2f} to {high:.2f}" if np.isfinite(high - low) and row["arm"] != "base" else ""
             over = "" if row["over_base"] is None else f"{100 * row['over_base']['mean']:+.2f}"
             lines.append(
                 f"{row['arm']:<15}{100 * row['mean_average_precision']:8.2f}  {spread:<16}{over:>10}"
@@ -358,16 +369,6 @@ def compare(
     return Comparison(rows, per_label, top_k, about)
 
 
-def interval(values: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """95% interval of the mean over seeds, by Student's t; a single value gives (-inf, inf)."""
-    from scipy.stats import t
-
-    if len(values) < 2:
-        return (float("-inf"), float("inf"))
-    half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
-    return (float(values.mean()) - half, float(values.mean()) + half)
-
-
 def _features(net: WrappedClassifier, data: Examples | FeatureStore, what: str) -> FeatureStore:
     return data if isinstance(data, FeatureStore) else FeatureStore.build(net, data, what=f"caching {what} features")
 
@@ -420,22 +421,28 @@ def _mean_over_seeds(values: Sequence[FloatArray]) -> FloatArray:
     return np.array([nan_mean(column) for column in np.stack(values).T])
 
 
+_EQUAL = 0.85  # of the extra multiply-adds: controls that have less, or the inverse of it more, are not of equal cost, and that is told
 _WORDS = {
     "confusions": ("Heads on groups {groups}", "raise", "lower", "do not surely change", "They beat", "They do not beat"),
     "searched": ("The structure that the search found", "raises", "lowers", "does not surely change", "It beats", "It does not beat"),
 }
 
 
-def _points(difference: dict[str, float], seeds: int, signed: bool) -> str:
-    low, high = (100 * difference[key] for key in ("low", "high"))
-    spread = f" (95% interval {low:+.2f} to {high:+.2f})" if seeds > 1 else " (one seed: no interval)"
+def _points(difference: dict[str, float], seeds: int, of_labels: tuple[float, ...], signed: bool) -> str:
+    ends = {"seeds": (difference["low"], difference["high"]) if seeds > 1 else (), "labels": of_labels}
+    known = [f"over {what} {100 * both[0]:+.2f} to {100 * both[1]:+.2f}" for what, both in ends.items() if both]
+    missing = [] if seeds > 1 else ["one seed"]
+    spread = f" (95% interval {', '.join([*known, *missing])})" if known else " (one seed: no interval)"
     mean = 100 * difference["mean"]
     return (f"{mean:+.2f}" if signed else f"{abs(mean):.2f}") + f" points{spread}"
 
 
 def _listed(arms: Sequence[str], comparison: Comparison) -> str:
     def listed(arm: str) -> str:
-        untuned = ", at a learning rate that was not tuned" if arm == "finetune" and arm not in comparison.about.get("tuned", {}) else ""
-        return f"{arm} ({100 * comparison.difference(comparison.method, arm)['mean']:+.2f}{untuned})"
+        also = ", at a learning rate that was not tuned" if arm == "finetune" and arm not in comparison.about.get("tuned", {}) else ""
+        own, spent = (comparison.values(name, "extra_computation").mean() - 1 for name in (arm, comparison.method))
+        if 0 < own < _EQUAL * spent or own > spent / _EQUAL:
+            also += f", at {own:.1%} more multiply-adds"
+        return f"{arm} ({100 * comparison.difference(comparison.method, arm)['mean']:+.2f}{also})"
 
     return ", ".join(map(listed, arms))

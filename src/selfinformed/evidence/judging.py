@@ -44,14 +44,16 @@ def judge(
     base = evaluate(aug.net, base_test, top_k, groups=groups, mapping=mapping)
     augmented = evaluate(aug, test, top_k, groups=groups, mapping=mapping)
     (before, was), (after, now) = mistakes(aug.net, base_test), mistakes(aug, test)
-    names, left, kept = aug.net.labels.names, after.pairs(), after.most_confident(_KEPT)
+    names, were, left, kept = aug.net.labels.names, before.pairs(), after.pairs(), after.most_confident(_KEPT)
+    both = were + left  # by either network: the pairs of one network alone would be those that it was unlucky with, and any other would look better
     examples = test if isinstance(test, Examples) else test.examples
     return {
         **augmented.to_dict(), "calibration": now.to_dict(), "base": {**base.to_dict(), "calibration": was.to_dict()},
         "mistakes": [
-            {"taken": names[taken], "annotated": names[annotated], "base": n, "augmented": left[taken, annotated]}
-            for (taken, annotated), n in sorted(before.pairs().items(), key=lambda item: (-item[1], item[0]))[:_PAIRS]
+            {"taken": names[taken], "annotated": names[annotated], "base": were[taken, annotated], "augmented": left[taken, annotated]}
+            for (taken, annotated), _ in sorted(both.items(), key=lambda item: (-item[1], item[0]))[:_PAIRS]
         ],
+        "n_mistakes": {"base": were.total(), "augmented": left.total()},
         "confident_mistakes": {
             "example": kept.example.tolist(), "name": [examples.name(row) if examples else f"example {row}" for row in kept.example.tolist()],
             "taken": kept.taken.tolist(), "annotated": kept.annotated.tolist(), "confidence": kept.confidence.tolist(),

@@ -64,7 +64,7 @@ def comparison_table(comparison: Comparison) -> Table:
     columns = (
         Column("arm", lambda row: row["arm"], words=True),
         Column(f"mAP@{comparison.top_k}", lambda row: percent(row["mean_average_precision"])),
-        Column("95% interval", lambda row: interval(row, "mean_average_precision")),
+        Column("95% interval", lambda row: "" if row["arm"] == "base" else interval(row, "mean_average_precision")),
         Column("over base", lambda row: "" if row["over_base"] is None or row["arm"] == "base" else percent(row["over_base"], "+"), difference="over_base"),
         Column(f"{comparison.method} minus it", gained, difference="method_over_it"),
         Column("per example", lambda row: percent(row["mean_average_precision_per_example"])),

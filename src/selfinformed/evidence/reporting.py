@@ -128,7 +128,8 @@ def _page(findings: Findings, figures: Mapping[str, str]) -> str:
         title=findings.title, verdict=_parted(comparison.verdict), method=comparison.method, top_k=comparison.top_k, comparison=comparison,
         counts=findings.counts, config=findings.config, names=findings.labels.names, figures=figures,
         tiles=_tiles(findings), arms=_arms(comparison), groups=_groups(findings), ungrouped=_ungrouped(findings),
-        **_changes(findings), mistakes=_pairs(findings), stability=_stability(findings), search=findings.search, headroom=_headroom(findings.headroom),
+        **_changes(findings), mistakes=_pairs(findings), n_mistakes=_all_mistakes(findings), stability=_stability(findings),
+        search=findings.search, headroom=_headroom(findings.headroom),
         calibration=_calibration(findings.evaluation), latency=_latency(findings.latency), plan=_plan(findings),
         seconds=f"{_seconds(comparison):,.0f}",
         pictures={number: base64.b64encode(png).decode("ascii") for number, png in findings.images.items()}, data=embedded_json(_data(findings)),
@@ -277,6 +278,10 @@ def _pairs(findings: Findings) -> list[dict[str, Any]]:
         }
         for i, row in enumerate(findings.evaluation.get("mistakes", ()))
     ]  # fmt: skip
+
+
+def _all_mistakes(findings: Findings) -> dict[str, Number]:
+    return {name: Number(n, f"evaluation.json#/n_mistakes/{name}", "{:,}") for name, n in findings.evaluation.get("n_mistakes", {}).items()}
 
 
 def _stability(findings: Findings) -> dict[str, Any]:

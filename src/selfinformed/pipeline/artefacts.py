@@ -77,11 +77,18 @@ class ConfidentMistakes(TypedDict):
 
 
 @with_config(OPEN)
+class MistakesInAll(TypedDict):
+    base: Count
+    augmented: Count
+
+
+@with_config(OPEN)
 class Evaluation(Judged):
     """evaluation.json"""
 
     base: Judged
     mistakes: NotRequired[list[Mistake]]
+    n_mistakes: NotRequired[MistakesInAll]
     confident_mistakes: NotRequired[ConfidentMistakes]
     training_positives: NotRequired[list[Count]]
 

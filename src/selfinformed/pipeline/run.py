@@ -219,7 +219,7 @@ class Run:
                     stores.append(FeatureStore.build(net, examples, c.forward_batch_size, f"caching {part} features", folders[-1], c.feature_dtype))
             found = probe(
                 net, *stores, groups=self.groups(), width=c.probe_width, epochs=c.epochs, top_k=c.map_k, seed=c.seed,
-                budget=self.plan().extra_computation - 1 if c.hidden else c.budget, **self._training(probed=False),
+                budget=self._budget, **self._training(probed=False),
             )  # fmt: skip
             for folder in folders:
                 rmtree(folder)
@@ -385,8 +385,9 @@ class Run:
 
         def make() -> dict[str, Any]:
             return search(
-                self.net, self.features("train"), self.features("holdout"), budget=c.budget, budget_of=c.budget_of, candidates=c.candidates,
-                rounds=c.rounds, epochs=c.epochs, counts={kind: self.counts(kind) for kind in get_args(Kind)}, top_k=c.map_k, seed=c.seed,
+                self.net, self.features("train"), self.features("holdout"), budget=c.budget if c.budget_of == "latency" else self._budget,
+                budget_of=c.budget_of, candidates=c.candidates, rounds=c.rounds, epochs=c.epochs, top_k=c.map_k, seed=c.seed,
+                counts={kind: self.counts(kind) for kind in get_args(Kind)},
                 latency_inputs=self.inputs.batches_to_time() if c.budget_of == "latency" else None, journal=self.folder / "search.jsonl",
                 classifier="keep" if c.keep_classifier else "reinitialise", **self._training(),
             ).to_dict()  # fmt: skip
@@ -432,6 +433,11 @@ class Run:
             "cache_seconds": about["seconds"],
             "training_seconds": about["forward_seconds"] * self.config.epochs * 3 * trained / cost.multiply_adds,  # a backward pass costs two forward
         }
+
+    @property
+    def _budget(self) -> float:
+        """Extra multiply-adds as a share of the base's: of the plan where widths are given."""
+        return self.plan().extra_computation - 1 if self.config.hidden else self.config.budget
 
     def _training(self, probed: bool = True) -> dict[str, Any]:
         """Options of `fit`; what the probe says of `residual: auto` among them, unless they are for the probe."""

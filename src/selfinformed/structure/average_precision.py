@@ -47,9 +47,9 @@ class Ranking:
 def mean_average_precision(scores: Any, targets: Any, top_k: int = 50, ranked_by: RankedBy = "logits") -> float:
     """mAP@K over labels, as Google's published evaluation code computes it.
 
-    Each example keeps its K best labels (ties to the lower label). For each label, the examples that kept it are ranked by score (ties in the
-    order of the examples); its average precision is the sum of the precision at each hit, over the number of all its positives,
-    kept or not. The mean is over labels with a positive.
+    Each example keeps its K best labels (ties to the lower label). For each label, the examples that kept it are ranked by score; its average
+    precision is the sum of the precision at each hit, over the number of all its positives, kept or not. Examples of equal scores all stand in the
+    place of the last of them, so that the order in which examples come does not matter. The mean is over labels with a positive.
 
     Args:
         scores: logits [N, C], finite.
@@ -89,7 +89,7 @@ class RankingMetrics:
             raise SelfInformedError(f"scores: expected shape [{len(annotated)}, {self.n_labels}], got {list(scores.shape)}")
         ids = detections(scores, min(max(self.top_k, 5), self.n_labels), name)
         logits = scores.gather(1, ids).float()
-        kept = (logits - scores.float().logsumexp(1, keepdim=True) if self.ranked_by == "probabilities" else logits).numpy()
+        kept = (_log_probabilities(scores.float(), ids) if self.ranked_by == "probabilities" else logits).numpy()
         labels = ids.numpy()
         examples, truth = annotated.pairs()
         keys = np.arange(len(labels))[:, None] * self.n_labels + labels
@@ -122,15 +122,25 @@ class RankingMetrics:
 
     def _per_label(self, ids: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], hits: npt.NDArray[np.bool_]) -> FloatArray:
         labels = ids.ravel()
-        order = np.lexsort((-scores.ravel(), labels))  # stable: equal scores stay in the order of the examples
-        labels, hit = labels[order], hits.ravel()[order]
+        order = np.lexsort((-scores.ravel(), labels))
+        labels, hit, scores = labels[order], hits.ravel()[order], scores.ravel()[order]
         starts = np.searchsorted(labels, np.arange(self.n_labels))
-        rank = np.arange(len(labels)) - starts[labels] + 1
-        total = np.cumsum(hit)
-        before = np.concatenate([[0], total])[starts[labels]]
-        sums = np.bincount(labels[hit], weights=((total - before) / rank)[hit], minlength=self.n_labels)
+        lasts = np.flatnonzero(np.append((labels[1:] != labels[:-1]) | (scores[1:] != scores[:-1]), True))  # of equal scores
+        found, at = labels[hit], lasts[np.searchsorted(lasts, np.flatnonzero(hit))]
+        total = np.concatenate([[0], np.cumsum(hit)])
+        before = starts[found]
+        sums = np.bincount(found, weights=(total[at + 1] - total[before]) / (at + 1 - before), minlength=self.n_labels)
         with np.errstate(invalid="ignore"):
             return np.where(self._positives > 0, sums / self._positives, np.nan)
+
+
+def _log_probabilities(scores: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Of the labels `ids` [B, K], best first. That of the best is computed from the others', since its difference to all of them rounds to 0 for every
+    example of which a network is sure."""
+    found = scores.gather(1, ids) - scores.logsumexp(1, keepdim=True)
+    others = scores.scatter(1, ids[:, :1], -torch.inf).logsumexp(1)
+    found[:, 0] = -torch.nn.functional.softplus(others - scores.gather(1, ids[:, :1])[:, 0])
+    return found
 
 
 def nan_mean(values: FloatArray) -> float:

@@ -46,7 +46,10 @@ class Stability:
         return frame({"sample": sample, "adjusted_rand_index": index} for sample, index in rows)
 
     def __str__(self) -> str:
-        bootstraps = f"; {len(self.bootstraps)} bootstraps agree with them {min(self.bootstraps):.2f} to {max(self.bootstraps):.2f}" if self.bootstraps else ""
+        known = [index for index in self.bootstraps if index == index]
+        bootstraps = f"; {len(known)} bootstraps agree with them {min(known):.2f} to {max(known):.2f}" if known else ""
+        if fewer := len(self.bootstraps) - len(known):
+            bootstraps += f"; {fewer} of {len(self.bootstraps)} bootstraps have no such groups"
         return f"groups from two halves of the examples agree {self.halves:.2f}{bootstraps} (adjusted Rand index: 1 the same, 0 chance)"
 
 

@@ -9,12 +9,12 @@ from typing import Any, Literal
 import numpy as np
 
 from selfinformed.structure.average_precision import Ranking, nan_mean
+from selfinformed.structure.intervals import interval
 
 WORTH_IT = 1.0  # points of mAP: a smaller gain is not worth acting on
 GAP = 5.0  # points of mAP between training and held-out examples, above which a network knows its training examples by heart
 STEEP = 0.5  # points of mAP that the second half of the training examples brings, above which still more of them would help
 CEILING = 95.0  # mAP in percent on held-out examples, above which there is next to nothing left to gain
-RESAMPLES = 200
 
 Limit = Literal["capacity", "data", "trunk", "nothing"]
 
@@ -47,7 +47,8 @@ class Forecast:
     budget: float
 
     def __str__(self) -> str:
-        return f"at {100 * self.budget:.3g}% more multiply-adds about {self.gain:+.1f} mAP ({self.low:+.1f} to {self.high:+.1f})"
+        ends = f"{self.low:+.1f} to {self.high:+.1f}" if np.isfinite(self.high) else "of one label: no interval"
+        return f"at {100 * self.budget:.3g}% more multiply-adds about {self.gain:+.1f} mAP ({ends})"
 
     def to_dict(self) -> dict[str, Any]:
         """Gains as shares from 0 to 1."""
@@ -55,19 +56,18 @@ class Forecast:
         return {"gain": self.gain / 100, "interval": interval, "choice": self.choice, "optimism": self.optimism / 100, "budget": self.budget}
 
 
-def foresee(base: Judged, candidates: Mapping[str, Judged], budget: float, seed: int = 0) -> Forecast:
+def foresee(base: Judged, candidates: Mapping[str, Judged], budget: float) -> Forecast:
     """The gain on hold-out data of the best candidate, less what choosing it there flatters it by.
 
     The best of several on the same examples is partly the luckiest. So the choice, base included, is made on one half of the examples and judged
     on the other, both ways; how much worse it is there on average is the optimism. It is 0 where both halves choose alike. (The gain itself is
-    of all examples, since average precision among half as many examples is another scale.) The interval is a bootstrap over labels of their
+    of all examples, since average precision among half as many examples is another scale.) The interval is Student's over labels, of their
     differences in average precision; it leaves out what another training seed or another distribution of test examples would change.
 
     Args:
         base: the network as it is.
         candidates: by name, what may be chosen in its place; at least one.
         budget: that they keep to.
-        seed: of the bootstrap.
     """
     gains = {name: [_gain(base.whole, c.whole), *map(_gain, base.halves, c.halves)] for name, c in candidates.items()}
     with_base = np.array([[0.0, 0.0, 0.0], *gains.values()])[:, 1:]  # [candidates, halves]
@@ -76,9 +76,7 @@ def foresee(base: Judged, candidates: Mapping[str, Judged], budget: float, seed:
     choice = max(gains, key=lambda name: gains[name][0])
     differences = 100 * (candidates[choice].whole.average_precision - base.whole.average_precision)
     differences = differences[~np.isnan(differences)]
-    rng = np.random.default_rng(seed)
-    means = [differences[rng.integers(len(differences), size=len(differences))].mean() for _ in range(RESAMPLES)] if len(differences) else [0.0]
-    gain, low, high = (max(0.0, float(x) - optimism) for x in (gains[choice][0], *np.quantile(means, (0.025, 0.975))))
+    gain, low, high = (max(0.0, float(x) - optimism) for x in (gains[choice][0], *(interval(differences) if len(differences) else (0.0, 0.0))))
     return Forecast(gain, low, high, choice, optimism, budget)
 
 
@@ -88,7 +86,7 @@ class Diagnosis:
 
     Attributes:
         holdout: of `base`, `classifier` (retrained) and `dense` (a wide head, best attach point) on hold-out examples.
-        train: of the same on a sample of as many training examples.
+        train: of the same on as many training examples; where there are fewer of these, `holdout` is of a sample as large.
         half_data: of that head on hold-out examples, trained on half of the training examples for twice the passes: as many steps, fewer examples.
     """
 

@@ -45,7 +45,8 @@ class Headroom:
     Attributes:
         base: the network as it is.
         classifier: after retraining the classifier alone.
-        dense: with a wide dense head and no budget, trained as heads would be: about the most any head could reach, at the best attach point.
+        dense: with the best dense head, a wide one that no budget binds or one within it, trained as heads would be, at the best attach point: about the
+            most any head could reach.
         width: of that dense head.
         attach: where it read.
         labels, groups: names for what lies where.
@@ -118,15 +119,15 @@ class Headroom:
         return self.dense.average_precision - self.base.average_precision
 
     def by_group(self) -> list[dict[str, Any]]:
-        """For each group its mean gain in average precision and the share of all gain that lies in it."""
+        """For each group its mean gain in average precision and the share of all gains of labels that lies in it."""
         if self.groups is None:
             return []
         gains = self.by_label()
-        total = np.nansum(gains)
+        total = np.nansum(np.clip(gains, 0, None))
         return [
             {
                 "group": name, "labels": len(members), "gain": nan_mean(gains[members]),
-                "share": float(np.nansum(gains[members]) / total) if total else float("nan"),
+                "share": float(np.nansum(np.clip(gains[members], 0, None)) / total) if total else float("nan"),
             }
             for name, members in zip(self.groups.names, self.groups.members, strict=True)
         ]  # fmt: skip
@@ -189,9 +190,10 @@ def probe(
 ) -> Headroom:
     """Says before any head is planned how much there is to win at each attach point, what a budget will win, and what limits the network.
 
-    All of it is judged on hold-out data, from which nothing else is taken. On cached features it trains, each for `epochs` passes or as many steps:
+    All of it is judged on hold-out data, from which nothing else is taken but, with `patience`, when to stop. On cached features it trains, each
+    for `epochs` passes or as many steps:
     the classifier alone; at each attach point (and over all side by side, where none is a map) a wide dense head that no budget binds and one
-    that keeps to the budget, each once for every residual; and the best wide head on half of the examples. That is 8 trainings as `fit` does them,
+    that keeps to the budget, each once for every residual; and the best of these heads on half of the examples. That is 8 trainings as `fit` does them,
     and with p > 1 attach points 8 + 6p; half of the training features, and as many as there are hold-out examples, are held in memory beside the rest.
 
     Args:
@@ -221,9 +223,10 @@ def probe(
     rng = np.random.default_rng(seed)
     first = rng.permutation(len(holdout)) < len(holdout) // 2
     n = train.n_inputs
-    sample = _take(train, rng.permutation(n)[: len(holdout)])
+    sample = _take(train, rng.permutation(n)[: len(holdout)])  # average precision among fewer examples is higher, so these and `alike` are as many
     rows = np.sort((rng.permutation(n)[: n // 2] + n * np.arange(len(train) // n)[:, None]).ravel())  # in all views
     half = _take(train, rows)
+    alike = holdout if len(sample) == len(holdout) else _take(holdout, rng.permutation(len(holdout))[: len(sample)])
     of_half = {"teacher": of_rows(training["teacher"], torch.from_numpy(rows))} if training.get("teacher") is not None else {}
 
     own = Recipe.of(training.get("recipe")).residual
@@ -231,23 +234,25 @@ def probe(
 
     def trained(heads: HeadPlan, store: FeatureStore, passes: float, rate: float = rates[0], residual: float = 1.0) -> AugmentedClassifier:
         aug = augment(net, heads, seed=seed)
-        fit(aug, store, holdout=sample, epochs=passes, seed=seed, **changed(training | (of_half if store is half else {}), rate, residual))
+        fit(aug, store, holdout=holdout, epochs=passes, seed=seed, **changed(training | (of_half if store is half else {}), rate, residual))
         return aug
 
     def judged(model: Model) -> Judged:
         return _judged(model, holdout, top_k, first)
 
-    def on_train(model: Model) -> float:
-        return 100 * rank(model, sample, top_k).mean_average_precision
+    def on_both(model: Model, ranking: Ranking | None = None) -> tuple[float, float]:
+        """mAP in percent on the hold-out examples, of all of which a ranking may be there already, and on training examples."""
+        of_holdout = ranking if ranking is not None and alike is holdout else rank(model, alike, top_k)
+        return 100 * of_holdout.mean_average_precision, 100 * rank(model, sample, top_k).mean_average_precision
 
     everything, places = LabelGroups.everything(net.n_labels), _places(net)
     none = plan(net, LabelGroups(net.n_labels, ()), hidden=(width,), attach=places[0][1])
     aug = trained(none, train, epochs)
     base, candidates = judged(net), {"classifier": judged(aug)}
     candidates |= {f"classifier, learning rates x{rate:g}": judged(trained(none, train, epochs, rate)) for rate in rates[1:]}
-    seen = {"base": on_train(net), "classifier": on_train(aug)}
+    seen = {"base": on_both(net, base.whole), "classifier": on_both(aug, candidates["classifier"].whole)}
     points: list[dict[str, Any]] = []
-    tried: list[_Wide] = []
+    tried: list[_Head] = []
     for name, module in places:
         within: HeadPlan | None = None
         with suppress(SelfInformedError):  # the budget does not reach for one unit
@@ -256,28 +261,32 @@ def probe(
         here = []
         for residual in tried_residuals:
             aug = trained(wide, train, epochs, residual=residual)
-            here.append(_Wide(rank(aug, holdout, top_k), wide, name, on_train(aug), residual))
-        tried.append(max(here, key=_Wide.reached))
+            ranking = rank(aug, holdout, top_k)
+            here.append(_Head(ranking, wide, name, on_both(aug, ranking), residual, rates[0]))
+        best = max(here, key=_Head.reached)
+        tried.append(best)
         within_here = {}
         if within is not None:
             for rate, residual in itertools.product(rates, tried_residuals):
                 also = f", learning rates x{rate:g}" if rate != rates[0] else ""
                 also += f", {seen_of(residual)}" if residual != 1 else ""
-                within_here[f"a dense head reading {name}{also}"] = judged(trained(within, train, epochs, rate, residual))
+                aug = trained(within, train, epochs, rate, residual)
+                judgement = within_here[f"a dense head reading {name}{also}"] = judged(aug)
+                if judgement.whole.mean_average_precision > tried[-1].reached():  # the wide one learnt by heart, or wants another rate
+                    tried.append(_Head(judgement.whole, within, name, on_both(aug, judgement.whole), residual, rate))
         candidates |= within_here
         best_within = max(within_here.values(), key=lambda judgement: judgement.whole.mean_average_precision, default=None)
-        points.append(_row(base.whole, tried[-1], best_within))
-    dense, wide, attach, seen["dense"], residual = max(tried, key=_Wide.reached)
+        points.append(_row(base.whole, best, best_within))
+    dense, heads, attach, seen["dense"], residual, rate = max(tried, key=_Head.reached)
     classifier = candidates["classifier"].whole
-    held_out = {"base": base.whole, "classifier": classifier, "dense": dense}
     diagnosis = Diagnosis(
-        {name: 100 * ranking.mean_average_precision for name, ranking in held_out.items()}, seen,
-        100 * rank(trained(wide, half, 2 * epochs, residual=residual), holdout, top_k).mean_average_precision,
+        {name: held_out for name, (held_out, _) in seen.items()}, {name: on_train for name, (_, on_train) in seen.items()},
+        100 * rank(trained(heads, half, 2 * epochs, rate, residual), alike, top_k).mean_average_precision,
     )  # fmt: skip
     shared = told_of_shared({"training": train, "hold-out": holdout})
-    forecast = foresee(base, candidates, budget, seed)
+    forecast = foresee(base, candidates, budget)
     return Headroom(
-        base.whole, classifier, dense, wide.hidden[0][0], attach, net.labels, points, forecast, diagnosis, groups, residual, tried_residuals, shared
+        base.whole, classifier, dense, heads.hidden[0][0], attach, net.labels, points, forecast, diagnosis, groups, residual, tried_residuals, shared
     )  # fmt: skip
 
 
@@ -290,20 +299,21 @@ def _places(net: WrappedClassifier) -> list[tuple[str, str | None]]:
     return places if places and any(shape.map for shape in net.shapes) else [*places, (_SIDE_BY_SIDE, None)]
 
 
-class _Wide(NamedTuple):
-    """A wide head as it was trained and judged."""
+class _Head(NamedTuple):
+    """A dense head as it was trained and judged."""
 
     ranking: Ranking
     heads: HeadPlan
     attach: str
-    on_train: float
+    on_both: tuple[float, float]
     residual: float
+    rate: float
 
     def reached(self) -> float:
         return float(self.ranking.mean_average_precision)
 
 
-def _row(base: Ranking, wide: _Wide, within: Judged | None) -> dict[str, Any]:
+def _row(base: Ranking, wide: _Head, within: Judged | None) -> dict[str, Any]:
     gained = None if within is None else within.whole.mean_average_precision - base.mean_average_precision
     gain = wide.reached() - base.mean_average_precision
     return {"attach": wide.attach, "residual": wide.residual, "mean_average_precision": wide.reached(), "gain": gain, "budget_gain": gained}

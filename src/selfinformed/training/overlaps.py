@@ -16,6 +16,7 @@ from selfinformed.training.features import FeatureStore
 _DIRECTIONS = 3
 _GRID = 1e-3  # of a projection's spread: finer than other examples lie apart, coarser than the same example in another batch
 _REPEATED = 8  # times that an example may stand in a part
+_SEVERAL = 100  # cells of the grid, of which all hold a multiple of the same number of examples by chance never
 _WORTH_SAYING = 0.01  # of the examples
 _SURELY = 4.0  # standard deviations above what chance gives
 
@@ -92,11 +93,14 @@ def _n_shared(mine: _Sketch, theirs: _Sketch) -> int:
         return found
 
     known, times = np.unique(keys(theirs), return_counts=True)
+    n = len(theirs.labels)
+    if len(known) >= _SEVERAL and not (times % times.min()).any():  # every example stands there so many times: views, or sampled so
+        n, times = n // int(times.min()), times // times.min()
     wanted = keys(mine)
     place = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
     seen = np.where(known[place] == wanted, times[place], 0)
     found, cells = (np.bincount(numbers, minlength=_REPEATED + 2) for numbers in (seen, times))
-    more, ratio = np.arange(2, _REPEATED + 2), len(wanted) / len(theirs.labels)
+    more, ratio = np.arange(2, _REPEATED + 2), len(wanted) / n
     chance = ratio * more * cells[more]
     surplus = found[more - 1] - chance
     return round(float(surplus[surplus > _SURELY * np.sqrt((1 + chance) * (1 + ratio * more))].sum()))

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from selfinformed.runtime.errors import SelfInformedError
 
-REVISION = 4  # of what the same options train: what was kept by another is made again
+REVISION = 5  # of what the same options train: what was kept by another is made again
 RESIDUALS = (1.0, 0.25, 0.0)  # what is tried where nothing is said of `residual`
 Schedule = Literal["one_cycle", "cosine", "constant"]
 Watched = Literal["mean_average_precision", "loss"]
