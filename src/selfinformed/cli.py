@@ -37,8 +37,8 @@ app = typer.Typer(
 )
 
 _INPUTS = [
-    "output", "model", "checkpoint", "classifier", "attach", "reduce", "outputs", "labels", "train", "holdout", "test", "image_size", "skip_bad",
-    "fonts", "views", "augmentation", "forward_batch_size", "feature_dtype", "device",
+    "output", "model", "model_options", "checkpoint", "classifier", "attach", "reduce", "outputs", "labels", "train", "holdout", "test",
+    "image_size", "pixel_mean", "pixel_std", "skip_bad", "fonts", "views", "augmentation", "forward_batch_size", "feature_dtype", "device",
 ]  # fmt: skip
 _COUNTS = ["top_k", "predictions", "n_labels"]
 _CLUSTER = ["n_groups", "grouping", "cover_share", "seed"]
@@ -153,7 +153,7 @@ def _literal(name: str) -> Any:
 
 
 def _parsed(name: str, value: str) -> Any:
-    if name in ("hidden", "arms", "sweep", "top_groups"):
+    if name in ("hidden", "arms", "sweep", "top_groups", "pixel_mean", "pixel_std") and value != "none":
         return [part.strip() for part in value.split(",") if part.strip()]
     if name == "model_options":
         import yaml
@@ -376,7 +376,7 @@ def serve(
         say(f"export     {folder} has no model.onnx of its heads yet")
         _exported(run)
     image_files = config.test is not None and config.test != "glyphs" and not config.test.endswith(".npz")
-    images = image_reader(config.image_size, limits.pixels) if image_files else None
+    images = image_reader(config.image_size, limits.pixels, run.inputs.pixels) if image_files else None
     serve(folder, address, images, top, threads, limits, say)
 
 

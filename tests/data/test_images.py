@@ -36,6 +36,21 @@ def test_every_mode_becomes_rgb_of_its_own_size(mode):
     assert tensor.dtype == torch.float32
 
 
+@pytest.mark.parametrize(("kind", "mode"), [(np.uint16, "I;16"), (np.int32, "I"), (np.float32, "F")])
+def test_more_than_8_bits_are_refused_and_not_cut_off(kind, mode, tmp_path):
+    Image.fromarray(np.full((6, 8), 300, kind)).save(tmp_path / "x.tif")
+    with pytest.raises(SelfInformedError, match=rf"x\.tif cannot be used \(its pixels are of more than 8 bits, mode {mode}; convert it to 8 bits"):
+        ImageFiles([tmp_path / "x.tif"], [[0]], LabelSpace("a")).read(0, image_transform(4))
+
+
+def test_hidden_folders_and_files_are_no_labels_and_no_images(tmp_path):
+    save_image(tmp_path / "cat" / "1.png")
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "cat" / "._1.png").write_bytes(b"of another system")
+    found = ImageFiles.from_folder(tmp_path, None)
+    assert (found.labels.names, [path.name for path in found.paths]) == (("cat",), ["1.png"])
+
+
 def seen_in(view: int, image: Image.Image, size: int | None = None, augmentation: Literal["crop", "crop_mirror"] = "crop") -> torch.Tensor:
     return distorting(size, view, augmentation, image_transform(size))(image)
 

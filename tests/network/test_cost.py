@@ -57,6 +57,18 @@ class Attention(nn.Module):
         return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
+def test_a_view_of_a_parameter_may_be_a_layers_input():
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token, self.norm, self.out = nn.Parameter(torch.ones(1, 1, WIDTH)), nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.out(self.norm(self.token.expand(len(x), -1, -1))[:, 0] + x.mean(1))
+
+    assert cost(Tokens(), SEQUENCE).multiply_adds == 3 * WIDTH
+
+
 class OnRealNumbers(nn.Module):
     """Looks at its numbers, which the meta device has none of."""
 

@@ -14,13 +14,16 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from conftest import write_images
 from selfinformed.data.glyphs import GlyphLabels, render_glyphs
+from selfinformed.data.images import IMAGENET
 from selfinformed.network.glyphnet import GlyphNet
 from selfinformed.network.wrap import AttachPoint
 from selfinformed.pipeline import inputs as inputs_module
 from selfinformed.pipeline.config import RunConfig
 from selfinformed.pipeline.inputs import Inputs
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.remarks import Remark
 from selfinformed.structure.groups import LabelGroups
 
 MODEL_FILE = """
@@ -138,6 +141,66 @@ def test_a_checkpoint_is_loaded(config, tmp_path, form):
         torch.save({"epoch": 3, "state_dict": weights()} if form == "nested.pt" else weights(), path)
     net = Inputs(replace(config, checkpoint=str(path))).network()
     assert all(torch.equal(tensor, weights()[name]) for name, tensor in net.model.state_dict().items())
+
+
+@pytest.mark.parametrize("prefixes", [("module.",), ("_orig_mod.",), ("_orig_mod.", "module."), ("module.", "_orig_mod."), ("model.",)])
+def test_what_wrappers_put_before_every_name_goes(config, tmp_path, prefixes):
+    torch.save({"".join(prefixes) + name: tensor for name, tensor in weights().items()} | {"n_averaged": torch.tensor(3)}, tmp_path / "x.pt")
+    net = Inputs(replace(config, checkpoint=str(tmp_path / "x.pt"))).network()
+    assert all(torch.equal(tensor, weights()[name]) for name, tensor in net.model.state_dict().items())
+
+
+def test_a_prefix_that_is_the_models_own_stays(config, tmp_path):
+    (tmp_path / "wave.py").write_text(MODEL_FILE + "\ndef wrapped():\n    net = nn.Sequential()\n    net.add_module('module', make())\n    return net\n")
+    torch.save({f"module.{name}": tensor for name, tensor in weights().items()}, tmp_path / "x.pt")
+    net = Inputs(replace(config, model=config.model.replace("make", "wrapped"), checkpoint=str(tmp_path / "x.pt"))).network()
+    assert all(torch.equal(tensor, weights()[name.removeprefix("module.")]) for name, tensor in net.model.state_dict().items())
+
+
+def test_averaged_weights_beside_those_that_are_taken_are_named(config, tmp_path):
+    torch.save({"state_dict": weights(), "state_dict_ema": weights(2.0)}, tmp_path / "x.pt")
+    with pytest.warns(Remark, match="holds 'state_dict', which is taken, and 'state_dict_ema'; save the weights you want alone"):
+        net = Inputs(replace(config, checkpoint=str(tmp_path / "x.pt"))).network()
+    assert torch.equal(net.model.state_dict()["0.weight"], weights()["0.weight"])
+
+
+def test_pixels_are_scaled_as_the_network_was_trained(config, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    images = write_images(tmp_path / "pictures")["holdout"]
+    there = replace(config, train=images, holdout=images, image_size=32)
+    with Image.open(Path(images) / "class 0" / "0.png") as image:
+        image = image.resize((32, 32))
+        plain = torch.from_numpy(np.asarray(image.convert("RGB")).copy()).permute(2, 0, 1) / 255.0
+    vit = replace(there, model="timm:vit_tiny_patch16_224", model_options={"img_size": 32, "depth": 1})
+    for changes, (mean, std) in (
+        ({}, IMAGENET), ({"model": "timm:resnet10t"}, IMAGENET), ({"model": vit.model}, ((0.5,) * 3, (0.5,) * 3)),
+        ({"model": vit.model, "pixel_mean": (0.1, 0.2, 0.3)}, ((0.1, 0.2, 0.3), (0.5,) * 3)), ({"pixel_std": (1.0, 2.0, 3.0)}, (IMAGENET[0], (1.0, 2.0, 3.0))),
+    ):  # fmt: skip
+        expected = (plain - torch.tensor(mean).reshape(3, 1, 1)) / torch.tensor(std).reshape(3, 1, 1)
+        torch.testing.assert_close(Inputs(replace(there, **changes)).examples("holdout").read([0])[0], expected)
+    told = {Inputs(replace(there, **changes)).examples("holdout").fingerprint for changes in ({}, {"pixel_std": (1.0, 2.0, 3.0)})}
+    assert len(told) == 2
+    first, second = (Inputs(vit).network() for _ in range(2))
+    assert first.fingerprint == second.fingerprint  # random weights, but the same
+    assert Inputs(vit).has_random_weights
+    assert not Inputs(replace(vit, checkpoint="x.pt")).has_random_weights
+    assert not Inputs(config).has_random_weights
+
+
+def test_two_classifiers_are_named_with_a_comma(config, tmp_path):
+    two = """
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.trunk, self.one, self.other = nn.Linear(4, 6), nn.Linear(6, 3), nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = self.trunk(x)
+        return (self.one(x) + self.other(x)) / 2
+"""
+    (tmp_path / "wave.py").write_text(MODEL_FILE + two)
+    net = Inputs(replace(config, model=config.model.replace("make", "Two"), classifier="one,other")).network()
+    assert net.classifier_names == ("one", "other")
 
 
 class Payload:

@@ -259,6 +259,22 @@ def test_weights_that_a_function_reads_are_noticed(done: Run, workspace: Path) -
     assert Run(read_config(done.folder)).evaluation() == before
 
 
+def test_other_code_with_the_same_weights_is_noticed(done: Run, workspace: Path) -> None:
+    model = workspace / "model.py"
+    text = (workspace / "data" / "model.py").read_text()
+    model.write_text(text)
+    config = done.folder / "config.yaml"
+    config.write_text(config.read_text().replace(str((workspace / "data" / "model.py").resolve()), str(model)))
+    (done.folder / "evaluation.json").unlink()
+    before = Run(read_config(done.folder)).evaluation()
+    (done.folder / "evaluation.json").unlink()
+    model.write_text(text.replace("self.trunk(x)", "self.trunk(-x)"))
+    with refused("holds features that the network does not give any more, though its weights are the same: the model's code has changed"):
+        Run(read_config(done.folder)).evaluation()
+    model.write_text(text)
+    assert Run(read_config(done.folder)).evaluation() == before
+
+
 @pytest.mark.parametrize("split", ["train", "holdout", "test"])
 def test_data_that_were_written_anew_are_noticed(done: Run, workspace: Path, split: str) -> None:
     path = workspace / f"{split}.npz"

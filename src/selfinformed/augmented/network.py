@@ -23,6 +23,7 @@ from selfinformed.network.calls import call, evaluating, logits_of
 from selfinformed.network.wrap import AttachPoint, Output, WrappedClassifier, fingerprint_of
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.memory import free_memory
+from selfinformed.runtime.reading import reason_of
 from selfinformed.structure.plans import HeadPlan
 
 _Joined = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -54,7 +55,11 @@ class AugmentedClassifier(nn.Module):
             )
         self.net, self.plan = net, plan
         self.output: Output | None = net.output
-        self.base = copy.deepcopy(net.model).requires_grad_(False)
+        try:
+            self.base = copy.deepcopy(net.model).requires_grad_(False)
+        except RuntimeError as error:
+            kept = "where it keeps a tensor of an earlier call, call model.train().eval() and wrap it anew"
+            raise SelfInformedError(f"augment: the network cannot be copied ({reason_of(error)}); {kept}") from None
         self.is_control = heads is not None or not isinstance(classifier, str)
         slot = _ClassifierSlot(net, plan, classifier, heads)
         for number, name in enumerate(net.classifier_names):

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from selfinformed.data.hub_datasets import PADDING, HubDataset, as_tensor
-from selfinformed.data.images import Augmentation, ImageFiles, Images, Transform, distorting, image_transform
+from selfinformed.data.images import IMAGENET, Augmentation, ImageFiles, Images, Pixels, Transform, distorting, image_transform
 from selfinformed.data.labels import LabelSpace
 from selfinformed.data.tar_shards import TarShards
 from selfinformed.data.targets import Targets, as_targets
@@ -122,6 +122,7 @@ def open_dataset(
     *,
     image_size: int | None = None,
     transform: Transform | None = None,
+    pixels: Pixels | None = None,
     skip_bad: int = 0,
     views: int = 1,
     augmentation: Augmentation | None = None,
@@ -144,7 +145,8 @@ def open_dataset(
         labels: the network's label names in the order of its outputs. By default the subfolders' names, the manifest's labels sorted,
             or numbers. Folders and labels of the data must be among them.
         image_size: side in pixels to which image files are resized and cropped (default: left as they are).
-        transform: takes a PIL image, gives a tensor; instead of the default (RGB, 0..1, ImageNet mean and deviation).
+        transform: takes a PIL image, gives a tensor; instead of the default (RGB, 0..1, less a mean, over a deviation).
+        pixels: that mean and deviation, three numbers each (default: ImageNet's).
         skip_bad: how many unreadable images may be set aside; beyond that reading stops with the file's name.
         views: how often each image is there: first as it is, then in distorted views, view after view; the same at each reading.
         augmentation: what distorted views are: `crop`, or `crop_mirror`, where left and right do not matter.
@@ -153,7 +155,7 @@ def open_dataset(
         SelfInformedError: the source is none of these, or disagrees with the labels.
     """
     space = labels if isinstance(labels, LabelSpace) or labels is None else LabelSpace(labels)
-    transforms = [transform or image_transform(image_size)]
+    transforms = [transform or image_transform(image_size, pixels or IMAGENET)]
     if augmentation is not None or views != 1:
         if augmentation is None or augmentation not in get_args(Augmentation) or not isinstance(views, int) or views < 2:
             ways = " or ".join(get_args(Augmentation))
@@ -161,6 +163,7 @@ def open_dataset(
         size = None if transform else image_size
         transforms += [distorting(size, view, augmentation, transforms[0]) for view in range(1, views)]
     about = (f"{image_size} " if image_size else "").encode() + (f"{augmentation} {views}" if augmentation else "").encode()
+    about += b"" if pixels in (None, IMAGENET) else repr(pixels).encode()
     from_images = partial(_from_images, transforms=transforms, skip_bad=skip_bad, about=about, sampled=transform is not None)
     if isinstance(source, str | Path):
         path = Path(source)

@@ -26,9 +26,10 @@ _MOST_PIXELS = 2**27  # of an image, before it is decoded and after it is resize
 MOST_BYTES = 2**28  # of an image file
 _MOST_CHARACTERS = 2**14  # of a path or a label in a parquet manifest
 _BILINEAR, _MIRROR = 2, 0  # Pillow's numbers
-_MEAN = torch.tensor([0.485, 0.456, 0.406]).reshape(3, 1, 1)  # ImageNet's, as torchvision and timm use them
-_DEVIATION = torch.tensor([0.229, 0.224, 0.225]).reshape(3, 1, 1)
 
+Pixels = tuple[Sequence[float], Sequence[float]]
+"""What is taken from pixels of 0 to 1, and what they are then divided by, red, green and blue."""
+IMAGENET: Pixels = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 Transform = Callable[[Any], torch.Tensor]
 """Takes a PIL image, gives a tensor."""
@@ -71,8 +72,8 @@ class ImageFiles:
     @classmethod
     def from_folder(cls, folder: Path, labels: LabelSpace | None) -> ImageFiles:
         """One subfolder per label."""
-        subfolders = sorted(p for p in folder.iterdir() if p.is_dir())
-        images = {sub: [path for path in sorted(sub.rglob("*")) if path.suffix.lower() in SUFFIXES] for sub in subfolders}
+        subfolders = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+        images = {sub: [path for path in sorted(sub.rglob("*")) if path.suffix.lower() in SUFFIXES and path.name[0] != "."] for sub in subfolders}
         if not any(images.values()):
             raise SelfInformedError(f"data: {folder} holds no images in subfolders; expected {folder}/LABEL/IMAGE.png")
         labels = labels or LabelSpace(sub.name for sub in subfolders)
@@ -129,17 +130,18 @@ def stamp(paths: Sequence[Path]) -> bytes:
     return hashlib.sha256(repr([s and (s.st_size, s.st_mtime_ns) for s in stats]).encode()).digest()
 
 
-def image_transform(size: int | None) -> Transform:
-    """PIL image to float [3, size, size]: shorter side resized to `size`, centre cropped, ImageNet mean and deviation."""
+def image_transform(size: int | None, pixels: Pixels = IMAGENET) -> Transform:
+    """PIL image to float [3, size, size]: shorter side resized to `size`, centre cropped, less a mean and over a deviation."""
+    mean, deviation = (torch.tensor(values).reshape(3, 1, 1) for values in pixels)
 
     def transform(image: Any) -> torch.Tensor:
-        image = image.convert("RGB")
+        image = _in_colour(image)
         if size is not None:
             width, height = _resized(image, size)
             left, top = (width - size) // 2, (height - size) // 2
             image = image.resize((width, height)).crop((left, top, left + size, top + size))
-        pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
-        return (pixels / 255.0 - _MEAN) / _DEVIATION
+        values = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
+        return (values / 255.0 - mean) / deviation
 
     return transform
 
@@ -153,7 +155,7 @@ def distorting(size: int | None, view: int, augmentation: Augmentation, transfor
     """
 
     def distort(image: Any) -> torch.Tensor:
-        image = image.convert("RGB")
+        image = _in_colour(image)
         if size is not None:
             _resized(image, size)
         rng = np.random.default_rng([view, zlib.crc32(image.tobytes())])
@@ -166,6 +168,13 @@ def distorting(size: int | None, view: int, augmentation: Augmentation, transfor
         return transform(part.transpose(_MIRROR) if augmentation == "crop_mirror" and rng.random() < 0.5 else part)
 
     return distort
+
+
+def _in_colour(image: Any) -> Any:
+    """As RGB. Pixels of more than 8 bits, which Pillow would cut off at 255, are refused."""
+    if image.mode[:1] in "IF":
+        raise ValueError(f"its pixels are of more than 8 bits, mode {image.mode}; convert it to 8 bits, or from Python give a transform")
+    return image.convert("RGB")
 
 
 def _resized(image: Any, size: int) -> tuple[int, int]:

@@ -60,7 +60,7 @@ def cost(model: nn.Module, example_inputs: Inputs, parts: Mapping[str, Sequence[
     flops: Mapping[str, Mapping[Any, int]] = {}
     uncounted: tuple[str, ...] = ()
     with suppress(Exception):  # it cannot be copied, or its copy does not run
-        flops, uncounted = _count(_copy_of(model, lambda tensor: tensor), inputs)
+        flops, uncounted = _count(_copy_of(model, lambda tensor: tensor.detach()), inputs)  # the counter trips over views of what wants a gradient
     if not flops or not all(f"{root}.{name}" in flops for name in names):  # or runs modules of the model, by a forward that was put there
         flops, uncounted = _count(model, inputs)
     if uncounted:

@@ -221,6 +221,8 @@ def wrap(
     """
     if not isinstance(model, nn.Module):
         raise SelfInformedError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise SelfInformedError("model: this one is scripted or traced, and its layers cannot be read; give the network from which it was made")
     if output is not None and output not in get_args(Output):
         raise SelfInformedError(f"output: expected one of {', '.join(get_args(Output))}, got {output!r}")
     example_inputs = dict(example_inputs) if isinstance(example_inputs, Mapping) else example_inputs

@@ -28,7 +28,7 @@ class RunConfig:
     )
     model_options: dict[str, Any] | None = _option(None, "further arguments of a model named by its family, e.g. in_chans=1,img_size=64")  # noqa: RUF009
     checkpoint: str | None = _option(None, "weights to load into the model: .safetensors, or .pt read with weights_only=True")
-    classifier: str | None = _option(None, "dotted name of the last linear layer (default: found)")
+    classifier: str | None = _option(None, "dotted name of the last linear layer, or of two whose average counts, parted by a comma (default: found)")
     attach: str | None = _option(
         None,
         "dotted name of the module whose output the heads read (default: the trunk's output), or several, each perhaps with its own reduce: "
@@ -50,6 +50,10 @@ class RunConfig:
     predictions: str | None = _option(None, "saved top-K predictions to count instead of running the network: .safetensors, .npz, .parquet, .csv")
     n_labels: int | None = _option(None, "number of labels, for saved predictions that do not say it and without label names")
     image_size: int | None = _option(None, "side in pixels to which images are resized and cropped (default: as they are)")
+    pixel_mean: tuple[float, float, float] | None = _option(
+        None, "taken from pixels of 0 to 1, red, green and blue, e.g. 0.5,0.5,0.5 (default: a timm network's own, else ImageNet's)"
+    )
+    pixel_std: tuple[float, float, float] | None = _option(None, "what pixels are then divided by (default: likewise)")
     skip_bad: int = _option(0, "how many unreadable images per data set may be set aside")
     fonts: str | None = _option(None, "folder of typefaces for the glyphs (default: matplotlib's)")
     views: int = _option(2, "views of each training glyph, all distorted, or with augmentation of each training image, the first as it is")
@@ -269,7 +273,7 @@ _SHARES = ("residual", "label_smoothing", "class_weights", "balanced_sampling", 
 _MOST = dict.fromkeys(_SHARES, 1) | {"n_labels": MOST_LABELS, "top_k": MOST_LABELS, "image_size": 2**14, "hidden": 2**20, "depth": 64,
          "dense_share": 1, "attach_points": 64, "views": 1_000, "seed": 2**63 - 1}
 _MOST_NUMBER = 2**31 - 1  # of every other option
-_ABOVE_ZERO = ("temperature", "epsilon", "budget")
+_ABOVE_ZERO = ("temperature", "epsilon", "budget", "pixel_std")
 _BELOW_ONE = ("label_smoothing", "class_weights", "ema", "dense_share")
 _TOGETHER: dict[str, tuple[Callable[[RunConfig], bool], str]] = {
     "hidden": (
@@ -309,6 +313,6 @@ _LEAST = {
     "n_labels": 1, "hidden": 1, "top_k": 1, "map_k": 1, "views": 1, "skip_bad": 0, "depth": 1, "epochs": 0, "batch_size": 1,
     "forward_batch_size": 1, "probe_width": 1, "seeds": 1, "seed": 0, "budget": 0.0, "dense_share": 0.0, "learning_rate": 0.0,
     "classifier_learning_rate": 0.0, "image_size": 1, "candidates": 1, "rounds": 1, "tuning": 1, "attach_points": 0, "latency_batch": 1,
-    "weight_decay": 0.0, "residual": 0.0, "epsilon": 0.0, "label_smoothing": 0.0, "logit_adjustment": 0.0, "class_weights": 0.0,
+    "pixel_std": 0.0, "weight_decay": 0.0, "residual": 0.0, "epsilon": 0.0, "label_smoothing": 0.0, "logit_adjustment": 0.0, "class_weights": 0.0,
     "balanced_sampling": 0.0, "soft_targets": 0.0, "temperature": 0.0, "ema": 0.0, "tail_average": 0.0, "patience": 0,
 }  # fmt: skip

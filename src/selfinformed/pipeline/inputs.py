@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 from selfinformed.data.examples import Examples, open_dataset, take_inputs
 from selfinformed.data.examples import Inputs as Batch
 from selfinformed.data.glyphs import GlyphLabels, glyph_examples, shipped_glyphs
+from selfinformed.data.images import IMAGENET, Pixels
 from selfinformed.data.labels import LabelSpace
 from selfinformed.network.families import FAMILIES, labels_of, open_family
 from selfinformed.network.glyphnet import BaseName, GlyphNet
@@ -26,7 +28,9 @@ from selfinformed.network.wrap import AttachPoint, Reduce, WrappedClassifier, wr
 from selfinformed.pipeline.config import RunConfig
 from selfinformed.runtime.device import choose_device
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.extras import extra
 from selfinformed.runtime.reading import check_file, check_tensors, naming, read_text, reason_of, shown
+from selfinformed.runtime.remarks import remark
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.training.fitting import guess_output
 
@@ -51,12 +55,15 @@ class Inputs:
         try:
             return wrap(
                 model, examples.example_inputs(), labels=examples.labels,
-                classifier=config.classifier, attach=_attach_points(config), reduce=config.reduce,
+                classifier=names.split(",") if "," in (names := config.classifier or "") else config.classifier,
+                attach=_attach_points(config), reduce=config.reduce,
                 output=guess_output(examples.targets) if config.outputs == "auto" else config.outputs,
             )  # fmt: skip
         except SelfInformedError as error:
             if "example inputs" in str(error):
-                raise SelfInformedError(f"{error}; they are the first of {config.holdout}") from None
+                found = examples.example_inputs()
+                which = f", {str(found.dtype).removeprefix('torch.')} {list(found.shape)}" if isinstance(found, torch.Tensor) else ""
+                raise SelfInformedError(f"{error}; they are the first of {config.holdout}{which}") from None
             raise
 
     def teacher(self) -> tuple[WrappedClassifier, torch.Tensor | None]:
@@ -88,6 +95,25 @@ class Inputs:
         """The network with its weights."""
         return self._opened(self.config.model, self.config.model_options, self.config.checkpoint)
 
+    @property
+    def has_random_weights(self) -> bool:
+        """Whether nothing says what the network was trained to."""
+        c = self.config
+        named = {"pretrained", "checkpoint_path", "weights"} & {*(c.model_options or {})}
+        return c.model.startswith(("timm:", "torchvision:")) and not c.checkpoint and not named
+
+    @cached_property
+    def pixels(self) -> Pixels:
+        """Mean and deviation of pixels that the network was trained on, as far as is known."""
+        mean, deviation = IMAGENET
+        family, _, name = self.config.model.partition(":")
+        if family == "timm" and not (self.config.pixel_mean and self.config.pixel_std):
+            with suppress(Exception):  # a name without a configuration, or that is none, which is said where the model is made
+                known = extra("timm").get_pretrained_cfg(name)
+                if known is not None and len(known.mean) == len(known.std) == 3:
+                    mean, deviation = known.mean, known.std
+        return tuple(self.config.pixel_mean or mean), tuple(self.config.pixel_std or deviation)
+
     def _opened(self, model_name: str, options: dict[str, Any] | None, checkpoint: str | None) -> nn.Module:
         config = self.config
         family, _, name = model_name.partition(":")
@@ -95,7 +121,9 @@ class Inputs:
             model = open_family(family, name, len(self.labels) if self.labels else None, options)
         elif family in FAMILIES:
             n_labels = len(self.labels) if self.labels else config.n_labels or len(self.examples("train" if config.train else "holdout").labels)
-            model = open_family(family, name, n_labels, options)
+            with torch.random.fork_rng(devices=[]):  # without a checkpoint the same network each time
+                torch.manual_seed(0)
+                model = open_family(family, name, n_labels, options)
         elif options:
             raise SelfInformedError(f"model_options: these are for models named by their family ({', '.join(FAMILIES)}); got the model {model_name!r}")
         else:
@@ -185,8 +213,8 @@ class Inputs:
             labels = self.examples("train").labels  # the label set is the training data's
         augmentation = self.config.augmentation if split == "train" else None
         return open_dataset(
-            source, labels, image_size=self.config.image_size, skip_bad=self.config.skip_bad, views=self.config.views if augmentation else 1,
-            augmentation=augmentation,
+            source, labels, image_size=self.config.image_size, pixels=self.pixels, skip_bad=self.config.skip_bad,
+            views=self.config.views if augmentation else 1, augmentation=augmentation,
         )
 
     def _read_labels(self) -> LabelSpace | None:
@@ -294,9 +322,10 @@ def _is_beside(module: Any, folders: set[Path]) -> bool:
 
 def _load_checkpoint(model: nn.Module, path: Path) -> None:
     own, state = model.state_dict(), _read_checkpoint(path)
-    for prefix in ("module.", "_orig_mod."):  # what DistributedDataParallel and torch.compile put before every name
-        if state and all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    state = {name: tensor for name, tensor in state.items() if name in own or name != "n_averaged"}  # which AveragedModel adds
+    prefixes = ("module.", "_orig_mod.", "model.")  # of DistributedDataParallel, torch.compile and Lightning, in any order
+    while state.keys() != own.keys() and (prefix := next((p for p in prefixes if state and all(name.startswith(p) for name in state)), None)):
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     missing, unknown = [k for k in own if k not in state], [k for k in state if k not in own]
     shapes = [f"{k} {list(state[k].shape)} for {list(own[k].shape)}" for k in own if k in state and own[k].shape != state[k].shape]
     if missing or unknown or shapes:
@@ -324,6 +353,8 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
         raise SelfInformedError(f"checkpoint: {path} cannot be read ({reason_of(error)}); expected .safetensors, or a .pt of tensors only") from None
     for name in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(name), dict):
+            if others := [other for other in ("state_dict_ema", "model_ema", "ema") if isinstance(state.get(other), dict)]:
+                remark(f"checkpoint: {path} holds {name!r}, which is taken, and {others[0]!r}; save the weights you want alone if it is those")
             state = state[name]
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items()):
         raise SelfInformedError(f"checkpoint: {path} holds no state dict; expected a dictionary of tensors by name")

@@ -14,6 +14,7 @@ import torch
 
 from selfinformed.augmented.network import AugmentedClassifier
 from selfinformed.augmented.saved import load
+from selfinformed.data.examples import Examples
 from selfinformed.data.labels import LabelSpace
 from selfinformed.data.predictions import Predictions, open_predictions
 from selfinformed.evidence.arms import FOUND
@@ -85,6 +86,8 @@ class Run:
         net = self.inputs.network()
         self._kept.belongs_to(net)
         self.say(f"network    {net}")
+        if self.inputs.has_random_weights:
+            self.say("           its weights are random; --checkpoint FILE gives it those that it was trained to")
         if self.config.teacher is not None and not (self.folder / "config.json").exists():
             self.say(f"teacher    {self._teaching[0]}")  # what is wrong with it is said before anything is made
         return net
@@ -187,6 +190,7 @@ class Run:
         elif are_whole(folder):
             sweep_units(folder)
             store = FeatureStore.load(folder, net, examples)
+            _check_still_given(store, net, examples, folder)
             self.say(f"{'features':<10} {name} is there already")
         else:
             about, start = estimate(net, examples, c.forward_batch_size, c.feature_dtype), time.perf_counter()
@@ -475,6 +479,22 @@ class Run:
         found = self.headroom()
         own = str(self.net.attach) if len(self.net.attach_points) == 1 else None
         return float(next((row["residual"] for row in found["attach_points"] if row["attach"] == own and "residual" in row), found["residual"]))
+
+
+def _check_still_given(store: FeatureStore, net: WrappedClassifier, examples: Examples, folder: Path) -> None:
+    """Stops where the network gives other features of the first example than are cached: its code is another, though its weights are the same."""
+    for _, inputs in examples.batches(1):
+        found = net.features(inputs)
+        for kept, given in zip(store.batch(torch.tensor([0])), (found.attached, found.penultimate), strict=True):
+            if not (kept - given.float().cpu()).abs().max() <= _ROUNDING * kept.abs().max().clamp(min=1e-6):
+                raise SelfInformedError(
+                    f"{folder} holds features that the network does not give any more, though its weights are the same: the model's code has changed; "
+                    "choose another --output, or delete the folder"
+                )
+        return
+
+
+_ROUNDING = 0.02  # of the largest feature: of another batch size, number of threads, or type
 
 
 def _named(name: str, kind: Kind) -> str:

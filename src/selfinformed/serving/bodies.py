@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from selfinformed.runtime.errors import SelfInformedError
+
+if TYPE_CHECKING:
+    from selfinformed.data.images import Pixels
 
 Arrays = dict[str, np.ndarray]
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "PPM")
@@ -54,16 +57,16 @@ def body_reader(expected: Mapping[str, Expected], images: Callable[[bytes], np.n
     return read
 
 
-def image_reader(size: int | None, most_pixels: int) -> Callable[[bytes], np.ndarray]:
+def image_reader(size: int | None, most_pixels: int, pixels: Pixels | None = None) -> Callable[[bytes], np.ndarray]:
     """Gives the function that turns an image into float32 [3, H, W], as the examples that the network was trained on were.
 
     Args:
-        size: see `image_transform`.
+        size, pixels: see `image_transform`.
         most_pixels: that the header may state, and that resizing may make, which of a thread-like image is far more.
     """
-    from selfinformed.data.images import image_transform  # which needs torch; a server of arrays does not
+    from selfinformed.data.images import IMAGENET, image_transform  # which needs torch; a server of arrays does not
 
-    transform = image_transform(size)
+    transform = image_transform(size, pixels or IMAGENET)
 
     def read(body: bytes) -> np.ndarray:
         from PIL import Image
@@ -71,9 +74,9 @@ def image_reader(size: int | None, most_pixels: int) -> Callable[[bytes], np.nda
         try:
             with Image.open(BytesIO(body), formats=_FORMATS) as image:
                 width, height = image.size
-                pixels = width * height
-                resized = pixels if size is None else round(pixels * (size / max(1, min(width, height))) ** 2)
-                if max(pixels, resized) > most_pixels:
+                there = width * height
+                resized = there if size is None else round(there * (size / max(1, min(width, height))) ** 2)
+                if max(there, resized) > most_pixels:
                     raise SelfInformedError(
                         f"image: {width} x {height} is more than {most_pixels:,} pixels (when resized: {resized:,}); send a smaller or less narrow one"
                     )
