@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -300,7 +301,8 @@ def _import(place: str) -> Any:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
-    others = {name: sys.modules.pop(name) for name, its in list(sys.modules.items()) if _is_beside(its, {*_FOLDERS} - {folder})}
+    beside = {*map(str, _FOLDERS)} - {str(folder)}
+    others = {name: sys.modules.pop(name) for name, its in list(sys.modules.items()) if beside and _is_in(its, beside)}
     _FOLDERS.append(folder)
     sys.path.insert(0, str(folder))  # so that it can import the files beside it, not those of the same name beside another
     try:
@@ -314,10 +316,14 @@ def _import(place: str) -> Any:
 _FOLDERS: list[Path] = []  # of the files that were imported
 
 
-def _is_beside(module: Any, folders: set[Path]) -> bool:
-    """Whether a module is one of the files beside a user's."""
-    file = str(getattr(module, "__file__", None) or "")
-    return bool(file) and any(Path(file).is_relative_to(folder) for folder in folders)
+def _is_in(module: Any, folders: set[str]) -> bool:
+    """Whether a module's file is anywhere below one of the folders."""
+    place = str(getattr(module, "__file__", None) or "")
+    while (above := os.path.dirname(place)) != place:
+        if above in folders:
+            return True
+        place = above
+    return False
 
 
 def _load_checkpoint(model: nn.Module, path: Path) -> None:
