@@ -374,7 +374,7 @@ def test_arms_of_another_cost_are_named_with_it() -> None:
     found = by_hand({"base": [0.4, 0.4], "confusions": [0.5, 0.501], "classifier": [0.45, 0.451], "random": [0.45, 0.451], "dense": [0.45, 0.451]})
     for row in found.rows:
         row["extra_computation"] = {"base": 1.0, "classifier": 1.0, "dense": 1.01}.get(row["arm"], 1.03)
-    assert "They beat classifier (+5.00), random (+5.00), dense (+5.00, at 1.0% more multiply-adds)." in found.verdict
+    assert "They beat classifier (+5.00), random (+5.00), dense (+5.00, at 1% more multiply-adds)." in found.verdict
 
 
 def test_the_verdict_does_not_claim_what_seeds_do_not_show() -> None:

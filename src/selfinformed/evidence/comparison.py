@@ -442,7 +442,7 @@ def _listed(arms: Sequence[str], comparison: Comparison) -> str:
         also = ", at a learning rate that was not tuned" if arm == "finetune" and arm not in comparison.about.get("tuned", {}) else ""
         own, spent = (comparison.values(name, "extra_computation").mean() - 1 for name in (arm, comparison.method))
         if 0 < own < _EQUAL * spent or own > spent / _EQUAL:
-            also += f", at {own:.1%} more multiply-adds"
+            also += f", at {100 * own:.2g}% more multiply-adds"
         return f"{arm} ({100 * comparison.difference(comparison.method, arm)['mean']:+.2f}{also})"
 
     return ", ".join(map(listed, arms))
