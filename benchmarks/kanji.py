@@ -23,11 +23,11 @@ def task(kind: str) -> Task:
     net, stores = cached_parts("kanji", kind, 1)
     train, holdout, test, views = stores
     arms = ("base", "classifier", "confusions", "codetections", "random", "dense", "hinton", "gated", "adapter", "searched")
-    if kind != "budget":  # where heads correct the base a tenth of the rates is enough, and more is too much
+    if kind != "budget":  # on the long-trained base a tenth of the rates is enough where heads correct it, and more is too much; on the converged one not
         arms = ("base", "classifier", "confusions", "random", "dense", "searched")
         return Task(
             "kanji", kind, net, train, holdout, test, views, log_seconds("kanji", kind), 2.0, replace(SPACE, rate=(1.0, 0.3)), candidates=24, rounds=1,
-            arms=arms, curve=(), tuning=(1.0, 0.1),
+            arms=arms, curve=(), tuning=(1.0, 0.1) if kind == "long" else (1.0,),
         )  # fmt: skip
     return Task(  # at the rates that every arm preferred to half of them
         "kanji", kind, net, train, holdout, test, views, log_seconds("kanji", kind), 1.0, SPACE, candidates=36, rounds=1,
