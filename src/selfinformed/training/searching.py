@@ -99,17 +99,18 @@ class SearchResult:
         again = self.again.get("over_base")
         if again is not None and again["low"] <= 0:
             return text + f"Trained again from another seed it is {_points(again)} over the base: nothing that was tried surely helps."
-        over, against = self.over_dense, f"over the best dense head ({self.dense.description})"
+        over, against, unclear = self.over_dense, f"over the best dense head ({self.dense.description})", "may not have been"
         if len(self.best.plan.groups) == 1:
             grouped = next((row for row in self.trials if row["round"] == self.trials[0]["round"] and not Choice(**row["choice"]).is_dense), None)
             if grouped is None:
                 return text + "No structure with groups was tried to the end."
-            over, against = grouped["mean_average_precision"] - self._score(self.dense), f"over this dense head with {grouped['structure']}"
+            over, unclear = grouped["mean_average_precision"] - self._score(self.dense), "may have been"
+            against = f"over this dense head with {grouped['structure']}"
         against = f"{100 * over:+.2f} {against}"
         again = self.again.get("over_dense")
         if again is None:
             return text + f"Specialists were {'ahead' if over > 0 else 'not ahead'}: {against}, of one seed."
-        worth = "were" if again["low"] > 0 else "were not" if again["high"] < 0 else "may not have been"
+        worth = "were" if min(again["low"], over) > 0 else "were not" if again["high"] < 0 else unclear
         return text + f"Specialists {worth} worth it: {against}, and {_points(again)} with both trained again from another seed."
 
     def to_frame(self) -> pd.DataFrame:
