@@ -88,8 +88,7 @@ class RankingMetrics:
         if scores.shape != (len(annotated), self.n_labels):
             raise SelfInformedError(f"scores: expected shape [{len(annotated)}, {self.n_labels}], got {list(scores.shape)}")
         ids = detections(scores, min(max(self.top_k, 5), self.n_labels), name)
-        logits = scores.gather(1, ids).float()
-        kept = (_log_probabilities(scores.float(), ids) if self.ranked_by == "probabilities" else logits).numpy()
+        kept = (_log_probabilities(scores.float(), ids) if self.ranked_by == "probabilities" else scores.gather(1, ids).float()).numpy()
         labels = ids.numpy()
         examples, truth = annotated.pairs()
         keys = np.arange(len(labels))[:, None] * self.n_labels + labels
@@ -137,9 +136,10 @@ class RankingMetrics:
 def _log_probabilities(scores: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """Of the labels `ids` [B, K], best first. That of the best is computed from the others', since its difference to all of them rounds to 0 for every
     example of which a network is sure."""
-    found = scores.gather(1, ids) - scores.logsumexp(1, keepdim=True)
+    logits = scores.gather(1, ids)
     others = scores.scatter(1, ids[:, :1], -torch.inf).logsumexp(1)
-    found[:, 0] = -torch.nn.functional.softplus(others - scores.gather(1, ids[:, :1])[:, 0])
+    found = logits - scores.logsumexp(1, keepdim=True)
+    found[:, 0] = -torch.nn.functional.softplus(others - logits[:, 0])
     return found
 
 
