@@ -483,15 +483,13 @@ class Run:
 
 def _check_still_given(store: FeatureStore, net: WrappedClassifier, examples: Examples, folder: Path) -> None:
     """Stops where the network gives other features of the first example than are cached: its code is another, though its weights are the same."""
-    for _, inputs in examples.batches(1):
-        found = net.features(inputs)
-        for kept, given in zip(store.batch(torch.tensor([0])), (found.attached, found.penultimate), strict=True):
-            if not (kept - given.float().cpu()).abs().max() <= _ROUNDING * kept.abs().max().clamp(min=1e-6):
-                raise SelfInformedError(
-                    f"{folder} holds features that the network does not give any more, though its weights are the same: the model's code has changed; "
-                    "choose another --output, or delete the folder"
-                )
-        return
+    found = net.features(examples.example_inputs())
+    for kept, given in zip(store.batch(torch.tensor([0])), (found.attached, found.penultimate), strict=True):
+        if not (kept - given.float().cpu()).abs().max() <= _ROUNDING * kept.abs().max().clamp(min=1e-6):
+            raise SelfInformedError(
+                f"{folder} holds features that the network does not give any more, though its weights are the same: the model's code has changed; "
+                "choose another --output, or delete the folder"
+            )
 
 
 _ROUNDING = 0.02  # of the largest feature: of another batch size, number of threads, or type
