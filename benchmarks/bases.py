@@ -33,7 +33,7 @@ from selfinformed.training.fitting import gradient_of, loss_of, one_cycle
 BASES = Path(__file__).parent / "bases"
 PASSES = {
     ("kanji", "budget"): 5, ("kanji", "converged"): 12, ("kanji", "long"): 16, ("kanji2", "budget"): 1,
-    ("cjk", "budget"): 8, ("cjk", "converged"): 12,
+    ("cjk", "budget"): 8, ("cjk", "converged"): 8,
 }  # fmt: skip
 DATA = {"kanji": lambda: kanji(1), "kanji2": lambda: kanji(2), "cjk": cjk}
 
