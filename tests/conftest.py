@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"  # other tests have the other cores: read as NumPy and PyTorch are imported, here and in the processes of tests
 
 import numpy as np
 import pytest
@@ -36,7 +39,6 @@ N_LABELS = N_GROUPS * GROUP_SIZE
 PLANTED = LabelGroups(N_LABELS, tuple(np.arange(N_LABELS).reshape(N_GROUPS, GROUP_SIZE)), tuple(f"planted {i}" for i in range(N_GROUPS)))
 
 pytest_plugins = ["browsing"]
-torch.set_num_threads(1)  # so small a problem gains nothing from more
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

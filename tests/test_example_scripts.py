@@ -17,7 +17,6 @@ import runpy, sys, torch
 lib = torch.library.Library("torchvision", "DEF")
 for name in ("nms", "qnms"):
     lib.define(name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-torch.set_num_threads(1)
 runpy.run_path(sys.argv[1], run_name="__main__")
 """
 

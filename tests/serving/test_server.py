@@ -113,7 +113,7 @@ def test_limits_are_above_zero(wrong):
 def served(folder: Path, *options: str, **environment: str) -> tuple[subprocess.Popen, int, str]:
     """The command line in a process of its own, its port, and what it said before."""
     command = [sys.executable, "-m", "selfinformed", "serve", str(folder), "--port", "0", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **environment})
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment)
     said = ""
     for line in process.stderr:
         said += line

@@ -63,7 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, several: Problem) -> Path:
 def two_processes(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     """Runs a script or `-m` module under torchrun; modules are found in the folder first."""
     tests = Path(__file__).parents[1]
-    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")} | {"OMP_NUM_THREADS": "1"}
+    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
     environment["PYTHONPATH"] = os.pathsep.join(map(str, (folder, tests.parent / "src", tests, tests / "training")))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     return subprocess.run([*torchrun, *command], env=environment, capture_output=True, text=True, timeout=240)
