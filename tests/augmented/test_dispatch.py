@@ -302,3 +302,14 @@ def test_gradients_of_chosen_heads_are_those_of_running_them_one_by_one(problem:
     (trained.classifier(features.penultimate) + mask * trained.heads(features.attached)).square().mean().backward()
     for parameter, gradient in zip(trained.heads.parameters(), found, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("above", [None, 0.5])
+def test_a_trace_chooses_heads_for_the_examples_it_is_given(problem: Problem, above):
+    aug = augment(problem.net, problem.plan(), classifier="reinitialise")
+    aug.output = "softmax"
+    aug.run_conditionally(2, above)
+    traced = torch.jit.trace(aug, problem.test.read(range(20)), check_trace=False)
+    other = problem.test.read(range(100, 170))
+    torch.testing.assert_close(traced(other), aug.logits(other), rtol=1e-4, atol=1e-4)

@@ -85,7 +85,8 @@ def test_keyword_arguments_are_the_inputs_names(problem: Problem, tmp_path):
     five = {name: tensor[:5] for name, tensor in inputs.items()}
     got = session.run(["logits"], {name: tensor.numpy() for name, tensor in five.items()})[0]
     torch.testing.assert_close(torch.from_numpy(got), aug.logits(five), rtol=1e-4, atol=1e-4)
-    program = export_program(aug, inputs).module()
+    torch.export.save(export_program(aug, inputs), tmp_path / "program.pt2")
+    program = torch.export.load(tmp_path / "program.pt2").module()
     torch.testing.assert_close(program(*five.values()), aug.logits(five), rtol=1e-4, atol=1e-4)
 
 
@@ -109,7 +110,8 @@ def test_what_runs_conditionally_is_exported_with_the_same_logits(problem: Probl
     assert check.top1_agreement == 1
     got = onnxruntime.InferenceSession(str(check.path)).run(["logits"], {"inputs": inputs[:7].numpy()})[0]
     torch.testing.assert_close(torch.from_numpy(got), aug.logits(inputs[:7]), rtol=1e-4, atol=1e-4)
-    program = export_program(aug, inputs).module()
+    torch.export.save(export_program(aug, inputs), tmp_path / "program.pt2")
+    program = torch.export.load(tmp_path / "program.pt2").module()
     torch.testing.assert_close(program(inputs[:9]), aug.logits(inputs[:9]), rtol=1e-4, atol=1e-4)
 
 

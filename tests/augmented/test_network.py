@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from conftest import Problem, refused
 from selfinformed.augmented.network import augment
 from selfinformed.augmented.readers import InputTransform
+from selfinformed.augmented.saved import load
 from selfinformed.network.wrap import AttachPoint, WrappedClassifier, wrap
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import plan
-from selfinformed.training.fitting import fit_whole
+from selfinformed.training.features import FeatureStore, rank
+from selfinformed.training.fitting import fit, fit_whole
 
 
 def moved(aug):
@@ -462,3 +466,148 @@ def test_what_is_no_network_or_plan_is_refused(problem: Problem) -> None:
             augment(*given)
     with refused("top_groups: expected a number of heads from 0 to 6, got 1.5"), augment(problem.net, problem.plan()).conditional(1.5):
         pass
+
+
+def with_norm(problem: Problem, how: str) -> WrappedClassifier:
+    """The problem's network with a classifier whose weight is made of other tensors."""
+    model = copy.deepcopy(problem.net.model)
+    if how == "mask":
+        prune.random_unstructured(model.classifier, "weight", 0.3)
+    else:
+        (nn.utils.weight_norm if how == "old" else nn.utils.parametrizations.weight_norm)(model.classifier)
+    return wrap(model, problem.test.example_inputs(), labels=problem.net.labels, output=problem.net.output)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
+@pytest.mark.parametrize("how", ["old", "new", "mask"])
+@pytest.mark.parametrize("residual", [1.0, 0.0])
+def test_a_classifier_whose_weight_is_made_of_others_trains_as_a_plain_one_with_that_weight(problem: Problem, how: str, residual: float) -> None:
+    net, inputs = with_norm(problem, how), problem.test.read(range(50))
+    model = copy.deepcopy(problem.net.model)
+    model.classifier.load_state_dict({"weight": net.classifier.weight.detach(), "bias": net.classifier.bias.detach()})
+    plain = wrap(model, problem.test.example_inputs(), labels=problem.net.labels, output=problem.net.output)
+    trained = []
+    for one in (net, plain):
+        aug = augment(one, plan(one, problem.groups, hidden=(6,)))
+        assert torch.equal(aug.logits(inputs), one.logits(inputs))
+        fit(aug, FeatureStore.build(one, problem.train.take(range(300))), recipe={"residual": residual})
+        trained.append(aug.logits(inputs))
+    torch.testing.assert_close(*trained, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_threads_share_a_network(problem: Problem, conditional: bool) -> None:
+    aug = augment(problem.net, problem.plan(), classifier="reinitialise")
+    if conditional:
+        aug.run_conditionally(2)
+    batches = [problem.test.read(range(i, i + 3)) for i in range(120)]
+    expected = [aug.logits(x) for x in batches]
+    with ThreadPoolExecutor(4) as pool:
+        for logits, alone in zip(pool.map(aug.logits, batches), expected, strict=True):
+            torch.testing.assert_close(logits, alone)
+
+
+def test_what_a_failed_pass_left_is_forgotten() -> None:
+    model = Distilled()
+    net = wrap(model, torch.randn(3, 5), classifier=["one", "other"])
+    aug = augment(net, plan(net, LabelGroups.everything(4), hidden=(2,)), classifier="reinitialise")
+    given, expected = torch.randn(3, 5), aug.logits(torch.ones(3, 5))
+    handle = aug.base.stack.register_forward_hook(lambda *_: fail_now())
+    with pytest.raises(ZeroDivisionError):
+        aug(given)
+    handle.remove()
+    assert torch.equal(aug.logits(torch.ones(3, 5)), expected)
+
+
+class Distilled(nn.Module):
+    """The average of two classifiers, with a layer between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.stack, self.other = nn.Linear(5, 4), nn.Linear(5, 5), nn.Linear(5, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = self.one(x)
+        return (first + self.other(self.stack(x))) / 2
+
+
+def fail_now() -> None:
+    raise ZeroDivisionError
+
+
+def test_heads_trained_in_a_loop_of_ones_own_or_loaded_keep_their_function(problem: Problem) -> None:
+    aug, inputs = augment(problem.net, problem.plan()), problem.test.read(range(50))
+    targets = torch.from_numpy(problem.train.targets.labels[problem.train.targets.offsets[:-1]])
+    optimizer = torch.optim.AdamW(aug.new_parameters(), 1e-2)
+    for _ in range(10):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(aug(problem.train.read(range(200))), targets[:200]).backward()
+        optimizer.step()
+    loaded, further = augment(problem.net, problem.plan(), seed=5), augment(problem.net, problem.plan(), onto=aug)
+    loaded.load_state_dict(aug.state_dict())
+    expected = aug.logits(inputs)
+    for one in (aug, loaded, further):
+        assert one.heads.trained >= len(problem.groups)
+        fit(one, problem.store("train"), epochs=0)
+        torch.testing.assert_close(one.logits(inputs), expected, rtol=1e-3, atol=1e-3)
+    with refused("fit: these heads are trained already, and residual below 1 trains them from the start"):
+        fit(loaded, problem.store("train"), recipe={"residual": 0.25})
+
+
+def test_a_base_that_was_trained_on_in_a_loop_of_ones_own_is_noticed(problem: Problem, tmp_path) -> None:
+    aug, inputs = augment(problem.net, problem.plan()), problem.test.read(range(50))
+    assert not aug.base_was_tuned
+    aug.requires_grad_(True)
+    optimizer = torch.optim.SGD(aug.all_parameters(), 1e-2)
+    aug(inputs).square().mean().backward()
+    optimizer.step()
+    assert aug.base_was_tuned
+    with refused("heads_disabled: the whole network was trained on"), aug.heads_disabled():
+        pass
+    with refused("features: the whole network was trained on"):
+        rank(aug, problem.store("test"))
+    with refused("fit: the network was trained on since it was augmented"):
+        fit(aug, problem.store("train"))
+    aug.save_pretrained(tmp_path)
+    torch.testing.assert_close(load(tmp_path, problem.net).logits(inputs), aug.logits(inputs))
+
+
+def test_a_model_that_was_trained_on_since_is_noticed(problem: Problem) -> None:
+    model = copy.deepcopy(problem.net.model)
+    net = wrap(model, problem.test.example_inputs(), labels=problem.net.labels, output=problem.net.output)
+    aug, before = augment(net, plan(net, problem.groups, hidden=(6,))), FeatureStore.build(net, problem.train.take(range(50)))
+    with torch.no_grad():
+        model.trunk[0].weight.mul_(1.5)
+    with refused("fit: these features are of another network"):
+        fit(aug, before)
+    with refused("fit: the network was trained on since it was augmented"):
+        fit(aug, FeatureStore.build(net, problem.train.take(range(50))))
+
+
+def test_a_parameter_of_the_base_may_be_called_inputs() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.classifier = nn.Linear(4, 3)
+
+        def forward(self, mask: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+            return self.classifier(inputs * mask)
+
+    given = {"mask": torch.ones(2, 4), "inputs": torch.randn(2, 4)}
+    net = wrap(Masked(), given)
+    aug = augment(net, plan(net, LabelGroups.everything(3), hidden=(2,)))
+    assert torch.equal(aug(**given), aug(given))
+
+
+def test_features_of_another_type_than_the_classifiers_are_read() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.trunk, self.classifier = nn.Linear(5, 4).bfloat16(), nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.classifier(self.trunk(x.bfloat16()).float())
+
+    net = wrap(Mixed(), torch.randn(2, 5), attach="trunk")
+    aug = augment(net, plan(net, LabelGroups.everything(3), hidden=(2,)), classifier="reinitialise")
+    assert aug.logits(torch.randn(6, 5)).dtype == torch.float32

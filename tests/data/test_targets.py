@@ -152,6 +152,13 @@ def test_sparse_multi_hot(lists, kind, dtype):
     assert equal(as_targets(kind(hot), C), as_targets(hot, C))
 
 
+@properties
+@given(label_lists, st.sampled_from([torch.Tensor.to_sparse_coo, torch.Tensor.to_sparse_csr]), st.sampled_from([torch.int64, torch.bool, torch.float32]))
+def test_sparse_tensors(lists, kind, dtype):
+    hot = torch.from_numpy(hot_by_loop([[], *lists])).to(dtype)
+    assert equal(as_targets(kind(hot), C), as_targets(hot, C))
+
+
 def test_sparse_multi_hot_that_is_refused():
     twice = sp.csr_array((np.ones(3), np.array([4, 1, 1]), np.array([0, 1, 3])), (2, C))
     with pytest.raises(SelfInformedError, match=r"example 1 has 2\.0 for label 1; multi-hot targets are 0 or 1"):

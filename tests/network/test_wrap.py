@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import UserDict
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -115,7 +116,7 @@ MODELS = {  # model, inputs, classifier, stack, the module whose input is the tr
     "dict": (lambda: Returns(lambda x: {"loss": 0, "logits": x}), IMAGES, "net.fc3", ("net.fc1", "net.fc2"), "net.fc1", 64),
     "object": (lambda: Returns(lambda x: SimpleNamespace(logits=x)), IMAGES, "net.fc3", ("net.fc1", "net.fc2"), "net.fc1", 64),
     "keywords": (Text, TOKENS, "classifier", ("pooler",), "pooler", 8),
-    "parametrised": (Weighted, VECTORS, "last", (), "last", 7),
+    "parametrised": (Weighted, VECTORS, "last", ("first",), "first", 128),
     "only the classifier": (lambda: nn.Sequential(nn.Linear(128, C)), VECTORS, "0", (), "0", 128),
 }
 
@@ -291,6 +292,47 @@ def test_a_network_that_takes_no_single_example_is_wrapped_all_the_same():
 SHORT = torch.randn(2, C)
 
 
+LONG = nn.Sequential(nn.Conv1d(1, 4, 3), nn.Flatten(), nn.Linear(504, 3))
+
+
+class Cosine(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(F.normalize(x), F.normalize(self.weight))
+
+
+class ByName(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(128, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(input=x)
+
+
+class Casts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(128, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.classifier(x.bfloat16())
+
+
+class Hooked(nn.Sequential):
+    """Its logits are divided by a temperature."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(128, 3))
+        self[0].register_forward_hook(lambda module, args, output: output / 2)
+
+
+def compiled() -> nn.Module:
+    model = mlp()
+    model.compile()
+    return model
+
+
 @pytest.mark.parametrize(
     ("model", "inputs", "options", "message"),
     [
@@ -318,6 +360,13 @@ SHORT = torch.randn(2, C)
         (Fails(AssertionError()), VECTORS, {}, r"does not run on the example inputs \(AssertionError\)"),
         (Fails(KeyError("pixel_values")), VECTORS, {}, r"does not run on the example inputs \('pixel_values'\)"),
         (nn.Sequential(nn.Linear(8, 3)), IMAGES, {}, r"model: expected logits \[batch, labels\]"),
+        (nn.Sequential(Cosine(128, 3)), VECTORS, {}, "classifier: '0' does not give what its weight and bias alone do: it is a Cosine with a forward"),
+        (ByName(), VECTORS, {}, r"classifier: 'classifier' is not given its input by place; call it so .*: self\.classifier\(x\)"),
+        (Casts(), VECTORS, {}, "has weights of torch.float32 and is given torch.bfloat16; take autocast out of the model's forward"),
+        (compiled(), VECTORS, {}, "model: this one is compiled, and its layers cannot be read; give the network as it was before"),
+        (torch.compile(mlp()), VECTORS, {}, "model: this one is compiled"),
+        (mlp(), VECTORS[:0], {}, "model: the example inputs are an empty batch; give at least one example"),
+        (LONG, VECTORS[:, None], {"attach": "0", "reduce": "mean"}, "give reduce='channels_first_mean' to average over the length"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_wrapped_is_told_why(model, inputs, options, message):
@@ -326,3 +375,50 @@ def test_what_cannot_be_wrapped_is_told_why(model, inputs, options, message):
     if isinstance(model, nn.Module):
         assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
         assert all(module.training for module in model.modules())
+
+
+def test_a_classifier_whose_hook_changes_its_output_is_refused():
+    with pytest.raises(SelfInformedError, match="classifier: '0' does not give what its weight and bias alone do: it is a Linear .* or has a hook"):
+        wrap(Hooked(), VECTORS)
+
+
+def test_the_mean_of_a_sequence_with_channels_first_is_over_its_length():
+    net, x = wrap(LONG, VECTORS[:, None], attach="0", reduce="channels_first_mean"), torch.randn(5, 1, 128)
+    assert torch.equal(net.features(x).attached, LONG[0](x).mean(2))
+
+
+@pytest.mark.parametrize("reduce", ["flatten", "map", "mean"])
+def test_what_is_read_is_what_the_attach_point_gave_whatever_is_written_to_it_then(reduce):
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Flatten(), nn.LazyLinear(5))
+    net = wrap(model.eval(), IMAGES, attach="1", reduce=reduce)
+    expected = model[1](model[0](IMAGES))
+    expected = expected.flatten(2).mean(2) if reduce == "mean" else expected.flatten(1)
+    assert (expected < 0).any()
+    assert torch.equal(net.features(IMAGES).attached, expected)
+
+
+def test_the_fingerprint_is_of_the_weights_as_they_are_now():
+    model = mlp()
+    net = wrap(model, VECTORS)
+    before = net.fingerprint
+    with torch.no_grad():
+        model[0].weight.mul_(2)
+    assert net.fingerprint != before
+    assert net.fingerprint == wrap(model, VECTORS).fingerprint
+    model[0].weight.data = model[0].weight.data / 2
+    assert net.fingerprint == before
+
+
+def test_features_are_of_the_call_that_asked_for_them_in_whatever_thread():
+    net, batches = wrap(mlp(), VECTORS), [torch.randn(3, 128) for _ in range(200)]
+    expected = [net.features(x).attached for x in batches]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda x: (net.logits(x), net.features(x).attached)[1], batches))
+    assert all(map(torch.equal, found, expected))
+
+
+def test_inputs_that_the_network_cannot_take_are_named_beside_those_it_was_wrapped_with():
+    net = wrap(mlp(), VECTORS)
+    said = rf"model: it does not run on these inputs \(.*\); it was wrapped with float32 \[{len(VECTORS)}, 128\], and these are float64 \[4, 128\]"
+    with pytest.raises(SelfInformedError, match=said):
+        net.logits(torch.zeros(4, 128, dtype=torch.float64))

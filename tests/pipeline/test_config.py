@@ -67,7 +67,7 @@ def test_a_run_folder_is_its_own_output(tmp_path):
         ("3: 1", "unknown option 3"),
         ("seed: many", r"seed = 'many': input should be a valid integer.* \(of clustering"),
         ("n_groups: some", "n_groups = 'some'"),
-        ("reduce: max", "reduce = 'max': input should be 'flatten', 'mean', 'channels_last_mean', 'first' or 'map'"),
+        ("reduce: max", "reduce = 'max': input should be 'flatten', 'mean', 'channels_first_mean', 'channels_last_mean', 'first' or 'map'"),
         ("hidden: wide", "hidden = 'wide'"),
         ("model: 3", "model = 3: input should be a valid string"),
         ("top_k: 0", r"top_k = 0: expected at least 1 \(detections per example"),

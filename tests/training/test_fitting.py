@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import Problem
+from conftest import Problem, refused
 from selfinformed.augmented.network import augment
 from selfinformed.augmented.saved import load
 from selfinformed.data.examples import open_dataset
@@ -312,3 +312,22 @@ def test_every_epoch_of_few_steps_has_a_loss(problem: Problem) -> None:
     history = fit(augment(problem.net, problem.plan()), store, epochs=6)  # one step each
     assert [row["steps"] for row in history.rows] == [1, 2, 3, 4, 5, 6]
     assert all(row["loss"] > 0.1 for row in history.rows)
+
+
+def test_gradients_that_are_switched_off_around_it_do_not_keep_it_from_training(problem: Problem):
+    logits = []
+    for context in (torch.enable_grad, torch.no_grad):
+        aug = augment(problem.net, problem.plan())
+        with context():
+            fit(aug, problem.store("train"), epochs=0.5)
+            fit_whole(aug, problem.train.take(range(256)), epochs=1)
+        logits.append(aug.logits(problem.test.read(range(50))))
+    assert torch.equal(*logits)
+
+
+def test_where_nothing_can_be_trained_it_says_so(problem: Problem):
+    aug = augment(problem.net, problem.plan())
+    with refused(r"fit: within torch.inference_mode\(\) nothing can be trained; call it outside"), torch.inference_mode():
+        fit(aug, problem.store("train"))
+    with refused("fit: nothing to train: no parameter of heads and classifier asks for gradients"):
+        fit(aug.requires_grad_(False), problem.store("train"))

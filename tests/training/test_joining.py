@@ -77,6 +77,7 @@ def test_folding_changes_no_logit(either: Problem, residual: float) -> None:
     with torch.no_grad():
         for parameter in aug.heads.parameters():
             parameter.normal_(std=0.3)
+    aug.heads.trained = 0  # as `fit` has them while they are trained
     at_heads, at_classifier = either.store("test").batch(rows)
     join = Join.of(aug, residual, either.train.targets, "logistic")
     before = aug.from_features(at_heads, at_classifier, join.trained)

@@ -110,7 +110,7 @@ class Dispatch:
         best = scores.new_full((n, len(self.plan.groups) + 1), -torch.inf)  # the last is for labels in no group
         best = best.scatter_reduce_(1, self._group_of.to(scores.device).expand(n, -1), scores, "amax")[:, :-1]
         best = best.masked_fill(self._always.to(best.device), torch.inf)
-        if torch.compiler.is_exporting():  # ONNX knows one sort, which is stable
+        if _is_traced():  # ONNX knows one sort, which is stable
             return best.sort(dim=1, descending=True).indices[:, : self.top_groups]
         return best.sort(dim=1, descending=True, stable=True).indices[:, : self.top_groups]
 
@@ -126,7 +126,7 @@ class Dispatch:
 
     def __call__(self, heads: Heads, attached: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """What the chosen heads add to the logits: attached [B, D], logits [B, C] -> [B, C]"""
-        if torch.compiler.is_exporting():
+        if _is_traced():
             return self._masked(heads, attached, logits)
         self.examples += len(logits)
         if not self.top_groups or not len(logits):
@@ -188,9 +188,15 @@ class Dispatch:
                 yield group, read if len(rows[group]) == len(read) else read.index_select(0, rows[group])
 
 
+def _is_traced() -> bool:
+    """Whether a program is made of the steps that are taken now, which then may not depend on the data."""
+    return torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
+
+
 def _suits_kernels(x: torch.Tensor) -> bool:
-    plain = not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()  # which give tensors without memory
-    return plain and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+    if torch.compiler.is_compiling() or _is_traced() or torch._C._are_functorch_transforms_active():  # which give tensors without memory
+        return False
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
 
 
 @functools.cache

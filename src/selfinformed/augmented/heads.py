@@ -47,7 +47,6 @@ class Heads(nn.Module):
     def __init__(self, plan: HeadPlan, zero_outputs: bool = True, trunk: nn.Module | None = None) -> None:
         super().__init__()
         self.plan = plan
-        self.trained = 0  # how many of the first heads
         n = len(plan.groups)
         # Heads with one source share a reader; a copy of the trunk's end is a head's own.
         read = [(source, head if source.copy else None) for head, source in enumerate(plan.sources)]
@@ -88,10 +87,26 @@ class Heads(nn.Module):
         blocks = [(plan.hidden[head][-1] if plan.hidden[head] else plan.sources[head].size, size) for head, size in enumerate(plan.groups.sizes)]
         self.outputs = BlockLinear(blocks, [begins[end] + a for end, a in ends], sum(widths[end] for end in self.ending), bias=False)
         self._initialise(zero_outputs)
+        self.trained = 0
         # order[r, c] is where the r-th contribution to label c stands in the output units; the column after the last is zero.
         self.register_buffer("order", _order(plan), persistent=False)
         self.has_zero = bool((self.order == self.outputs.outputs).any())
         self.register_buffer("group_of", torch.repeat_interleave(torch.arange(n), torch.tensor(plan.groups.sizes)), persistent=False)
+
+    @property
+    def trained(self) -> int:
+        """How many of the first heads are functions of the raw features: all of them where the output units have changed since this was last said, by
+        training in a loop of one's own or by loading weights."""
+        return self._trained if self._mark() == self._marked else len(self.plan.groups)
+
+    @trained.setter
+    def trained(self, number: int) -> None:
+        self._trained, self._marked = number, self._mark()
+
+    @torch.no_grad()
+    def _mark(self) -> int:
+        """A sum over the bits of the output units, the same on every device."""
+        return sum(int(p.float().contiguous().view(torch.int32).sum(dtype=torch.int64)) for p in self.outputs.parameters() if not p.is_meta)
 
     def heads_of(self, reader: int) -> list[int]:
         """The heads that a reader serves."""
@@ -105,8 +120,8 @@ class Heads(nn.Module):
         if self.has_zero:
             units = nn.functional.pad(units, (0, 1))
         total = units.index_select(1, self.order[0])
-        for places in self.order[1:]:  # a cover: the second and further heads of each label
-            total = total + units.index_select(1, places)
+        for number in range(1, len(self.order)):  # a cover: the second and further heads of each label
+            total = total + units.index_select(1, self.order[number])
         return total
 
     def by_group(self, features: torch.Tensor) -> torch.Tensor:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,9 +19,9 @@ from selfinformed.augmented.dispatch import Dispatch
 from selfinformed.augmented.heads import Heads
 from selfinformed.data.examples import Inputs
 from selfinformed.data.labels import LabelSpace
-from selfinformed.network.averaged import AveragedClassifier
-from selfinformed.network.calls import call, evaluating, logits_of
-from selfinformed.network.wrap import AttachPoint, Output, WrappedClassifier, fingerprint_of
+from selfinformed.network.averaged import AveragedClassifier, plain
+from selfinformed.network.calls import call, evaluating, logits_of, told_of
+from selfinformed.network.wrap import AttachPoint, Output, WrappedClassifier, fingerprint_of, state_of
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.memory import free_memory
 from selfinformed.runtime.reading import reason_of
@@ -71,7 +72,8 @@ class AugmentedClassifier(nn.Module):
         self._slot_name = net.classifier_name
         self.top_groups: int | None = None
         self.above: float | None = None
-        self.base_was_tuned = False  # set by a second stage that trains the whole network
+        self._tuned = False
+        self._compared: tuple[Any, bool] | None = None
         for number, point in enumerate(net.attach_points):
             reader, keep = self.base.get_submodule(point.module), _Keep(slot, point, number)
             reader.register_forward_pre_hook(keep) if point.side == "input" else reader.register_forward_hook(keep)
@@ -144,13 +146,31 @@ class AugmentedClassifier(nn.Module):
         run = "" if self.dispatch is None else f" {self.top_groups} {self.above}"
         return hashlib.sha256(f"{fingerprint_of(self)} {self.plan.to_dict()}{run}".encode()).hexdigest()
 
-    def forward(self, inputs: Inputs | None = None, *more: Any, **named: Any) -> torch.Tensor:
+    @property
+    def base_was_tuned(self) -> bool:
+        """Whether the whole network was trained on, in a second stage or a loop of one's own, or the model since: its copy has other weights, but for the
+        classifier. Then the base is not what it was, nor what features of the model are for."""
+        if self._tuned:
+            return True
+        state = state_of(self.base), state_of(self.net.model)
+        if self._compared is None or self._compared[0] != state:
+            own, models = self.base.state_dict(), self.net.model.state_dict()
+            differ = any(not torch.equal(own[name], tensor.to(own[name])) for name, tensor in models.items() if name in own)
+            self._compared = state, differ
+        return self._compared[1]
+
+    @base_was_tuned.setter
+    def base_was_tuned(self, tuned: bool) -> None:
+        self._tuned = tuned
+
+    def forward(self, inputs: Inputs | None = None, /, *more: Any, **named: Any) -> torch.Tensor:
         """Inputs as the base takes them, or its keyword arguments as one dictionary, to logits [B, C]."""
+        self._slot.forget()
         return logits_of(call(self.base, inputs, *more, **named))
 
     def logits(self, inputs: Inputs) -> torch.Tensor:
         """Logits [B, C] in eval mode, without gradients."""
-        with evaluating(self):
+        with evaluating(self), told_of(inputs, self.net.example_inputs):
             return self(inputs)  # type: ignore[no-any-return]
 
     @property
@@ -328,13 +348,24 @@ def augment(
     return aug
 
 
+class _Handed(NamedTuple):
+    """Of a forward pass: what was read at each attach point, and the logits of an average's other parts."""
+
+    attached: list[torch.Tensor | None]
+    others: list[torch.Tensor]
+
+
+def _plain(classifier: nn.Linear | AveragedClassifier) -> nn.Linear | AveragedClassifier:
+    return AveragedClassifier(list(map(plain, classifier.parts))) if isinstance(classifier, AveragedClassifier) else plain(classifier)
+
+
 class _ClassifierSlot(nn.Module):
     """Stands where the base's classifier stood, or the last of several whose average is the logits."""
 
     def __init__(self, net: WrappedClassifier, plan: HeadPlan, classifier: str | nn.Linear | AveragedClassifier, heads: Heads | None) -> None:
         super().__init__()
-        self.original: nn.Linear | AveragedClassifier = copy.deepcopy(net.classifier).requires_grad_(False)
-        self.classifier = copy.deepcopy(net.classifier).requires_grad_(True) if isinstance(classifier, str) else classifier
+        self.original = _plain(net.classifier).requires_grad_(False)
+        self.classifier = _plain(net.classifier) if isinstance(classifier, str) else classifier
         if classifier == "reinitialise":
             self.classifier.reset_parameters()
         if heads is None and len(plan.groups):
@@ -342,20 +373,31 @@ class _ClassifierSlot(nn.Module):
         self.heads = heads if heads is None else heads.to(net.classifier.weight)
         self.disabled = False
         self.dispatch: Dispatch | None = None
-        self._attached: list[torch.Tensor | None] = [None] * len(net.attach_points)
-        self._others: list[torch.Tensor] = []  # logits of the average's other parts
+        self._handed: dict[int, _Handed] = {}
+        self._n_points = len(net.attach_points)
+
+    def handed(self) -> _Handed:
+        """What a forward pass has handed on so far: each thread has a pass of its own."""
+        key = 0 if torch.compiler.is_compiling() else threading.get_ident()
+        if key not in self._handed:
+            self._handed[key] = _Handed([None] * self._n_points, [])
+        return self._handed[key]
+
+    def forget(self) -> None:
+        """A pass begins, or has ended; one that failed may have left something."""
+        self._handed.pop(0 if torch.compiler.is_compiling() else threading.get_ident(), None)
 
     def forward(self, penultimate: torch.Tensor) -> torch.Tensor:
-        attached, self._attached = self._attached, [None] * len(self._attached)
-        others, self._others = self._others, []
+        attached, others = self.handed()
+        self.forget()
         classifier = self.original if self.disabled else self.classifier
         if isinstance(classifier, nn.Linear):
-            return classifier(penultimate) if self.disabled else self.combine(_side_by_side(attached), penultimate)
+            return classifier(penultimate) if self.disabled else self.combine(_side_by_side(attached).to(penultimate.dtype), penultimate)
         logits: torch.Tensor = classifier.parts[-1](penultimate)
         if self.disabled:
             return logits
         n = len(classifier.parts)
-        return logits + n * self.added(_side_by_side(attached), (sum(others) + logits) / n)  # the model divides by n
+        return logits + n * self.added(_side_by_side(attached).to(logits.dtype), (sum(others) + logits) / n)  # the model divides by n
 
     def combine(self, attached: torch.Tensor, penultimate: torch.Tensor, join: _Joined = torch.add) -> torch.Tensor:
         logits: torch.Tensor = self.classifier(penultimate)
@@ -379,7 +421,7 @@ class _AveragedWith(nn.Module):
     def forward(self, penultimate: torch.Tensor) -> torch.Tensor:
         slot = self.__dict__["slot"]
         logits: torch.Tensor = (slot.original if slot.disabled else slot.classifier).parts[self.number](penultimate)
-        slot._others.append(logits)
+        slot.handed().others.append(logits)
         return logits
 
 
@@ -390,7 +432,7 @@ class _Keep:
         self.slot, self.attach, self.number = slot, attach, number
 
     def __call__(self, _: nn.Module, args: tuple[Any, ...], output: Any = None) -> None:
-        self.slot._attached[self.number] = self.attach.read(args[0] if self.attach.side == "input" else output)
+        self.slot.handed().attached[self.number] = self.attach.read(args[0] if self.attach.side == "input" else output)
 
 
 def _side_by_side(parts: list[torch.Tensor | None]) -> torch.Tensor:

@@ -87,7 +87,13 @@ def as_targets(targets: Any, n_labels: int | None = None, first_example: int = 0
             raise SelfInformedError(f"targets: made for {targets.n_labels} labels, expected {n_labels}")
         return targets
     if isinstance(targets, torch.Tensor):
-        targets = targets.detach().cpu().numpy()
+        targets = targets.detach().cpu()
+        if targets.layout != torch.strided and targets.ndim == 2:
+            entries = targets.to_sparse_coo().coalesce()  # in the order of the rows
+            values = entries.values().numpy()
+            indices = entries.indices().numpy()[:, values != 0]
+            return _from_multi_hot(targets.shape, tuple(indices), values[values != 0], n_labels, first_example)
+        targets = targets.to_dense().numpy()
     if isinstance(targets, Iterator):
         targets = list(targets)
     if hasattr(targets, "tocsr") and targets.ndim == 2:  # of SciPy

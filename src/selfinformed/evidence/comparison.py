@@ -291,6 +291,8 @@ def compare(
     Raises:
         SelfInformedError: an arm is asked for that lacks its input, `views` are of other examples, or `tuning` has no hold-out data.
     """
+    if not isinstance(plan, HeadPlan):
+        raise SelfInformedError(f"compare: expected the heads of the method first, as plan gives them, then training and test data; got {type(plan).__name__}")
     train, test = _features(net, train, "train"), _features(net, test, "test")
     holdout = None if holdout is None else _features(net, holdout, "hold-out")
     views = None if views is None else _features(net, views, "views of the test")

@@ -9,6 +9,17 @@ import torch
 from torch import nn
 
 
+def plain(layer: nn.Linear) -> nn.Linear:
+    """A linear layer with a copy of the weight and the bias that another has now, whatever made them: a parametrization, a norm, a mask."""
+    size, like = (layer.in_features, layer.out_features, layer.bias is not None), {"device": layer.weight.device, "dtype": layer.weight.dtype}
+    copied = cast("nn.Linear", nn.utils.skip_init(nn.Linear, *size, **like))  # type: ignore[no-untyped-call]  # and no random number is drawn
+    with torch.no_grad():
+        copied.weight.copy_(layer.weight)
+        if layer.bias is not None:
+            copied.bias.copy_(layer.bias)
+    return copied
+
+
 class AveragedClassifier(nn.Module):
     """Linear classifiers p_i, each with its own input, and logits (p_1(x_1) + p_2(x_2) + ...) / n, seen as one classifier of all inputs.
 

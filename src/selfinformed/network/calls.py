@@ -30,7 +30,7 @@ class Classifies(Protocol):
     def logits(self, inputs: Inputs) -> torch.Tensor: ...
 
 
-def call(model: nn.Module, inputs: Inputs | None, *more: Any, **named: Any) -> Any:
+def call(model: nn.Module, inputs: Inputs | None, /, *more: Any, **named: Any) -> Any:
     """Calls a model with a tensor, with a dictionary of tensors alone as keyword arguments, or with whatever it takes, on the model's own device."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     given: tuple[Any, ...] = () if inputs is None and not more else (inputs, *more)
@@ -60,6 +60,27 @@ def logits_of(output: Any) -> torch.Tensor:
 
 def batch_size_of(inputs: Inputs) -> int:
     return len(next(iter(inputs.values()))) if isinstance(inputs, dict) else len(inputs)
+
+
+@contextmanager
+def told_of(inputs: Inputs, example_inputs: Inputs) -> Iterator[None]:
+    """Within this context a network's failure names the inputs it was given, and those it was wrapped with.
+
+    Raises:
+        SelfInformedError: with the network's own reason.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        given, wrapped = _shapes(inputs), _shapes(example_inputs)
+        raise SelfInformedError(f"model: it does not run on these inputs ({reason}); it was wrapped with {wrapped}, and these are {given}") from error
+
+
+def _shapes(inputs: Inputs) -> str:
+    named = inputs.items() if isinstance(inputs, Mapping) else [("", inputs)]
+    told = (f"{name}{' ' * bool(name)}{str(x.dtype).removeprefix('torch.')} {list(x.shape)}" for name, x in named if isinstance(x, torch.Tensor))
+    return ", ".join(told) or type(inputs).__name__
 
 
 @contextmanager
@@ -120,6 +141,8 @@ def record(model: nn.Module, inputs: Inputs) -> tuple[torch.Tensor, list[Call]]:
         for hook in hooks:
             hook.remove()
     logits = logits_of(output)
+    if not len(logits):
+        raise SelfInformedError("model: the example inputs are an empty batch; give at least one example, two where the network has BatchNorm")
     if not logits.isfinite().all():
         raise SelfInformedError("model: its logits on the example inputs are NaN or infinite; mend its weights, or the inputs")
     return logits, calls

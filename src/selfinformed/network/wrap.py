@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import itertools
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from torch import nn
 from selfinformed.data.examples import Inputs
 from selfinformed.data.labels import LabelSpace
 from selfinformed.network.averaged import AveragedClassifier
-from selfinformed.network.calls import Call, call, evaluating, logits_of, record
+from selfinformed.network.calls import Call, call, evaluating, logits_of, record, told_of
 from selfinformed.network.cost import Cost, cost
 from selfinformed.network.families import classifiers_of, labels_of
 from selfinformed.runtime.errors import SelfInformedError
@@ -26,7 +27,7 @@ from selfinformed.runtime.remarks import remark
 from selfinformed.runtime.tabular import Table
 
 Output = Literal["softmax", "logistic"]
-Reduce = Literal["flatten", "mean", "channels_last_mean", "first", "map"]
+Reduce = Literal["flatten", "mean", "channels_first_mean", "channels_last_mean", "first", "map"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class AttachPoint:
         side: whether it is that module's input or output.
         reduce: how a tensor with more than two dimensions becomes [B, D]:
             - `flatten`: everything side by side; its size must not change from batch to batch.
-            - `mean`: over the positions of a map [B, channels, ...], or over the tokens of a sequence [B, tokens, D].
+            - `mean`: over the positions of a map [B, channels, height, width], or over the tokens of a sequence [B, tokens, D].
+            - `channels_first_mean`: over all but the first two dimensions, for sequences [B, channels, length] too.
             - `channels_last_mean`: over all but the first and last dimension, for maps [B, ..., channels].
             - `first`: the first token of a sequence [B, tokens, D].
             - `map`: flattened, but remembered as a map [B, channels, height, width] on which heads may convolve.
@@ -49,14 +51,14 @@ class AttachPoint:
     reduce: Reduce = "flatten"
 
     def read(self, tensor: torch.Tensor) -> torch.Tensor:
-        """(B, ...) -> (B, D)"""
-        if tensor.ndim > 2 and self.reduce == "mean":
-            tensor = tensor.mean(1) if tensor.ndim == 3 else tensor.flatten(2).mean(2)
-        elif tensor.ndim > 2 and self.reduce == "channels_last_mean":
-            tensor = tensor.flatten(1, -2).mean(1)
-        elif tensor.ndim > 2 and self.reduce == "first":
-            tensor = tensor[:, 0]
-        return tensor.flatten(1)
+        """(B, ...) -> (B, D), in memory of its own: what follows in the network may write to the tensor."""
+        if tensor.ndim == 3 and self.reduce == "mean":
+            return tensor.mean(1)
+        if tensor.ndim > 2 and self.reduce in ("mean", "channels_first_mean"):
+            return tensor.flatten(2).mean(2)
+        if tensor.ndim > 2 and self.reduce == "channels_last_mean":
+            return tensor.flatten(1, -2).mean(1)
+        return (tensor[:, 0] if tensor.ndim > 2 and self.reduce == "first" else tensor).flatten(1).clone()
 
     def __str__(self) -> str:
         return f"the {self.side} of {self.module!r}"
@@ -102,6 +104,7 @@ class WrappedClassifier:
         self.labels = labels
         self.output = output
         self.example_inputs = example_inputs
+        self._fingerprint: tuple[Any, str] | None = None
         self.is_replaceable = False  # whether `augment` has seen that what stands in the classifier's place is called
 
     @property
@@ -132,28 +135,31 @@ class WrappedClassifier:
 
     def logits(self, inputs: Inputs) -> torch.Tensor:
         """The model's logits [B, C] in eval mode, without gradients."""
-        with evaluating(self.model):
+        with evaluating(self.model), told_of(inputs, self.example_inputs):
             return logits_of(call(self.model, inputs))
 
     def features(self, inputs: Inputs) -> Features:
         """Runs the model once in eval mode and keeps what heads and classifier read."""
         kept: dict[int, torch.Tensor] = {}
+        mine = threading.get_ident()
 
         def keeper(place: int, point: AttachPoint) -> Any:
             def keep(_: nn.Module, args: tuple[Any, ...], output: Any = None) -> None:
-                kept[place] = point.read(args[0] if point.side == "input" else output)
+                if threading.get_ident() == mine:
+                    kept[place] = point.read(args[0] if point.side == "input" else output)
 
             return keep
 
         hooks, inputs_of = [], [AttachPoint(name, "input") for name in self.classifier_names]
-        for place, point in enumerate([*self.attach_points, *inputs_of]):
-            module, hook = self.model.get_submodule(point.module), keeper(place, point)
-            hooks.append(module.register_forward_pre_hook(hook) if point.side == "input" else module.register_forward_hook(hook))
-        try:
-            logits = self.logits(inputs)
-        finally:
-            for handle in hooks:
-                handle.remove()
+        with _HOOKED:  # hooks are the model's, and other threads may run it too
+            try:
+                for place, point in enumerate([*self.attach_points, *inputs_of]):
+                    module, hook = self.model.get_submodule(point.module), keeper(place, point)
+                    hooks.append(module.register_forward_pre_hook(hook) if point.side == "input" else module.register_forward_hook(hook))
+                logits = self.logits(inputs)
+            finally:
+                for handle in hooks:
+                    handle.remove()
         parts = [kept[place] for place in range(len(self.attach_points))]
         penultimate = [kept[place] for place in range(len(parts), len(kept))]
         for point, shape, part in zip(self.attach_points, self.shapes, parts, strict=True):
@@ -165,10 +171,13 @@ class WrappedClassifier:
         attached, read = (torch.cat(p, 1) if len(p) > 1 else p[0] for p in (parts, penultimate))
         return Features(attached, read, logits)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """SHA-256 over the names, types, shapes and bytes of the model's parameters and buffers."""
-        return fingerprint_of(self.model)
+        """SHA-256 over the names, types, shapes and bytes of the model's state, as it is now: its parameters and persistent buffers."""
+        state = state_of(self.model)
+        if self._fingerprint is None or self._fingerprint[0] != state:
+            self._fingerprint = state, fingerprint_of(self.model)
+        return self._fingerprint[1]
 
     @cached_property
     def cost(self) -> Cost:
@@ -223,6 +232,8 @@ def wrap(
         raise SelfInformedError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     if isinstance(model, torch.jit.ScriptModule):
         raise SelfInformedError("model: this one is scripted or traced, and its layers cannot be read; give the network from which it was made")
+    if any(module._compiled_call_impl is not None for module in model.modules()) or hasattr(model, "_orig_mod"):
+        raise SelfInformedError("model: this one is compiled, and its layers cannot be read; give the network as it was before, and compile what augment makes")
     if output is not None and output not in get_args(Output):
         raise SelfInformedError(f"output: expected one of {', '.join(get_args(Output))}, got {output!r}")
     example_inputs = dict(example_inputs) if isinstance(example_inputs, Mapping) else example_inputs
@@ -247,8 +258,14 @@ def wrap(
     return net
 
 
+def state_of(model: nn.Module) -> tuple[tuple[int, int], ...]:
+    """Another one whenever a parameter or buffer was written to or replaced, told without a look at their values."""
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    return tuple((tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
+
+
 def fingerprint_of(model: nn.Module) -> str:
-    """SHA-256 over the names, types, shapes and bytes of a module's parameters and buffers."""
+    """SHA-256 over the names, types, shapes and bytes of a module's parameters and persistent buffers."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
@@ -289,9 +306,7 @@ def _find_classifiers(model: nn.Module, calls: list[Call], logits: torch.Tensor,
             raise SelfInformedError(f"classifier: {name!r} is called {len(mine)} times in one forward pass; expected once")
         found.append(mine[0])
     found.sort(key=calls.index)
-    with evaluating(model):
-        # the tensor itself unless it was changed since: a copy lies otherwise in memory, for which a product may round otherwise
-        outputs = [c.module(c.input if _same(c.input, c.given) else c.given) for c in found]
+    outputs = [_as_linear(c) for c in found]
     recomposed = outputs[0] if len(outputs) == 1 else sum(outputs[1:], outputs[0]) / len(outputs)
     if not _same(recomposed, logits):
         difference = float((recomposed - logits).abs().max()) if recomposed.shape == logits.shape else float("inf")
@@ -301,6 +316,29 @@ def _find_classifiers(model: nn.Module, calls: list[Call], logits: torch.Tensor,
             "expected a model whose last layer gives the logits, with nothing after it"
         )
     return found
+
+
+@torch.no_grad()
+def _as_linear(found: Call) -> torch.Tensor:
+    """What a classifier's weight and bias give for its input; proved to be all that it does."""
+    layer = cast("nn.Linear", found.module)
+    # the tensor itself unless it was changed since: a copy lies otherwise in memory, for which a product may round otherwise
+    read = found.input if _same(found.input, found.given) else found.given
+    if not isinstance(read, torch.Tensor):
+        raise SelfInformedError(f"classifier: {found.name!r} is not given its input by place; call it so in the model's forward: self.{found.name}(x)")
+    if read.dtype != layer.weight.dtype:
+        raise SelfInformedError(
+            f"classifier: {found.name!r} has weights of {layer.weight.dtype} and is given {read.dtype}; take autocast out of the model's forward and put it "
+            "around the call, or cast before the layer"
+        )
+    output = nn.functional.linear(read, layer.weight, layer.bias)
+    with evaluating(layer):
+        if not _same(layer(read), output):
+            raise SelfInformedError(
+                f"classifier: {found.name!r} does not give what its weight and bias alone do: it is a {type(layer).__name__} with a forward of its own, or has "
+                "a hook; heads add to the output of a plain linear layer: merge what it does into its weight, or do it before the layer"
+            )
+    return output
 
 
 def _not_found(linear: list[Call], calls: list[Call], logits: torch.Tensor, last: str) -> str:
@@ -319,7 +357,8 @@ def _not_found(linear: list[Call], calls: list[Call], logits: torch.Tensor, last
 
 def _find_stack(calls: list[Call], classifier: Call) -> list[Call]:
     """The fully connected layers right before the classifier, each link proved on the recorded tensors."""
-    leaves = [c for c in calls if c is classifier or not any(c.module.children())]  # a parametrised linear layer has children
+    leaves = [c for c in calls if c is classifier or not any(c.module.children())]  # a parametrised linear layer has children,
+    leaves = [c for c in leaves if ".parametrizations." not in c.name]  # which are called before its own call ends
     chain: list[Call] = []
     following = classifier
     for previous in reversed(leaves[: leaves.index(classifier)]):
@@ -361,6 +400,8 @@ def _shape_at(model: nn.Module, calls: list[Call], attach: AttachPoint, classifi
     last = classifiers[-1]
     if calls.index(times[0]) >= calls.index(last) and not (times[0] is last and attach.side == "input"):
         raise SelfInformedError(f"attach: {attach} comes after the classifier {last.name!r}; heads add to its logits, so choose a point before it")
+    if attach.reduce == "mean" and tensor.ndim == 3 and isinstance(times[0].module, nn.Conv1d | nn.BatchNorm1d | nn.MaxPool1d | nn.AvgPool1d):
+        raise SelfInformedError(f"attach: {attach} has the shape [batch, channels, length]; give reduce='channels_first_mean' to average over the length")
     if attach.reduce == "map":
         if tensor.ndim != 4:
             raise SelfInformedError(f"attach: {attach} has the shape {list(tensor.shape)}; reduce='map' needs [batch, channels, height, width]")
@@ -369,4 +410,9 @@ def _shape_at(model: nn.Module, calls: list[Call], attach: AttachPoint, classifi
 
 
 def _same(one: Any, other: Any) -> bool:
-    return isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor) and one.shape == other.shape and torch.equal(one, other)
+    if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor) or one.is_nested or other.is_nested:
+        return False
+    return one.shape == other.shape and torch.equal(one, other)
+
+
+_HOOKED = threading.RLock()

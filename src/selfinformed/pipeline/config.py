@@ -34,7 +34,7 @@ class RunConfig:
         "dotted name of the module whose output the heads read (default: the trunk's output), or several, each perhaps with its own reduce: "
         "layer3:map,avgpool",
     )
-    reduce: Literal["flatten", "mean", "channels_last_mean", "first", "map"] = _option(
+    reduce: Literal["flatten", "mean", "channels_first_mean", "channels_last_mean", "first", "map"] = _option(
         "flatten", "how a map or token sequence at the attach point becomes a vector; map: heads convolve over it"
     )
     outputs: Literal["auto", "softmax", "logistic"] = _option(

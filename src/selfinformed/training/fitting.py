@@ -113,7 +113,7 @@ def fit(
     if recipe.patience and holdout is None:
         raise SelfInformedError(f"fit: patience={recipe.patience} watches held-out examples; give holdout=, or leave patience at 0")
     kind = aug.classifier.weight.dtype
-    if torch.tensor(recipe.epsilon).to(kind) == 0:
+    if torch.tensor(recipe.epsilon, dtype=torch.float64).to(kind) == 0:
         name = str(kind).removeprefix("torch.")
         raise SelfInformedError(f"fit: AdamW's epsilon {recipe.epsilon:g} is zero in {name}; wrap model.float(), or give recipe={{'epsilon': 1e-4}}")
     if teacher is not None and not recipe.soft_targets:
@@ -125,6 +125,8 @@ def fit(
         held_out = FeatureStore.build(aug.net, held_out)
     if any(features.fingerprint != aug.net.fingerprint for features in (store, held_out) if features is not None):
         raise SelfInformedError("fit: these features are of another network; cache them again with the one to augment")
+    if aug.base_was_tuned:
+        raise SelfInformedError("fit: the network was trained on since it was augmented, so its heads read others than the model's features; augment it anew")
     aug.output = output or aug.output or guess_output(store.targets)
     history, processes = History(), Processes.joined()
     copies = {source: CopiedEnd(aug.net.model, source.copy) for source in aug.plan.sources if source.copy is not None}

@@ -119,6 +119,10 @@ class Training:
         self.history, self.stage, self.limit, self.watched, self.checkpoint, self.processes = history, stage, seconds, watched, checkpoint, processes
         self.total = max(1, round(epochs * order.steps))
         self.parameters: list[torch.Tensor] = [parameter for group in groups for parameter in group["params"]]
+        if torch.is_inference_mode_enabled():
+            raise SelfInformedError("fit: within torch.inference_mode() nothing can be trained; call it outside")
+        if not any(parameter.requires_grad for parameter in self.parameters):
+            raise SelfInformedError("fit: nothing to train: no parameter of heads and classifier asks for gradients; call requires_grad_() on one of them")
         self.optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay, eps=recipe.epsilon, fused=True)
         self.peaks = [group["lr"] for group in groups]
         self.share = SCHEDULES[recipe.schedule]
@@ -135,8 +139,9 @@ class Training:
         self.log = log(self.state.step) if log is not None and self.processes.rank == 0 else None
         self.start = time.perf_counter()
         try:
-            while not self._over():
-                self._one_pass()
+            with torch.enable_grad():
+                while not self._over():
+                    self._one_pass()
             if not self.state.finished:
                 self._finish()
         finally:
