@@ -115,6 +115,16 @@ def test_what_runs_conditionally_is_exported_with_the_same_logits(problem: Probl
     torch.testing.assert_close(program(inputs[:9]), aug.logits(inputs[:9]), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_the_names_in_the_metadata_are_a_line_each(problem: Problem, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    names = [f"label {i}" for i in range(35)] + ["a\nline\r\nbreak"]
+    net = wrap(problem.net.model, problem.test.example_inputs(), labels=names)
+    check = export_onnx(augment(net, plan(net, problem.groups, hidden=(3,))), tmp_path / "model.onnx", problem.test.read(range(4)))
+    told = onnxruntime.InferenceSession(str(check.path)).get_modelmeta().custom_metadata_map["labels"].split("\n")
+    assert told == [*names[:35], "a line  break"]
+
+
 def test_what_depends_on_the_batch_is_not_exported(problem: Problem):
     aug = augment(problem.net, problem.plan())
     aug.output = "softmax"

@@ -155,8 +155,11 @@ def test_a_csv_manifest(tmp_path, encoding):
     [
         ([["b", "a"], ["b"]], ("a", "b"), [[1, 0], [1]]),
         (["b;a", "b"], ("a", "b"), [[1, 0], [1]]),
-        ([[3, 5], [3]], ("3", "5"), [[0, 1], [0]]),
-        ([7, 5], ("5", "7"), [[1], [0]]),
+        ([[3, 5], [3]], tuple("012345"), [[3, 5], [3]]),  # numbers are those of output units
+        ([10, 2], tuple(map(str, range(11))), [[10], [2]]),
+        (["10", "2;0"], tuple(map(str, range(11))), [[10], [2, 0]]),
+        (["b", None], ("b",), [[0], []]),
+        ([["b"], None], ("b",), [[0], []]),
     ],
 )
 def test_a_parquet_manifest(tmp_path, labels, names, targets):
@@ -165,6 +168,14 @@ def test_a_parquet_manifest(tmp_path, labels, names, targets):
     files = ImageFiles.from_manifest(tmp_path / "m.parquet", None)
     assert files.labels.names == names
     assert files.targets == targets
+
+
+@pytest.mark.parametrize("label", [0.5, -1, None, True])
+def test_a_label_that_is_neither_name_nor_number_is_refused(tmp_path, label):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pa.table({"path": ["1.png", "2.png"], "labels": [[], [label]]}), tmp_path / "m.parquet")
+    with pytest.raises(SelfInformedError, match=rf"m\.parquet, row 2 has {label} for a label; expected names, or class numbers from 0"):
+        ImageFiles.from_manifest(tmp_path / "m.parquet", None)
 
 
 @pytest.mark.parametrize(
@@ -177,6 +188,8 @@ def test_a_parquet_manifest(tmp_path, labels, names, targets):
         (b"path,labels\n\xff.png,a\n", "cannot be read"),
         (b'path,labels\n"1.png,a\n', "cannot be read"),
         (b"path,labels\n1.png,a\n2.png,z\n", r"row 2: labels: no label is named 'z'"),
+        (b"path,labels\n1.png,a\n2.png,a,b\n", "has more cells in row 2 than names in its header; part labels by ;"),
+        (b"path,labels\n1.png,a;a\n", "row 1: the label 'a' twice; expected each once"),
     ],
 )
 def test_manifests_that_are_refused(tmp_path, content, message):

@@ -155,6 +155,16 @@ def test_groups_are_the_papers_table_1() -> None:
     assert group_table(LabelGroups(4, ()), labels, plan, comparison()).cells() == []
 
 
+def test_widths_of_planned_heads_stand_beside_no_gain_of_a_searched_network(tmp_path) -> None:
+    groups, labels = LabelGroups(4, ([2, 0], [3])), LabelSpace("abcd")
+    plan, found = HeadPlan(groups, ((8, 4), (3,)), 10, 1000, 100), comparison()
+    rows = [{**row, "arm": "searched"} if row["arm"] == found.method else row for row in found.rows]
+    searched = Comparison(rows, {"searched" if arm == found.method else arm: values for arm, values in found.per_label.items()}, found.top_k, found.about)
+    for compared, there in ((found, True), (searched, False)):
+        write_tables(tmp_path, compared, groups, labels, plan)
+        assert ("8-4" in (tmp_path / "groups.csv").read_text()) == there
+
+
 @pytest.mark.parametrize("written", [to_csv, to_markdown, to_latex])
 def test_a_table_without_rows_has_its_head(written) -> None:
     assert "arm" in written(comparison_table(Comparison([], {}, 50)))

@@ -280,7 +280,7 @@ def test_a_file_of_labels(config, tmp_path, encoding):
     with pytest.raises(SelfInformedError, match="example 2 has label 2"):
         Inputs(replace(config, labels=str(tmp_path / "labels.txt"))).network()
     with pytest.raises(SelfInformedError, match=r"labels: .*absent\.txt does not exist.*one name per line"):
-        Inputs(replace(config, labels=str(tmp_path / "absent.txt")))
+        _ = Inputs(replace(config, labels=str(tmp_path / "absent.txt"))).labels
 
 
 def test_the_mapping(config):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import tarfile
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +28,7 @@ from selfinformed.evidence.comparison import Comparison
 from selfinformed.network.wrap import AttachPoint, wrap
 from selfinformed.pipeline import run as module
 from selfinformed.pipeline.artefacts import read_artefact
-from selfinformed.pipeline.config import read_config
+from selfinformed.pipeline.config import RunConfig, read_config
 from selfinformed.pipeline.folder import RunFolder
 from selfinformed.pipeline.inputs import Inputs
 from selfinformed.pipeline.run import Run
@@ -289,6 +292,83 @@ def test_data_that_were_written_anew_are_noticed(done: Run, workspace: Path, spl
             Run(read_config(done.folder))
     shutil.copy(workspace / "data" / f"{split}.npz", path)
     assert Run(read_config(done.folder)).evaluation()
+
+
+@pytest.mark.parametrize("how", ["moved", "deleted", "in a shard"])
+def test_images_that_come_and_go_are_noticed(workspace: Path, how: str) -> None:
+    options, images = write_images(workspace), workspace / "images"
+    shards = [workspace / f"test-{i}.tar" for i in range(2)]
+    for shard, labels in zip(shards, (range(6), range(6, 12)), strict=True):
+        write_shard(shard, images, labels)
+    changes = options | {"labels": None, "image_size": 6} | ({"test": str(workspace / "test-{0..1}.tar")} if how == "in a shard" else {})
+    assert opened(workspace, **changes).evaluation()
+    before = {path: path.stat().st_mtime_ns for path in (images, images / "class 3")}
+    if how == "moved":
+        (images / "class 3" / "0.png").rename(images / "class 4" / "9.png")
+    elif how == "deleted":
+        (images / "class 3" / "0.png").unlink()
+    else:
+        write_shard(shards[1], images, range(11, 5, -1))
+    assert how == "in a shard" or before[images] == images.stat().st_mtime_ns  # only the subfolders know
+    with refused("of other data"):
+        opened(workspace, **changes)
+
+
+def write_shard(path: Path, images: Path, labels: Iterable[int]) -> None:
+    """Of each label one image; called by place, so that only what is in it differs."""
+    with tarfile.open(path, "w") as tar:
+        for place, label in enumerate(labels):
+            for ending, data in (("png", (images / f"class {label}" / "0.png").read_bytes()), ("cls", str(label).encode())):
+                member = tarfile.TarInfo(f"{place}.{ending}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+
+
+def test_label_names_that_were_edited_are_noticed(done: Run, workspace: Path) -> None:
+    names = workspace / "labels.txt"
+    names.write_text((workspace / "data" / "labels.txt").read_text())
+    config = done.folder / "config.yaml"
+    config.write_text(config.read_text().replace(str((workspace / "data" / "labels.txt").resolve()), str(names)))
+    (done.folder / "groups.json").unlink()
+    Run(read_config(done.folder)).groups()  # keeps what the names are
+    names.write_text("\n".join(reversed(names.read_text().split("\n"))))
+    with refused(r"holds what was made when .*labels\.txt \(labels\) had another content than it has now; choose another --output"):
+        Run(read_config(done.folder))
+    names.write_text((workspace / "data" / "labels.txt").read_text())
+    assert Run(read_config(done.folder)).evaluation()  # written anew, as it was
+
+
+def test_saved_predictions_that_were_written_anew_are_noticed(tmp_path: Path) -> None:
+    config = RunConfig().with_changes({"predictions": str(tmp_path / "p.npz"), "n_labels": 6, "output": str(tmp_path / "out"), "n_groups": 2})
+    rng = np.random.default_rng(0)
+    for n in (50, 60):
+        np.savez(tmp_path / "p.npz", ids=np.argsort(rng.random((n, 6)), axis=1)[:, :4], labels=rng.integers(0, 6, n))
+        if n == 50:
+            assert Run(config).counts().n_examples == 50
+    with refused(r"holds what was made when .*p\.npz \(predictions\) had another content than it has now"):
+        Run(config)
+
+
+def test_another_mapping_in_the_same_file_is_noticed(done: Run, workspace: Path) -> None:
+    mapping, recalls = workspace / "map.csv", []
+    for n in (4, 8, 8):
+        mapping.write_text("source,target\n" + "".join(f"class {i},class {i}\n" for i in range(n)))
+        run = opened(workspace, mapping=str(mapping))
+        recalls.append(run.evaluation()["recall_at"])
+    assert recalls[0] != recalls[1] == recalls[2]
+
+
+def test_milliseconds_are_of_the_heads_that_are_there(done: Run, workspace: Path) -> None:
+    before = done.latency()["extra_computation"]
+    config = done.folder / "config.yaml"
+    config.write_text(config.read_text().replace("budget: 0.5", "budget: 1.0"))
+    for name in ("probe.json", "plan.json", "config.json", "evaluation.json", "comparison.json"):  # not latency.json
+        (done.folder / name).unlink()
+    run = Run(read_config(done.folder))
+    assert run.evaluation()["extra_computation"] == run.latency()["extra_computation"] > before
+    kept = (done.folder / "latency.json").read_bytes()
+    assert Run(read_config(done.folder)).latency()
+    assert (done.folder / "latency.json").read_bytes() == kept
 
 
 @pytest.mark.parametrize("kept", ["config.json", "detections", "features"])

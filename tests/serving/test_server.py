@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 
 from clients import content, request, running, say, status
 from conftest import refused, write_config, write_images
+from selfinformed.cli import _exported
 from selfinformed.pipeline.config import read_config
 from selfinformed.pipeline.run import Run
 from selfinformed.runtime.errors import SelfInformedError
@@ -174,3 +176,33 @@ def test_a_run_is_exported_served_and_ends_with_what_is_in_work(workspace: Path)
         assert process.returncode == 0
     finally:
         process.kill()
+
+
+def test_the_listed_files_alone_are_served_on_another_machine(workspace: Path, tmp_path: Path):
+    run = Run(read_config(write_config(workspace)))
+    _exported(run)
+    elsewhere = tmp_path / "elsewhere" / "run"
+    elsewhere.mkdir(parents=True)
+    for name in ("config.yaml", "config.json", "heads.safetensors", "model.onnx"):
+        shutil.copy(run.folder / name, elsewhere)
+    text = (elsewhere / "config.yaml").read_text()
+    (elsewhere / "config.yaml").write_text(text.replace(str((workspace / "data").resolve()), str(tmp_path / "not here")))
+    process, port, _ = served(elsewhere)
+    try:
+        array = io.BytesIO()
+        np.save(array, np.zeros((1, 6, 6), np.float32))
+        assert status(say(port, request(array.getvalue()))) == 200
+    finally:
+        process.send_signal(signal.SIGTERM)  # at once after an answer
+        process.communicate(timeout=10)
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("signalled", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_just_after_it_says_where_ends_it_as_any_other(workspace: Path, signalled: signal.Signals):
+    run = Run(read_config(write_config(workspace)))
+    _exported(run)
+    process, _, _ = served(run.folder)
+    process.send_signal(signalled)
+    assert process.communicate(timeout=10) == ("", "")
+    assert process.returncode == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,8 @@ from selfinformed.data.examples import Inputs, take_inputs
 from selfinformed.network.calls import batch_size_of, logits_of
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.extras import extra
-from selfinformed.runtime.files import written_atomically
+from selfinformed.runtime.files import digest_of, written_atomically
+from selfinformed.runtime.tabular import one_line
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ def export_onnx(aug: AugmentedClassifier, path: str | Path, inputs: Inputs, tole
             )
         exported: Any = onnx.load(str(temporary))
         metadata = {
-            "labels": "\n".join(aug.net.labels.names), "max_difference": str(check.max_difference), "top1_agreement": str(check.top1_agreement),
-            "checked_inputs": str(check.n_inputs), "extra_computation": str(check.extra_computation), **({"heads": _digest(heads)} if heads else {}),
+            "labels": "\n".join(map(one_line, aug.net.labels.names)), "max_difference": str(check.max_difference), "top1_agreement": str(check.top1_agreement),
+            "checked_inputs": str(check.n_inputs), "extra_computation": str(check.extra_computation), **({"heads": digest_of(heads)} if heads else {}),
         }  # fmt: skip
         onnx.helper.set_model_props(exported, metadata)
         onnx.save(exported, str(temporary))
@@ -124,12 +124,7 @@ def is_export_of(path: Path, heads: Path) -> bool:
         said = {entry.key: entry.value for entry in onnx.load(str(path), load_external_data=False).metadata_props}
     except Exception:  # protobuf's errors have no class in common
         return False
-    return said["heads"] == _digest(heads) if "heads" in said else path.stat().st_mtime >= heads.stat().st_mtime
-
-
-def _digest(path: str | Path) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return said["heads"] == digest_of(heads) if "heads" in said else path.stat().st_mtime >= heads.stat().st_mtime
 
 
 def _check(aug: AugmentedClassifier, inputs: Inputs, path: str | Path, session: Any) -> ExportCheck:

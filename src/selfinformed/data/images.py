@@ -87,14 +87,15 @@ class ImageFiles:
 
     @classmethod
     def from_manifest(cls, path: Path, labels: LabelSpace | None) -> ImageFiles:
-        """A table with the columns `path` and `labels`."""
+        """A table with the columns `path` and `labels`: names, or class numbers."""
         rows = _read_manifest(path)
-        names = [label_names(row) for _, row in rows]
         if not rows:
             raise SelfInformedError(f"data: the manifest {path} has no rows")
+        names = [label_names(row, f"{path}, row {number + 1}") for number, (_, row) in enumerate(rows)]
+        if labels is None and all(is_class_number(name) for row in names for name in row):
+            names = [[int(name) for name in row] for row in names]
         with naming(path):
-            labels = labels or LabelSpace(sorted({name for row in names for name in row}))
-        targets, labels = resolved(names, labels, lambda row: f"{path}, row {row + 1}")
+            targets, labels = resolved(names, labels, lambda row: f"{path}, row {row + 1}")
         return cls([path.parent / name for name, _ in rows], targets, labels)
 
     def read(self, row: int, transform: Transform) -> torch.Tensor:
@@ -186,11 +187,20 @@ def _resized(image: Any, size: int) -> tuple[int, int]:
     return width, height
 
 
-def label_names(labels: Any) -> list[str]:
-    """A manifest's cell: names separated by `;`, or in parquet a list of names or numbers, or one number."""
+def label_names(labels: Any, where: str) -> list[str | int]:
+    """A manifest's cell: names separated by `;`, or in parquet a list of names or of class numbers, or one number; nothing at all is no label."""
     if isinstance(labels, str):
         return [name.strip() for name in labels.split(";") if name.strip()]
-    return [str(name) for name in (labels if isinstance(labels, Sequence) else [labels])]
+    found = [] if labels is None else list(labels) if isinstance(labels, Sequence) else [labels]
+    for label in found:
+        if isinstance(label, bool) or not isinstance(label, str | int) or (isinstance(label, int) and label < 0):
+            raise SelfInformedError(f"data: {where} has {shown(label)} for a label; expected names, or class numbers from 0")
+    return found
+
+
+def is_class_number(label: str | int) -> bool:
+    """Whether it is a number of an output unit, or text that is one."""
+    return isinstance(label, int) or (label.isascii() and label.isdigit() and len(label) < 10)
 
 
 def _read_manifest(path: Path) -> list[tuple[str, Any]]:
@@ -204,8 +214,13 @@ def _read_manifest(path: Path) -> list[tuple[str, Any]]:
                 table = list(csv.DictReader(text, strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SelfInformedError(f"data: the manifest {path} cannot be read ({reason_of(error)})") from None
+    wrong = next((i for i, row in enumerate(table) if None in row), None)  # where csv puts what the header has no name for
+    if wrong is not None:
+        raise SelfInformedError(
+            f"data: the manifest {path} has more cells in row {wrong + 1} than names in its header; part labels by ; and quote what holds a comma"
+        )
     for column in ("path", "labels"):
-        wrong = next((i for i, row in enumerate(table) if row.get(column) is None), None)
+        wrong = next((i for i, row in enumerate(table) if row.get(column) is None and (column == "path" or path.suffix != ".parquet")), None)
         if wrong is not None:
             raise SelfInformedError(f"data: the manifest {path} has no {column!r} in row {wrong + 1}; its columns must be path, labels")
     wrong = next((i for i, row in enumerate(table) if not isinstance(row["path"], str) or not row["path"] or "\0" in row["path"]), None)

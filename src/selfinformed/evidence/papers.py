@@ -29,7 +29,7 @@ def write_tables(
     folder: str | Path, comparison: Comparison, groups: LabelGroups, labels: LabelSpace, plan: HeadPlan, trials: Sequence[Row] = ()
 ) -> None:
     """Writes comparison, groups and, where there are `trials` of a search, search as .csv, .md and .tex into a folder."""
-    tables = {"comparison": comparison_table(comparison), "groups": group_table(groups, labels, plan, comparison)}
+    tables = {"comparison": comparison_table(comparison), "groups": group_table(groups, labels, None if comparison.method == "searched" else plan, comparison)}
     if trials:
         tables["search"] = trial_table(trials)
     for name, table in tables.items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
 import time
 from collections.abc import Callable
@@ -10,12 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from selfinformed.data.images import stamp
+from selfinformed.data.tar_shards import TarShards
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.pipeline.artefacts import read_artefact
 from selfinformed.pipeline.config import MAKES_AGAIN, RunConfig, read_config
 from selfinformed.runtime.device import rank
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.files import plain, read_json, read_object, write_json, write_text
+from selfinformed.runtime.files import digest_of, plain, read_json, read_object, write_json, write_text
 from selfinformed.runtime.locks import FolderLock
 from selfinformed.training.structures import Structure
 
@@ -31,6 +35,7 @@ ARTEFACTS = frozenset(
 )  # fmt: skip
 _FOLDERS = ("detections", "features", "figures", "tables", "log")
 _NETWORK = "selfinformed.network/1"
+_OF_HEADS = ("evaluation.json", "conditional.json", "latency.json")
 _SHARED = ("measure",)  # stages that any number of processes do together; features are shared too
 
 
@@ -55,6 +60,7 @@ class RunFolder:
         self._again: set[str] = set()  # artefacts to be made again in any case
         path = self.path / "config.yaml"
         self._network: dict[str, Any] = {}
+        self._given: dict[str, dict[str, Any]] = {}
         begun = self._is_begun()
         if begun and path.exists():
             before = read_config(path)
@@ -69,6 +75,7 @@ class RunFolder:
             raise SelfInformedError(f"{self.path} holds artefacts but no config.yaml, so what made them is unknown; choose another --output")
         else:
             write_text(path, config.to_yaml())
+        self._check_given()
 
     def belongs_to(self, net: WrappedClassifier) -> None:
         """Checks that the run is of this network, which network.json says as soon as anything was made.
@@ -77,7 +84,7 @@ class RunFolder:
             SelfInformedError: the run is of a network with other weights.
         """
         before = self._network_before()
-        known = {"data": before.get("data", self._data())}
+        known = {"data": before.get("data", self._data()), "given": self._given}
         self._network = {"format": _NETWORK, "fingerprint": net.fingerprint, "checkpoint": _stamp(self.config.checkpoint), **known}
         if before.get("fingerprint", net.fingerprint) != net.fingerprint:
             raise SelfInformedError(
@@ -89,10 +96,11 @@ class RunFolder:
         """Writes network.json, once there is what was made with the network; `data_too` where files of data that were written since are as good."""
         if data_too:
             self._network["data"] = self._data()
-        if self._network and rank() == 0 and self._is_begun() and os.access(self.path, os.W_OK):
+        content = self._network or {"format": _NETWORK, "given": self._given}
+        if (self._network or self._given) and rank() == 0 and self._is_begun() and os.access(self.path, os.W_OK):
             before = self._network_before()
-            if any(before.get(key) != value for key, value in self._network.items()):
-                write_json(self.path / "network.json", self._network)
+            if any(before.get(key) != value for key, value in content.items()):
+                write_json(self.path / "network.json", before | content if not self._network else content)
 
     def changed(self) -> list[str]:
         """What may be another than when a stage last opened the network: `network` (its file was written since, or a function makes it, which may read what
@@ -107,7 +115,23 @@ class RunFolder:
 
     def _data(self) -> dict[str, list[int] | None]:
         c = self.config
-        return {split: _stamp(path) for split, path in (("train", c.train), ("holdout", c.holdout), ("test", c.test))}
+        return {split: _stamp(path) for split, path in (("train", c.train), ("holdout", c.holdout), ("test", c.test), ("second_view", c.second_view))}
+
+    def _check_given(self) -> None:
+        """Stops where a file that is read as it is holds something else than when the run was made of it."""
+        before = self._network_before().get("given")
+        before = before if isinstance(before, dict) else {}
+        for name in ("predictions", "labels", "teacher_checkpoint"):
+            path = getattr(self.config, name)
+            if (stamp := _stamp(path)) is None or not Path(path).is_file():
+                continue
+            was = found if isinstance(found := before.get(name), dict) else {}
+            as_it_was = [was.get("path"), was.get("stamp")] == [path, stamp]
+            self._given[name] = {"path": path, "stamp": stamp, "digest": was.get("digest") if as_it_was else digest_of(path)}
+            if was.get("path") == path and was.get("digest") != self._given[name]["digest"]:
+                raise SelfInformedError(
+                    f"{self.path} holds what was made when {path} ({name}) had another content than it has now; choose another --output, or delete the folder"
+                )
 
     def _network_before(self) -> dict[str, Any]:
         """What network.json says; where it is missing, the fingerprint that an artefact names."""
@@ -116,7 +140,7 @@ class RunFolder:
         path = self.path / "network.json"
         if path.exists():
             found = read_object(path, "network")
-            if found.get("format") != _NETWORK or not isinstance(found.get("fingerprint"), str):
+            if found.get("format") != _NETWORK or not isinstance(found.get("fingerprint", None if "given" not in found else ""), str):
                 raise SelfInformedError(f"{path}: expected {_NETWORK} with the fingerprint of a network; delete it")
             return found
         others = [(self.path / "config.json", "base_fingerprint")]
@@ -174,7 +198,7 @@ class RunFolder:
         made_with = content.get("made_with") if isinstance(content, dict) else None
         if made_with is None:
             return name not in self._outdated
-        before = {option: getattr(RunConfig, option, None) for option in wanted}
+        before = {option: value if option in ("heads", "mapped") else getattr(RunConfig, option, None) for option, value in wanted.items()}
         return isinstance(made_with, dict) and all((plain(before) | made_with)[option] == value for option, value in plain(wanted).items())
 
     def make_again(self, name: str) -> None:
@@ -191,10 +215,16 @@ class RunFolder:
         return True
 
     def made_with(self, name: str) -> dict[str, Any]:
-        """The options that only this artefact, and what is made from it, is made with; of a searched network also which one."""
+        """The options that only this artefact, and what is made from it, is made with; of a searched network also which one, of what is said of heads
+        the digest of their file, and of a mapping that of its own."""
         options = {option: getattr(self.config, option) for option, artefacts in MAKES_AGAIN.items() if name in artefacts}
-        searched = options.get("structure") == "searched" and (self.path / "search.json").exists()
-        return options | ({"found": self._found()} if searched else {})
+        if options.get("structure") == "searched" and (self.path / "search.json").exists():
+            options["found"] = self._found()
+        if name in _OF_HEADS and (heads := self.path / "heads.safetensors").exists():
+            options["heads"] = _digest(heads, heads.stat().st_mtime_ns)
+        if "mapping" in options and options["mapping"] and (mapping := Path(options["mapping"])).is_file():
+            options["mapped"] = digest_of(mapping)
+        return options
 
     def _found(self) -> str | None:
         """What tells the structure that search.json has from others; None where there is none that is current."""
@@ -211,13 +241,28 @@ class RunFolder:
         self._again.discard(name)
 
 
-def _stamp(checkpoint: str | None) -> list[int] | None:
-    """Bytes and time of a file of weights; None where there is none."""
+def _stamp(source: str | None) -> list[Any] | None:
+    """What tells a file that was written anew: its bytes and time; of numbered shards those of each, of a folder its time and those of its
+    subfolders, which change as files come and go. None where there is none."""
     try:
-        found = Path(checkpoint).stat() if checkpoint else None
-    except OSError:
+        if not source:
+            return None
+        shards = TarShards.named(Path(source))
+        if shards is not None and shards != [Path(source)]:
+            return [len(shards), hashlib.sha256(stamp(shards)).hexdigest()]
+        found = Path(source).stat()
+        if Path(source).is_dir():
+            with os.scandir(source) as inside:
+                times = sorted((folder.name, folder.stat().st_mtime_ns) for folder in inside if folder.is_dir())
+            return [len(times), hashlib.sha256(f"{found.st_mtime_ns} {times}".encode()).hexdigest()]
+    except (OSError, ValueError, SelfInformedError):
         return None
-    return found and [found.st_size, found.st_mtime_ns]
+    return [found.st_size, found.st_mtime_ns]
+
+
+@functools.lru_cache(maxsize=8)
+def _digest(path: Path, _: int) -> str:
+    return digest_of(path)
 
 
 def _check_own(folder: Path) -> None:

@@ -47,7 +47,6 @@ class Inputs:
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self._examples: dict[str, Examples] = {}
-        self.labels = self._read_labels()
 
     def network(self) -> WrappedClassifier:
         """The wrapped network, on the chosen device, its convolutions laid out channels last (over twice as fast on a CPU)."""
@@ -218,7 +217,9 @@ class Inputs:
             views=self.config.views if augmentation else 1, augmentation=augmentation,
         )
 
-    def _read_labels(self) -> LabelSpace | None:
+    @cached_property
+    def labels(self) -> LabelSpace | None:
+        """The label names that were given, None for none."""
         if not self.config.labels:
             return None
         try:

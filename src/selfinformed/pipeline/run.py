@@ -58,21 +58,22 @@ class Run:
     Args:
         config: the configuration; its `output` is the folder.
         say: takes a line about each stage.
+        checked: look at once whether network and data are still those of the run, which may open them.
 
     Raises:
         SelfInformedError: the folder cannot be written, or holds artefacts of another configuration.
     """
 
-    def __init__(self, config: RunConfig, say: Say = lambda line: None) -> None:
+    def __init__(self, config: RunConfig, say: Say = lambda line: None, checked: bool = True) -> None:
         self.config, self.say = config, say
         self._kept = RunFolder(config, say)
         self.folder = self._kept.path
         self.inputs = Inputs(config)
         self._features: dict[Part, FeatureStore] = {}
-        changed = self._kept.changed() if config.model else []
+        changed = self._kept.changed() if config.model and checked else []
         if changed:
             _ = self.net
-        for split in ("train", "holdout", "test"):
+        for split in ("train", "holdout", "test", "second_view"):
             if split in changed and are_whole(self.folder / "features" / split):
                 self.features(split)  # refused where it is of other data
         if "holdout" in changed and (self.folder / "detections" / "manifest.json").exists():

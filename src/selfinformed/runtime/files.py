@@ -20,6 +20,12 @@ from selfinformed.runtime.memory import require_memory
 from selfinformed.runtime.reading import MOST_JSON, check_tensors, opened, parsed, reason_of
 
 
+def digest_of(path: str | Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 @contextmanager
 def written_atomically(path: str | Path, keep: bool = False) -> Iterator[Path]:
     """Gives a temporary path beside `path`; on success syncs it and renames it to `path`, on failure removes it.

@@ -124,13 +124,13 @@ def serve(
     app = application(network, limits, address.token, address.hosts)
     server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=round(limits.deadline + limits.body_seconds) + 1, **http_options(limits)))
     address.listen()
-    say(f"serving    {folder} at {address}; stop with Ctrl-C")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn raises again what stopped it
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # an image above the limit is refused, not remarked on
     sys.setswitchinterval(0.0005)  # under overload refusing is work without a pause, for which the computing thread would wait 5 ms twice a batch
     gc.collect()
     gc.freeze()  # what is there now stays: no collection looks through it while a request waits
     with contextlib.suppress(KeyboardInterrupt), address.bound:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn raises again what stopped it
+        say(f"serving    {folder} at {address}; stop with Ctrl-C")
         server.run([address.bound])
 
 
