@@ -239,3 +239,9 @@ def test_parameters_by_part():
     counted = cost(model, torch.randn(2, 4), {"classifier": ("2",)})
     assert counted.parameters_by_part == {"trunk": 25, "classifier": 18}
     assert counted.by_part == {"trunk": 20, "classifier": 15}
+
+
+def test_what_makes_a_weight_is_no_cost_of_an_example():
+    model = nn.Sequential(nn.utils.parametrizations.orthogonal(nn.Linear(12, 9)), nn.ReLU(), nn.utils.parametrizations.orthogonal(nn.Linear(9, 5)))
+    found = cost(model.eval(), torch.randn(3, 12), {"classifier": ["2"]})
+    assert (found.multiply_adds, found.by_part["classifier"]) == (12 * 9 + 9 * 5, 9 * 5)

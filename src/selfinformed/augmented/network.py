@@ -437,5 +437,9 @@ class _Keep:
 
 def _side_by_side(parts: list[torch.Tensor | None]) -> torch.Tensor:
     kept = [part for part in parts if part is not None]
-    assert len(kept) == len(parts)
+    if len(kept) < len(parts):
+        raise SelfInformedError(
+            "attach: the classifier was called before what heads read was computed; where parts of the network are checkpointed, "
+            "attach point and classifier belong in the same part, or in none"
+        )
     return kept[0] if len(kept) == 1 else torch.cat(kept, 1)

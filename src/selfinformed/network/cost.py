@@ -46,7 +46,8 @@ def cost(model: nn.Module, example_inputs: Inputs, parts: Mapping[str, Sequence[
     """Counts the multiply-adds of one example with `torch.utils.flop_counter.FlopCounterMode` (which counts 2 for each).
 
     Counted are products of matrices and vectors, convolutions, attention, bilinear layers, distances between all pairs (one for each term) and linear layers
-    in 8 or 4 bits; not what is done element by element: biases, activations, normalisation, pooling, `(x * w).sum(-1)`, outer products (but `addr`).
+    in 8 or 4 bits; not what is done element by element: biases, activations, normalisation, pooling, `(x * w).sum(-1)`, outer products (but `addr`); nor
+    what a parametrization (`torch.nn.utils.parametrize`) does to make a weight, which is done once for a batch, however many examples it has.
     A copy of the model, which shares its weights, is run on its own device; where operators are then left out, once more on the meta device if it can be:
     there PyTorch takes recurrent layers and fused transformer layers apart.
 
@@ -67,10 +68,13 @@ def cost(model: nn.Module, example_inputs: Inputs, parts: Mapping[str, Sequence[
         moved = {k: v.to("meta") for k, v in inputs.items()} if isinstance(inputs, dict) else inputs.to("meta")
         with suppress(Exception):  # a model may do anything the meta device cannot follow
             flops, uncounted = _count(_copy_of(model, lambda tensor: tensor.detach().to("meta")), moved)
-    total = _total(flops, "Global")
-    by_part = {
-        part: sum(_total(flops, f"{root}.{name}") for name in names) for part, names in (parts or {}).items()
-    }  # fmt: skip
+    making = {key: _total(flops, key) for key in flops if _PARAMETRIZATION.search(key)}
+    total = _total(flops, "Global") - sum(making.values())
+
+    def of(name: str) -> int:
+        return _total(flops, f"{root}.{name}") - sum(n for key, n in making.items() if key.startswith(f"{root}.{name}."))
+
+    by_part = {part: sum(map(of, names)) for part, names in (parts or {}).items()}
     by_part = {"trunk": total - sum(by_part.values()), **by_part}
     numbers = {part: sum(p.numel() for name in names for p in model.get_submodule(name).parameters()) for part, names in (parts or {}).items()}
     parameters = sum(p.numel() for p in model.parameters())
@@ -123,6 +127,7 @@ class _Uncounted(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
+_PARAMETRIZATION = re.compile(r"\.parametrizations\.\w+$")
 _HAS_MULTIPLY_ADDS = re.compile(r"mm(_|$)|gem[mv]|matmul|linear|conv|attention|rnn|lstm|gru|encoder_layer|_fft_")
 _HAS_NONE = re.compile(r"^upsample|convert|reorder|flatten_weight|quantize_weight|(pre|un|_)pack(_|$)|_thnn_fused")  # these only prepare, or interpolate
 
