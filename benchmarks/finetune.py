@@ -32,7 +32,7 @@ from selfinformed.training.fitting import fit_whole
 # Learning rates and AdamW's epsilon; the heads' own epsilon, 1e-3 with thousands of logistic labels, and the usual one.
 TRIES = {
     "cjk": ((1e-4, 1e-3), (2.5e-4, 1e-3), (5e-4, 1e-3), (2e-3, 1e-3), (1e-4, 1e-8), (3e-4, 1e-8), (1e-3, 1e-8)),
-    "wordnet": ((1e-3, 1e-3), (4e-3, 1e-3), (5e-4, 1e-8), (2.5e-4, 1e-8)),
+    "wordnet": ((1e-3, 1e-3), (4e-3, 1e-3), (5e-4, 1e-8), (2.5e-4, 1e-8), (1.2e-4, 1e-8)),
 }
 USUAL = tuple((rate, 1e-8) for rate in (5e-4, 2e-3, 4e-3, 8e-3, 1.6e-2))
 BATCH = 128  # examples of a step of the whole network

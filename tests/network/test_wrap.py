@@ -422,3 +422,25 @@ def test_inputs_that_the_network_cannot_take_are_named_beside_those_it_was_wrapp
     said = rf"model: it does not run on these inputs \(.*\); it was wrapped with float32 \[{len(VECTORS)}, 128\], and these are float64 \[4, 128\]"
     with pytest.raises(SelfInformedError, match=said):
         net.logits(torch.zeros(4, 128, dtype=torch.float64))
+
+
+class Counts(nn.Module):
+    """A network that counts its calls in a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.norm, self.classifier = nn.Linear(128, 6), nn.BatchNorm1d(6), nn.Linear(6, 3)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.classifier(self.norm(self.trunk(x)))
+
+
+def test_what_a_model_keeps_of_its_calls_makes_it_no_other():
+    net = wrap(Counts(), VECTORS)
+    before = net.fingerprint
+    net.features(VECTORS)
+    assert net.fingerprint == before
+    net.model.train()(VECTORS)  # its statistics move
+    assert net.fingerprint != before

@@ -154,8 +154,8 @@ class AugmentedClassifier(nn.Module):
             return True
         state = state_of(self.base), state_of(self.net.model)
         if self._compared is None or self._compared[0] != state:
-            own, models = self.base.state_dict(), self.net.model.state_dict()
-            differ = any(not torch.equal(own[name], tensor.to(own[name])) for name, tensor in models.items() if name in own)
+            own = dict(self.base.named_parameters())
+            differ = any(not torch.equal(own[name], p.to(own[name])) for name, p in self.net.model.named_parameters() if name in own)
             self._compared = state, differ
         return self._compared[1]
 

@@ -173,7 +173,7 @@ class WrappedClassifier:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the names, types, shapes and bytes of the model's state, as it is now: its parameters and persistent buffers."""
+        """SHA-256 over the names, types, shapes and bytes of the model's parameters and persistent buffers, taken again when it was trained on."""
         state = state_of(self.model)
         if self._fingerprint is None or self._fingerprint[0] != state:
             self._fingerprint = state, fingerprint_of(self.model)
@@ -259,8 +259,10 @@ def wrap(
 
 
 def state_of(model: nn.Module) -> tuple[tuple[int, int], ...]:
-    """Another one whenever a parameter or buffer was written to or replaced, told without a look at their values."""
-    tensors = itertools.chain(model.parameters(), model.buffers())
+    """Another one whenever what training changes was written to or replaced, parameters and the statistics of BatchNorm, told without a look at their
+    values; not other buffers, in which a model may keep what it likes of each call."""
+    statistics = (tensor for name, tensor in model.named_buffers() if name.rpartition(".")[2] in ("running_mean", "running_var", "num_batches_tracked"))
+    tensors = itertools.chain(model.parameters(), statistics)
     return tuple((tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
 
 
