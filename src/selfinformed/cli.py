@@ -21,7 +21,7 @@ from selfinformed.pipeline.config import RunConfig, demo_config, read_config
 from selfinformed.runtime.device import rank, world_size
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.remarks import on_one_line
-from selfinformed.runtime.tabular import Table, percent
+from selfinformed.runtime.tabular import Table, one_line, percent
 
 if TYPE_CHECKING:
     from selfinformed.augmented.exported import ExportCheck
@@ -478,7 +478,7 @@ _WORDS = ("group", "reading", "detected", "annotated", "network", "stage", "file
 
 
 def _fail(message: str) -> int:
-    line = " ".join(message.split())
+    line = one_line(" ".join(message.split()))  # a name of a file may try to steer the terminal
     if len(line) > _LONGEST:  # what a file holds may be of any length; how the line begins and what to do in the end are ours
         line = f"{line[: _LONGEST // 2]} … {line[-_LONGEST // 2 :]}"
     print(f"selfinformed: {line}", file=sys.stderr)  # noqa: T201

@@ -88,6 +88,8 @@ def load(folder: str | Path, model: nn.Module | WrappedClassifier, example_input
     arrays, metadata = read_tensors(folder / "heads.safetensors", WEIGHTS_FORMAT)
     if metadata.get("base") != expected:
         raise SelfInformedError(f"{folder}: heads.safetensors and config.json are of different runs; copy both from one run folder")
+    if sum(array.size for array in arrays.values()) < plan.parameters - plan.base_parameters:  # before so many are made
+        raise SelfInformedError(f"{folder / 'heads.safetensors'} does not fit its config (it has fewer numbers than the plan's heads)")
     with naming(folder / "config.json"):
         aug = augment(net, plan)
     aug.output, aug.base_was_tuned = output, tuned

@@ -108,11 +108,20 @@ class ImageFiles:
         return stamp(self.paths)
 
 
+def is_slow(start: bytes) -> bool:
+    """Whether Pillow decodes an image that starts so by a loop in Python, whose time can grow with the square of the file: plain PNM, BMP in runs."""
+    return start[:2] in (b"P1", b"P2", b"P3") or (start[:2] == b"BM" and start[30:34] in (b"\1\0\0\0", b"\2\0\0\0"))
+
+
 def decoded(file: IO[bytes], name: str, transform: Transform) -> torch.Tensor:
     """An image as a tensor; `name` is what errors call it, after `the image`."""
     from PIL import Image
 
+    start = file.read(64)
+    file.seek(0)
     try:
+        if is_slow(start):
+            raise ValueError("it is written as text or in runs, which is slow to read; convert it to PNG or JPEG")
         image = Image.open(file, formats=_FORMATS)
         if image.width * image.height > _MOST_PIXELS:
             raise ValueError(f"{image.width:,} x {image.height:,} pixels; at most {_MOST_PIXELS:,} are read")

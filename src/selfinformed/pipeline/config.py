@@ -214,6 +214,8 @@ def _check_plain(text: str) -> None:
         line = event.start_mark.line + 1 if event.start_mark else 0
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) or getattr(event, "tag", None):
             raise ValueError(f"line {line} has an anchor, an alias or a tag; write the value itself")
+        if isinstance(event, yaml.ScalarEvent) and len(event.value) > _MOST_CHARACTERS:
+            raise ValueError(f"line {line} has a value of {len(event.value):,} characters; expected at most {_MOST_CHARACTERS:,}")
         if depth == 1 and not isinstance(event, yaml.CollectionEndEvent):
             if at_name and isinstance(event, yaml.ScalarEvent):
                 if event.value in names:
@@ -269,6 +271,7 @@ def _is_text(text: str) -> bool:
 
 
 _MOST_DEPTH = 8
+_MOST_CHARACTERS = 2**12  # of a value; a number of as many digits can still be shown
 _SHARES = ("residual", "label_smoothing", "class_weights", "balanced_sampling", "soft_targets", "ema", "tail_average")
 _MOST = dict.fromkeys(_SHARES, 1) | {"n_labels": MOST_LABELS, "top_k": MOST_LABELS, "image_size": 2**14, "hidden": 2**20, "depth": 64,
          "dense_share": 1, "attach_points": 64, "views": 1_000, "seed": 2**63 - 1}

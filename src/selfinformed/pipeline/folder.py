@@ -55,7 +55,7 @@ class RunFolder:
         self.path = Path(config.output)
         _check_own(self.path)
         self._done: dict[str, Any] = {}
-        self._lock = FolderLock(self.path)
+        self._lock = FolderLock(self.path, _FOLDERS)
         self._outdated: set[str] = set()  # artefacts of which config.yaml says that they were made with other options
         self._again: set[str] = set()  # artefacts to be made again in any case
         path = self.path / "config.yaml"
@@ -64,10 +64,7 @@ class RunFolder:
         begun = self._is_begun()
         if begun and path.exists():
             before = read_config(path)
-            if differences := before.differences(config):
-                raise SelfInformedError(
-                    f"{self.path} holds a run with another {', '.join(differences)}; choose another --output, or delete the folder"
-                )
+            self._check_config(before)
             self._outdated = set(before.made_again(config))
             if before.skip_bad != config.skip_bad:
                 write_text(path, replace(before, skip_bad=config.skip_bad).to_yaml())
@@ -76,6 +73,12 @@ class RunFolder:
         else:
             write_text(path, config.to_yaml())
         self._check_given()
+
+    def _check_config(self, before: RunConfig | None = None) -> None:
+        """Stops where the folder's config.yaml is another, which a process that began it at the same time may have written."""
+        before = before or read_config(self.path / "config.yaml")
+        if differences := before.differences(self.config):
+            raise SelfInformedError(f"{self.path} holds a run with another {', '.join(differences)}; choose another --output, or delete the folder")
 
     def belongs_to(self, net: WrappedClassifier) -> None:
         """Checks that the run is of this network, which network.json says as soon as anything was made.
@@ -158,6 +161,7 @@ class RunFolder:
         if name not in self._done and not self._read_there(stage, name, read, also):
             with self._lock.held(stage) if rank() == 0 and stage not in _SHARED else nullcontext():
                 if not self._read_there(stage, name, read, also):  # another process may have made it meanwhile
+                    self._check_config()
                     start = time.perf_counter()
                     made = make()
                     if rank() == 0:

@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import os
 import sys
+import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -224,7 +225,7 @@ class Inputs:
             return None
         try:
             with naming(self.config.labels):
-                return LabelSpace(read_text(self.config.labels, "labels", encoding="utf-8-sig").splitlines())
+                return LabelSpace(read_text(self.config.labels, "labels", encoding="utf-8-sig").replace("\r\n", "\n").removesuffix("\n").split("\n"))
         except SelfInformedError as error:
             raise SelfInformedError(f"{error}; expected a text file with one name per line") from None
 
@@ -268,7 +269,7 @@ def _open_model(name: str, output: Path) -> nn.Module:
     if place.endswith(".py") and Path(place).resolve().is_relative_to(output.resolve()):
         raise SelfInformedError(f"model: {place} is in the run folder {output}, which holds results and never code; keep it elsewhere")
     try:
-        model = _made_by(place, function)()
+        model = _made_by(place, function, output)()
     except SelfInformedError:
         raise
     except Exception as error:  # the file is the user's and may raise anything
@@ -278,7 +279,7 @@ def _open_model(name: str, output: Path) -> nn.Module:
     return model
 
 
-def _made_by(place: str, function: str) -> Any:
+def _made_by(place: str, function: str, output: Path) -> Any:
     from torch import nn
 
     if place.endswith(".py"):
@@ -286,6 +287,10 @@ def _made_by(place: str, function: str) -> Any:
     package = place.partition(".")[0]
     if package in sys.stdlib_module_names:
         raise SelfInformedError(f"model: {place} is of Python's standard library, which has no networks; expected PACKAGE.MODULE:FUNCTION of a package")
+    spec = importlib.util.find_spec(package)  # which imports nothing
+    lies = [spec.origin, *(spec.submodule_search_locations or ())] if spec is not None else []
+    if any(Path(at).resolve().is_relative_to(output.resolve()) for at in lies if at):
+        raise SelfInformedError(f"model: {place} is in the run folder {output}, which holds results and never code; keep it elsewhere")
     found = getattr(importlib.import_module(place), function)
     is_network = inspect.isclass(found) and issubclass(found, nn.Module)
     if not is_network and not (inspect.isfunction(found) and found.__module__.partition(".")[0] == package):
@@ -350,6 +355,8 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             check_tensors(path, "checkpoint")
+        elif zipfile.is_zipfile(path) and any(member.compress_type != zipfile.ZIP_STORED for member in zipfile.ZipFile(path).infolist()):
+            raise ValueError("it is compressed, which torch.save does not do, and may unpack to any size")
         state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged, or refused because it is more than tensors
         if "weights_only" in str(error).lower() or "unsupported global" in str(error).lower():

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -16,16 +17,19 @@ from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_object, write_json
 from selfinformed.runtime.work import remove_old
 
+_PART = re.compile(r"\..+\.[a-z0-9_]{8}\.part")  # as `written_atomically` calls them
+
 
 class FolderLock:
     """The right to write artefacts of a folder, held by one process of all that share its file system. Taken again by its holder, it counts.
 
     Args:
         folder: it holds `.lock`, which is locked, and `.lock.json`, which says by whom.
+        inner: folders in it that are written too.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, inner: Sequence[str] = ()) -> None:
+        self.folder, self._inner = folder, inner
         self._lock = FileLock(folder / ".lock")
         self._owner = folder / ".lock.json"
 
@@ -48,7 +52,8 @@ class FolderLock:
         try:
             if self._lock.lock_counter == 1:
                 command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-                remove_old(self.folder.rglob(".*.part"), self.folder)  # since some stages take no lock, a writer may live
+                left = (path for place in ("*", *(f"{name}/**/*" for name in self._inner)) for path in self.folder.glob(place) if _PART.fullmatch(path.name))
+                remove_old(left, self.folder)  # since some stages take no lock, a writer may live
                 write_json(self._owner, {"host": socket.gethostname(), "process": os.getpid(), "work": work, "command": command})
             yield
         finally:

@@ -122,7 +122,10 @@ def whole_number(name: str, value: Any, most: int | None = None, what: str = "")
 
 def shown(value: Any, most: int = 80) -> str:
     """A value in an error: on one line, and not longer than that."""
-    text = repr(value) if not isinstance(value, list | tuple | dict) or len(value) < 20 else f"{type(value).__name__} of {len(value)}"
+    try:
+        text = repr(value) if not isinstance(value, list | tuple | dict) or len(value) < 20 else f"{type(value).__name__} of {len(value)}"
+    except ValueError:  # a whole number of thousands of digits
+        text = f"{type(value).__name__} that is too large to show"
     return text if len(text) <= most else f"{text[:most]}…"
 
 

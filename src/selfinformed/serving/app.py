@@ -55,12 +55,14 @@ def application(
         assert isinstance(error, HTTPException)
         return _problem(error.status_code, f"{request.method} {request.url.path}: expected POST /predict, GET /health or GET /metrics", error.headers)
 
-    return Starlette(
+    app = Starlette(
         routes=[Route("/predict", predict, methods=["POST"]), Route("/health", health), Route("/metrics", metrics)],
         middleware=[Middleware(_Door, token=token, hosts=hosts)],
         exception_handlers={HTTPException: refused},
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False
+    return app
 
 
 class _Predict:
@@ -134,11 +136,21 @@ class _Door:
             asked = [_host(value) for name, value in scope["headers"] if name == b"host"]
             if len(asked) != 1 or asked[0] not in self._hosts:
                 return _problem(421, f"Host: expected one of {', '.join(sorted(self._hosts))}; got {', '.join(map(repr, asked)) or 'none'}")
+        if any(_of_another_site(name, value, scope["headers"]) for name, value in scope["headers"]):
+            return _problem(403, "Origin: this is a page of another site; ask from a program, or from a page of this server's own address")
         if self._expected is not None and scope["path"] != "/health":
             given = [value for name, value in scope["headers"] if name == b"authorization"]
             if len(given) != 1 or not hmac.compare_digest(given[0], self._expected):
                 return _problem(401, "expected the header `Authorization: Bearer TOKEN` with the token of this server", {"www-authenticate": "Bearer"})
         return None
+
+
+def _of_another_site(name: bytes, value: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bool:
+    """Whether a header is a browser's word that a page of another site asks."""
+    if name == b"sec-fetch-site":
+        return value.strip().lower() == b"cross-site"
+    asked = next((value for name, value in headers if name == b"host"), b"")
+    return name == b"origin" and value.strip().lower().partition(b"://")[2] != asked.strip().lower()
 
 
 class _TooLarge(Exception):

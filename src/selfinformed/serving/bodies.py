@@ -30,7 +30,8 @@ class Expected:
 
     def check(self, dtype: np.dtype[Any], shape: tuple[int, ...], what: str) -> None:
         """One example, with or without a batch of one about it."""
-        if dtype != self.dtype or shape not in (self.shape, (1, *self.shape)):
+        whole = all(type(size) is int for size in shape)  # a header may say True, which equals 1
+        if dtype != self.dtype or not whole or shape not in (self.shape, (1, *self.shape)):
             raise SelfInformedError(f"{what}: expected {self}, got {dtype} {list(shape)}; send one example, of that type and shape")
 
 
@@ -64,13 +65,15 @@ def image_reader(size: int | None, most_pixels: int, pixels: Pixels | None = Non
         size, pixels: see `image_transform`.
         most_pixels: that the header may state, and that resizing may make, which of a thread-like image is far more.
     """
-    from selfinformed.data.images import IMAGENET, image_transform  # which needs torch; a server of arrays does not
+    from selfinformed.data.images import IMAGENET, image_transform, is_slow  # which needs torch; a server of arrays does not
 
     transform = image_transform(size, pixels or IMAGENET)
 
     def read(body: bytes) -> np.ndarray:
         from PIL import Image
 
+        if is_slow(body):
+            raise SelfInformedError("image: it is written as text or in runs, which is slow to read; send PNG or JPEG")
         try:
             with Image.open(BytesIO(body), formats=_FORMATS) as image:
                 width, height = image.size

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -12,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from selfinformed.serving.limits import Limits
 
 _HEAD_BYTES = 65_536
+_UPGRADE = re.compile(rb"(?i)(?<=\r\n)upgrade(?=[ \t]*:)")
 _LINGER = 1.0  # seconds in which one who is refused may stop sending; closed at once, a connection is reset and the answer lost on the way
 
 
@@ -25,7 +28,8 @@ def guarded(limits: Limits) -> type[HttpToolsProtocol]:
         _head_timer: asyncio.TimerHandle | None = None
         _write_timer: asyncio.TimerHandle | None = None
         _linger_timer: asyncio.TimerHandle | None = None
-        _head_bytes = 0
+        _head_bytes = 0  # of the header, or beside a body: its framing, and what comes after it
+        _body_bytes = 0
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -45,17 +49,40 @@ def guarded(limits: Limits) -> type[HttpToolsProtocol]:
         def data_received(self, data: bytes) -> None:
             if self.transport.is_closing() or self._linger_timer is not None:
                 return
+            if self._head_timer is not None:  # an upgrade that is offered is not taken, and the parser would take what follows for another protocol's
+                head, end, rest = data.partition(b"\r\n\r\n")
+                data = _UPGRADE.sub(b"Ignored", head) + end + rest
+            body_before, within = self._body_bytes, self._head_timer is None
             super().data_received(data)
             if self._head_timer is not None:  # all of it was header, and more is to come
                 self._head_bytes += len(data)
                 if self._head_bytes > _HEAD_BYTES:
                     self.send_400_response(f"The header is longer than {_HEAD_BYTES} bytes.")
+            elif within:
+                self._head_bytes += len(data) - (self._body_bytes - body_before)
+                if self._head_bytes > _HEAD_BYTES + 8 * self._body_bytes:  # a chunk of one byte has five others about it
+                    self.send_400_response(f"There are more than {_HEAD_BYTES} bytes beside the body.")
 
         def on_message_begin(self) -> None:
             super().on_message_begin()
             self._await_head()
 
+        def on_header(self, name: bytes, value: bytes) -> None:
+            if self._head_timer is not None:  # after a body nothing is looked at
+                super().on_header(name, value)
+
+        def on_body(self, body: bytes) -> None:
+            self._body_bytes += len(body)
+            super().on_body(body)
+
+        def send_400_response(self, msg: str) -> None:
+            content = json.dumps({"error": msg}).encode()
+            head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\nconnection: close\r\n\r\n"
+            self.transport.write(head.encode() + content)
+            self.transport.close()
+
         def on_headers_complete(self) -> None:
+            self._head_bytes = self._body_bytes = 0
             if self._head_timer is not None:
                 self._head_timer.cancel()
                 self._head_timer = None

@@ -12,6 +12,7 @@ import numpy as np
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.extras import extra
 from selfinformed.runtime.files import read_object
+from selfinformed.runtime.reading import shown
 from selfinformed.serving.bodies import Arrays, Expected, body_reader
 from selfinformed.serving.worker import Answer
 
@@ -43,6 +44,8 @@ class ServedNetwork:
         self._read = body_reader(self.expected, images)
         n_labels = self._session.get_outputs()[0].shape[1]
         try:
+            if heads["output"] not in (None, "softmax", "logistic"):
+                raise ValueError(f"output {shown(heads['output'])}")
             self._logistic = heads["output"] == "logistic"
             self.labels = _labels(heads["labels"], heads["plan"]["groups"])
         except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -61,6 +64,8 @@ class ServedNetwork:
                 answers.append(b"")
             except SelfInformedError as error:
                 answers.append(error)
+            except Exception as error:  # whatever a body brings about is its sender's alone
+                answers.append(SelfInformedError(f"body: it cannot be read ({type(error).__name__})"))
         for place, answer in zip([place for place, _ in examples], self._answers([arrays for _, arrays in examples]), strict=True):
             answers[place] = answer
         return answers
@@ -105,6 +110,10 @@ class ServedNetwork:
 
 def _labels(names: list[str], groups: dict[str, Any]) -> list[dict[str, Any]]:
     """What an answer says of each label, from `config.json`."""
+    if not all(isinstance(name, str) for name in (*names, *groups["names"])):
+        raise ValueError("expected names as text")
+    if not all(type(label) is int and 0 <= label < len(names) for members in groups["members"] for label in members):
+        raise ValueError("expected members of groups among the labels")
     labels: list[dict[str, Any]] = [{"label": name, "index": i, "groups": []} for i, name in enumerate(names)]
     for group, members in zip(groups["names"], groups["members"], strict=True):
         for label in members:
