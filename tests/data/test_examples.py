@@ -397,3 +397,17 @@ def test_images_of_several_sizes_need_image_size(folder):
 def test_batches_are_of_whole_numbers(batch_size):
     with pytest.raises(SelfInformedError, match="batch_size: expected a whole number of at least 1; got"):
         next(open_dataset((torch.zeros(2, 1), [0, 1])).batches(batch_size))
+
+
+def test_arrays_with_labels_in_a_row_and_offsets(tmp_path):
+    inputs = np.zeros((3, 4), np.float32)
+    np.savez(tmp_path / "u.npz", inputs=inputs, targets=np.array([1, 2, 3]), offsets=np.array([0, 2, 3, 3]))
+    targets = open_dataset(tmp_path / "u.npz").targets
+    assert (targets.labels.tolist(), targets.offsets.tolist()) == ([1, 2, 3], [0, 2, 3, 3])
+    for wrong in ([0, 2, 1, 3], [1, 2, 3, 3], [0, 2, 3, 4], [0.0, 2.0, 3.0, 3.0], []):
+        np.savez(tmp_path / "u.npz", inputs=inputs, targets=np.array([1, 2, 3]), offsets=np.array(wrong))
+        with pytest.raises(SelfInformedError, match=r"u\.npz cannot be read as \.npz \(offsets: expected whole numbers"):
+            open_dataset(tmp_path / "u.npz")
+    np.savez(tmp_path / "u.npz", inputs=inputs, targets=np.array([1, 2, 3]), offsets=np.array([0, 2, 3]))
+    with pytest.raises(SelfInformedError, match="3 inputs but targets for 2 examples"):
+        open_dataset(tmp_path / "u.npz")

@@ -125,7 +125,7 @@ def test_a_damaged_image_is_named_and_can_be_set_aside():
         ({"pixel_values": [[1.0]], "label": [-1]}, "-1 is no label"),
         ({"pixel_values": [[1.0]], "label": [""]}, "'' is no label"),
         ({"pixel_values": [[1.0]], "label": [None]}, "row 0 of the data set and all others have no label"),
-        ({"pixel_values": [[1.0]], "label": [[0, 1, 0]]}, r"\[0, 1, 0\] names a label twice; expected class numbers, not one 0 or 1 for each label"),
+        ({"pixel_values": [[1.0], [2.0]], "label": [[0, 1, 0], [1]]}, r"\[0, 1, 0\] names a label twice; expected class numbers, not one 0"),
         ({"pixel_values": [[1.0]], "label": [2**40]}, "the class number 1099511627776; expected less than"),
         ({"pixel_values": [], "label": []}, "has no rows"),
     ],
@@ -141,3 +141,13 @@ def test_several_splits_or_columns_of_images_are_refused(classes):
         open_dataset(datasets.DatasetDict({"train": dataset}))
     with pytest.raises(SelfInformedError, match=r"several columns of images \(picture, other\); remove all but one"):
         open_dataset(datasets.concatenate_datasets([dataset, dataset.remove_columns("label").rename_column("picture", "other")], axis=1))
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int64, np.bool_])
+def test_rows_of_one_number_for_each_label_are_multi_hot(kind):
+    datasets = pytest.importorskip("datasets")
+    hot = np.array([[0, 1, 1, 0], [0, 0, 0, 0], [1, 0, 0, 0]])
+    made = datasets.Dataset.from_dict({"input_ids": [[1, 2], [3, 4], [5, 6]], "labels": hot.astype(kind).tolist()})
+    for labels in (None, ["a", "b", "c", "d"]):
+        targets = open_dataset(made, labels).targets
+        assert (targets.labels.tolist(), targets.offsets.tolist(), targets.n_labels) == ([1, 2, 0], [0, 2, 2, 3], 4)

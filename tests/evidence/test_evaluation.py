@@ -121,3 +121,9 @@ def test_other_bad_mappings_are_errors(problem: Problem, tmp_path) -> None:
 def test_groups_of_other_labels_are_refused(problem: Problem) -> None:
     with pytest.raises(SelfInformedError, match="groups: made for 5 labels, the network has 36"):
         evaluate(problem.net, problem.store("test"), groups=LabelGroups.everything(5))
+
+
+def test_a_source_with_two_targets_is_refused(problem: Problem, tmp_path):
+    (tmp_path / "map.csv").write_text("source,target\n0,a\n0,b\n1,b\n")
+    with pytest.raises(SelfInformedError, match=r"map\.csv maps '0' to 'a' and 'b'; expected one target for each source"):
+        recall_on_subset(problem.net, problem.store("test"), tmp_path / "map.csv")

@@ -176,3 +176,18 @@ def test_options_that_go_together_are_taken(tmp_path):
     assert read(tmp_path, "train: glyphs\nviews: 4").views == 4
     assert read(tmp_path, "arms: [base, views]\nsecond_view: mirrored").second_view == "mirrored"
     assert read(tmp_path, "residual: auto\nkeep_classifier: false").residual == "auto"
+
+
+@pytest.mark.parametrize(
+    "line", ["seed: 0x" + "f" * 4_000, "model_options: {a: 0x" + "f" * 4_090 + "}", "seed: 1" + ":59" * 300_000, "hidden: [0b" + "1" * 20_000 + "]"]
+)
+def test_a_number_of_thousands_of_digits_is_one_line(tmp_path, line):
+    (tmp_path / "config.yaml").write_text(f"{line}\n")
+    with pytest.raises(SelfInformedError, match=r"config\.yaml") as said:
+        read_config(tmp_path / "config.yaml").to_yaml()
+    assert len(str(said.value)) < 500
+
+
+def test_a_share_above_one_is_refused_at_once():
+    with pytest.raises(SelfInformedError, match="cover_share = 2.*expected at most 1"):
+        RunConfig().with_changes({"cover_share": 2})

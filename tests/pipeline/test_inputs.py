@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import pickle
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -345,3 +346,26 @@ def test_files_of_the_same_name_beside_model_and_teacher_are_not_mistaken_for_on
     inputs = Inputs(replace(config, soft_targets=0.5, model=f"{tmp_path}/one/model.py:make", teacher=f"{tmp_path}/other/model.py:make"))
     assert (inputs.network().classifier.in_features, inputs.teacher()[0].classifier.in_features) == (5, 7)
     assert importlib.import_module("parts").make()[0].out_features == 5
+
+
+def test_a_package_in_the_run_folder_is_no_model(config, tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "its_own_model.py").write_text("raise SystemExit('it ran')")
+    monkeypatch.syspath_prepend(str(tmp_path / "run"))
+    with pytest.raises(SelfInformedError, match="model: its_own_model is in the run folder .*, which holds results and never code"):
+        Inputs(replace(config, model="its_own_model:make", output=str(tmp_path / "run"))).network()
+
+
+def test_a_compressed_checkpoint_is_refused_before_it_unpacks(config, tmp_path):
+    torch.save({"extra": torch.zeros(1000)}, tmp_path / "plain.pt")
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(tmp_path / "w.pt", "w", zipfile.ZIP_DEFLATED) as bomb:
+        for name in plain.namelist():
+            bomb.writestr(name, plain.read(name))
+    with pytest.raises(SelfInformedError, match=r"checkpoint: .*w\.pt cannot be read \(it is compressed"):
+        Inputs(replace(config, checkpoint=str(tmp_path / "w.pt"))).network()
+
+
+def test_a_label_name_may_hold_what_only_some_take_for_the_end_of_a_line(config, tmp_path):
+    names = ["a\u2028a", "b\x0bb", "c\x85c"]
+    (tmp_path / "labels.txt").write_bytes("\r\n".join([*names, ""]).encode())
+    assert Inputs(replace(config, labels=str(tmp_path / "labels.txt"))).labels.names == tuple(names)

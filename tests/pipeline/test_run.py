@@ -371,6 +371,24 @@ def test_milliseconds_are_of_the_heads_that_are_there(done: Run, workspace: Path
     assert (done.folder / "latency.json").read_bytes() == kept
 
 
+def test_of_two_that_begin_a_folder_at_once_one_is_refused(workspace: Path) -> None:
+    two, three = opened(workspace, n_groups=2), opened(workspace, n_groups=3)  # nothing was made, so the second wrote its options over the first's
+    with refused("holds a run with another n_groups; choose another --output"):
+        two.groups()
+    assert len(three.groups()) == 3
+
+
+def test_only_files_that_writers_leave_are_cleared_away(done: Run) -> None:
+    mine, theirs = done.folder / "figures" / ".cost.png.abcd1234.part", [done.folder / "mine" / ".a.zip.abcd1234.part", done.folder / ".download.zip.part"]
+    theirs[0].parent.mkdir()
+    for path in (mine, *theirs):
+        path.write_text("")
+        os.utime(path, (0, 0))
+    (done.folder / "evaluation.json").unlink()
+    assert Run(read_config(done.folder)).evaluation()
+    assert (mine.exists(), *(path.exists() for path in theirs)) == (False, True, True)
+
+
 @pytest.mark.parametrize("kept", ["config.json", "detections", "features"])
 def test_a_run_folder_without_the_file_of_its_network_gets_one(done: Run, workspace: Path, kept: str) -> None:
     fingerprint = json.loads((done.folder / "network.json").read_text())["fingerprint"]

@@ -55,6 +55,12 @@ def test_a_prediction_and_the_state_of_the_server(port):
         (request(method="GET"), 405, "expected POST /predict"),
         (request(path="/other"), 404, "expected POST /predict, GET /health or GET /metrics"),
         (request(path="/metrics"), 405, "GET /metrics"),
+        (request(path="/predict/"), 404, "expected POST /predict"),
+        (b"no request\r\n\r\n", 400, "Invalid HTTP request"),
+        (request(b"x", origin="http://evil.example"), 403, "a page of another site"),
+        (request(b"x", origin="null"), 403, "a page of another site"),
+        (request(b"x", origin="http://localhost:1"), 403, "a page of another site"),
+        (request(b"x", sec_fetch_site="cross-site"), 403, "a page of another site"),
         (request(b"x", host="evil.example"), 421, "expected one of 127.0.0.1, ::1, localhost; got 'evil.example'"),
         (request(b"x", host=""), 421, "got none"),
         (request(b"x", host="localhost\r\nhost: evil.example"), 421, "evil.example"),
@@ -188,3 +194,14 @@ def test_a_client_that_leaves_is_counted(port):
             return
         time.sleep(0.01)
     pytest.fail("not counted")
+
+
+def test_a_page_of_its_own_address_is_answered(port):
+    assert status(say(port, request(b"x", origin="http://localhost", sec_fetch_site="same-origin"))) == 200
+
+
+def test_an_upgrade_that_is_offered_is_not_taken(port):
+    """As curl --http2 asks; the body is read all the same."""
+    asked = request(b"upgrade: this is the body", connection="Upgrade, HTTP2-Settings", upgrade="h2c", http2_settings="AAMAAABkAAQCAAAAAAIAAAAA")
+    answer = say(port, asked, wait=0.5)
+    assert (status(answer), json.loads(content(answer))) == (200, {"got": "upgrade: this is the body"})

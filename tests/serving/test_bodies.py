@@ -144,3 +144,16 @@ def test_damaged_images_are_errors(noise, place):
     whole = file.getvalue()
     with contextlib.suppress(SelfInformedError):
         image_reader(None, 10_000)(whole[:place] + noise + whole[place + len(noise) :])
+
+
+def test_a_dimension_that_is_no_number_is_refused():
+    body = io.BytesIO()
+    np.lib.format.write_array_header_1_0(body, {"descr": "<f4", "fortran_order": False, "shape": (True, 16)})
+    with refused(r"body: expected float32 \[16\], got float32 \[True, 16\]"):
+        body_reader({"x": Expected(np.dtype(np.float32), (16,))}, None)(body.getvalue() + bytes(64))
+
+
+@pytest.mark.parametrize("start", [b"P1\n16 16\n", b"P2\n16 16\n255\n", b"P3\n16 16\n255\n", b"BM" + bytes(28) + b"\1\0\0\0"])
+def test_images_that_are_decoded_by_loops_in_python_are_refused_at_once(start):
+    with refused("image: it is written as text or in runs, which is slow to read; send PNG or JPEG"):
+        image_reader(None, 10**6)(start + b"#\n" * 100_000)

@@ -115,3 +115,23 @@ def test_an_idle_connection_is_kept_and_an_upgrade_ignored(port):
             assert status(answer) == 200
             time.sleep(0.5)  # longer than a header may take
     assert status(say(port, request(path="/health", method="GET", connection="upgrade", upgrade="websocket"), wait=0.5)) in (200, 400)
+
+
+def test_what_comes_after_a_body_is_not_kept_and_has_an_end():
+    head = b"POST /predict HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n"
+    with running(echo, Limits(body_seconds=20)) as port, socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(head)
+        sent, line = 0, b"a:b\r\n" * 1000
+        with contextlib.suppress(OSError):
+            while sent < 10_000_000:
+                sent += connection.send(line)
+                time.sleep(0.0005)
+        assert sent < 10_000_000
+        assert closes_within(connection, 2)
+
+
+def test_a_chunked_body_with_a_trailer_is_answered(port):
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in b"in chunks of a byte" * 1_000)
+    head = b"POST /predict HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n"
+    answer = say(port, head + chunks + b"0\r\nx-trailer: y\r\n\r\n")
+    assert status(answer) == 200

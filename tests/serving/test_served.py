@@ -131,10 +131,16 @@ def test_what_is_missing_or_damaged_is_named(exported, tmp_path: Path):
     (tmp_path / "config.json").write_text(json.dumps(content | {"labels": [*content["labels"], "one more"]}))
     with refused("has 36 outputs, config.json names 37 labels; delete model.onnx"):
         ServedNetwork(tmp_path)
-    for part in ({"plan": 3}, {"labels": content["labels"][:-1]}, {"labels": None}):
+    for part in ({"plan": 3}, {"labels": content["labels"][:-1]}, {"labels": None}, {"output": "odds"}, {"labels": [{}] * 36}, *wrong_groups(content)):
         (tmp_path / "config.json").write_text(json.dumps(content | part))
         with refused("config.json: not a valid heads config"):
             ServedNetwork(tmp_path)
+
+
+def wrong_groups(content: dict) -> list[dict]:
+    plan = content["plan"]
+    members = plan["groups"]["members"]
+    return [{"plan": plan | {"groups": plan["groups"] | {"members": [[wrong, *members[0]], *members[1:]]}}} for wrong in (-1, 36, True, "1")]
 
 
 @pytest.mark.parametrize("location", ["../secret", "{absolute}", "link"])
@@ -154,3 +160,14 @@ def test_weights_are_not_read_from_outside_the_folder(exported, tmp_path: Path, 
     (folder / "model.onnx").write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10).SerializeToString())
     with pytest.raises(SelfInformedError, match="(?i)cannot be opened .*external data path"):
         ServedNetwork(folder)
+
+
+def test_a_body_that_no_reader_foresaw_is_its_senders_alone(exported, monkeypatch):
+    network = ServedNetwork(exported[0])
+    read = network._read
+    monkeypatch.setattr(network, "_read", lambda body: 1 / 0 if body == b"bad" else read(body))
+    array = io.BytesIO()
+    np.save(array, np.zeros(next(iter(network.expected.values())).shape, np.float32))
+    good, bad = network([array.getvalue(), b"bad"])
+    assert json.loads(good)["labels"]
+    assert "it cannot be read (ZeroDivisionError)" in str(bad)

@@ -198,3 +198,12 @@ def test_probabilities_do_not_depend_on_a_shift_of_each_examples_logits() -> Non
     assert plain == pytest.approx(mean_average_precision(shifted, targets, 5, "probabilities"))
     assert plain == mean_average_precision(scores.log_softmax(1), targets, 5)
     assert plain != mean_average_precision(shifted, targets, 5)
+
+
+def test_scores_in_double_precision_are_ranked_as_they_are():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(12, 4, (200, 5))
+    truth = rng.random((200, 5)) < 1 / (1 + np.exp(14 - logits))
+    probabilities = torch.from_numpy(1 / (1 + np.exp(-logits)))  # of which many are equal in single precision
+    expected = np.mean([average_precision_score(truth[:, c], probabilities[:, c]) for c in range(5)])
+    assert mean_average_precision(probabilities, truth.astype(int), 5) == pytest.approx(expected, abs=1e-12)

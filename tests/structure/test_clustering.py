@@ -331,3 +331,13 @@ def test_groups_of_many_points_are_found_from_a_sample(monkeypatch: pytest.Monke
     monkeypatch.setattr(clustering, "_FEW", 30)
     groups = cluster(counts_of(block_diagonal([50, 40, 30])), 3)
     assert groups.sizes == [50, 40, 30]
+
+
+@pytest.mark.parametrize("method", ["spectral", "balanced", "greedy", "leiden", "random"])
+def test_as_many_groups_as_labels_are_made_without_a_search(method, monkeypatch):
+    counts = counts_of(block_diagonal([8, 6], ones=True))
+    monkeypatch.setattr(clustering, "leading_eigenpairs", lambda *_: pytest.fail("computed"))
+    monkeypatch.setattr(clustering, "kmeans", lambda *_: pytest.fail("computed"))
+    with pytest.warns(Remark, match="n_groups: 5,000 asked for, 14 made"):
+        groups = cluster(counts, 5000, method=method)
+    assert sorted(members.tolist() for members in groups.members) == [[label] for label in range(14)]

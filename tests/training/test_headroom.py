@@ -334,3 +334,9 @@ def test_a_base_near_chance_is_named(problem: Problem) -> None:
 def test_a_width_below_one_is_refused(problem: Problem) -> None:
     with pytest.raises(SelfInformedError, match="width: expected units of the wide head, at least 1; got 0"):
         probe(problem.net, problem.store("train"), problem.store("holdout"), width=0)
+
+
+def test_hold_out_examples_without_a_label_are_no_evidence(problem):
+    unlabelled = replace(problem.store("holdout"), targets=as_targets([[]] * len(problem.store("holdout")), problem.net.n_labels))
+    with pytest.raises(SelfInformedError, match="probe: no hold-out example has a label, so nothing can be judged"):
+        probe(problem.net, problem.store("train"), unlabelled)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, get_args, overload
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from selfinformed.data.hub_datasets import PADDING, HubDataset, as_tensor
@@ -357,11 +358,21 @@ def _read_npz(path: Path) -> tuple[Any, Any]:
                     raise SelfInformedError(f"data: {path} has no array {sorted(missing)[0]!r}; {found}")
                 assert file.zip is not None  # it is open
                 _check_room(file.zip)
+                if "offsets" in file.files:
+                    return file["inputs"], _lists(file["targets"], file["offsets"])
                 return file["inputs"], file["targets"]
         except SelfInformedError:
             raise
         except Exception as error:  # decoders raise many kinds on damaged bytes
             raise SelfInformedError(f"data: {path} cannot be read as .npz ({reason_of(error)})") from None
+
+
+def _lists(labels: npt.NDArray[Any], offsets: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+    """The labels of each example from those of all, one after another."""
+    whole = labels.ndim == offsets.ndim == 1 and labels.dtype.kind in "iu" and offsets.dtype.kind in "iu"
+    if not whole or not len(offsets) or offsets[0] != 0 or offsets[-1] != len(labels) or (np.diff(offsets.astype(np.int64)) < 0).any():
+        raise ValueError(f"offsets: expected whole numbers [N + 1] that rise from 0 to the {len(labels):,} targets; targets are then class numbers")
+    return np.split(labels, offsets[1:-1].astype(np.int64)) if len(offsets) > 1 else []
 
 
 def _check_room(archive: zipfile.ZipFile | None) -> None:

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from selfinformed.data.images import Transform
@@ -85,6 +86,8 @@ class HubDataset:
             values = dataset.with_format(None, columns=[column])[:][column]
         except Exception as error:  # a column may be decoded by anything
             raise SelfInformedError(f"data: the column {column!r} of the data set cannot be read ({type(error).__name__}: {reason_of(error)})") from None
+        if (hot := _multi_hot(values)) is not None and (labels is None or len(labels) == len(hot.T)):
+            return [np.flatnonzero(row).tolist() for row in hot], labels or LabelSpace(names or LabelSpace.numbered(len(hot.T)).names)
         annotated = []
         for row, value in enumerate(values):
             try:
@@ -147,3 +150,14 @@ def _tensor(name: str, values: Any, row: int) -> torch.Tensor:
     except (TypeError, ValueError, RuntimeError) as error:
         hint = f"; {PADDING}" if name == "input_ids" else ""
         raise SelfInformedError(f"data: {name} of row {row} of the data set makes no tensor with others of its batch ({reason_of(error)}){hint}") from None
+
+
+def _multi_hot(values: Sequence[Any]) -> npt.NDArray[Any] | None:
+    """Rows of one 0 or 1 for each label as an array [N, C], if that is what they are: of one length, and either no whole numbers, or with some twice."""
+    width = len(values[0]) if len(values) and isinstance(values[0], list) else 0
+    if width < 2 or not all(isinstance(row, list) and len(row) == width for row in values):
+        return None
+    array = np.asarray(values)
+    if array.dtype.kind not in "biuf" or not ((array == 0) | (array == 1)).all():
+        return None
+    return None if array.dtype.kind in "iu" and width == 2 and (array.sum(1) == 1).all() else array

@@ -17,7 +17,7 @@ from selfinformed.data.labels import LabelSpace
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import write_json
-from selfinformed.runtime.reading import naming, read_text, reason_of
+from selfinformed.runtime.reading import naming, read_text, reason_of, shown
 from selfinformed.runtime.tabular import Table, frame
 from selfinformed.structure.average_precision import Ranking, nan_mean
 from selfinformed.structure.groups import LabelGroups
@@ -146,7 +146,8 @@ def recall_on_subset(
     given = "mapping" if isinstance(mapping, Mapping) else mapping
     with naming(given):
         source = torch.tensor(net.labels.indices(list(pairs)))
-    target = torch.tensor([names.index(pairs[name]) for name in pairs])
+    place = {name: number for number, name in enumerate(names)}
+    target = torch.tensor([place[pairs[name]] for name in pairs])
     of_label = torch.full((net.n_labels,), -1, dtype=torch.int64)
     of_label[source] = target
     most = min(most, len(names))
@@ -179,4 +180,9 @@ def _read_mapping(mapping: Mapping[str, str] | str | Path) -> dict[str, str]:
         raise SelfInformedError(f"mapping: {mapping} cannot be read ({reason_of(error)})") from None
     if not rows or any(row.get(column) is None for row in rows for column in ("source", "target")):
         raise SelfInformedError(f"mapping: {mapping} must be a CSV with the columns source,target, at least one row, and both in every row")
-    return {row["source"]: row["target"] for row in rows}
+    pairs = {row["source"]: row["target"] for row in rows}
+    for row in rows:
+        if pairs[row["source"]] != row["target"]:
+            both = f"{shown(row['target'])} and {shown(pairs[row['source']])}"
+            raise SelfInformedError(f"mapping: {mapping} maps {shown(row['source'])} to {both}; expected one target for each source")
+    return pairs

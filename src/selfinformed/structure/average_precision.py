@@ -76,7 +76,7 @@ class RankingMetrics:
         self.n_labels, self.top_k, self.ranked_by = n_labels, whole_number("top_k", top_k), ranked_by
         self.n_examples = 0
         self._ids: list[npt.NDArray[np.int64]] = []
-        self._scores: list[npt.NDArray[np.float32]] = []
+        self._scores: list[npt.NDArray[np.floating[Any]]] = []
         self._hits: list[npt.NDArray[np.bool_]] = []
         self._annotations: list[npt.NDArray[np.int64]] = []  # how many labels each example carries
         self._positives = np.zeros(n_labels, dtype=np.int64)
@@ -88,7 +88,8 @@ class RankingMetrics:
         if scores.shape != (len(annotated), self.n_labels):
             raise SelfInformedError(f"scores: expected shape [{len(annotated)}, {self.n_labels}], got {list(scores.shape)}")
         ids = detections(scores, min(max(self.top_k, 5), self.n_labels), name)
-        kept = (_log_probabilities(scores.float(), ids) if self.ranked_by == "probabilities" else scores.gather(1, ids).float()).numpy()
+        scores = scores if scores.dtype == torch.float64 else scores.float()  # rounded, different ones could be equal
+        kept = (_log_probabilities(scores, ids) if self.ranked_by == "probabilities" else scores.gather(1, ids)).numpy()
         labels = ids.numpy()
         examples, truth = annotated.pairs()
         keys = np.arange(len(labels))[:, None] * self.n_labels + labels
@@ -119,7 +120,7 @@ class RankingMetrics:
             per_label, self._positives.copy(), self.n_examples, self.top_k,
         )  # fmt: skip
 
-    def _per_label(self, ids: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], hits: npt.NDArray[np.bool_]) -> FloatArray:
+    def _per_label(self, ids: npt.NDArray[np.int64], scores: npt.NDArray[np.floating[Any]], hits: npt.NDArray[np.bool_]) -> FloatArray:
         labels = ids.ravel()
         order = np.lexsort((-scores.ravel(), labels))
         labels, hit, scores = labels[order], hits.ravel()[order], scores.ravel()[order]

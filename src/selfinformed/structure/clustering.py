@@ -84,6 +84,8 @@ def grouping_of(name: str) -> tuple[Kind, Method]:
 
 
 def _grouped(counts: ConfusionCounts, n_groups: int | Literal["auto"], seed: int, method: Method) -> LabelGroups:
+    if n_groups != "auto" and len(alone := (whole := Confused(counts, n_groups)).labels) == whole.n_groups:  # each has a group of its own
+        return whole.groups(np.arange(len(alone)), method, np.empty(0))
     if method in ("spectral", "balanced") or (n_groups == "auto" and method != "leiden"):
         spectrum = Spectrum(counts, n_groups)
         if method in ("spectral", "balanced"):

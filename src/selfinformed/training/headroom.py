@@ -220,6 +220,8 @@ def probe(
         raise SelfInformedError(f"width: expected units of the wide head, at least 1; got {width!r}")
     if min(len(train), len(holdout)) < 2:
         raise SelfInformedError(f"probe: expected at least 2 training and 2 hold-out examples, which it halves; got {len(train)} and {len(holdout)}")
+    if not len(holdout.targets.labels):
+        raise SelfInformedError("probe: no hold-out example has a label, so nothing can be judged; give annotated ones")
     rng = np.random.default_rng(seed)
     first = rng.permutation(len(holdout)) < len(holdout) // 2
     n = train.n_inputs
