@@ -158,6 +158,7 @@ def test_a_csv_manifest(tmp_path, encoding):
         ([[3, 5], [3]], tuple("012345"), [[3, 5], [3]]),  # numbers are those of output units
         ([10, 2], tuple(map(str, range(11))), [[10], [2]]),
         (["10", "2;0"], tuple(map(str, range(11))), [[10], [2, 0]]),
+        (["10", "002"], ("002", "10"), [[1], [0]]),
         (["b", None], ("b",), [[0], []]),
         ([["b"], None], ("b",), [[0], []]),
     ],

@@ -92,7 +92,7 @@ class ImageFiles:
         if not rows:
             raise SelfInformedError(f"data: the manifest {path} has no rows")
         names = [label_names(row, f"{path}, row {number + 1}") for number, (_, row) in enumerate(rows)]
-        if labels is None and all(is_class_number(name) for row in names for name in row):
+        if labels is None and all(is_class_number(name) and str(int(name)) == str(name) for row in names for name in row):  # 007 is a name
             names = [[int(name) for name in row] for row in names]
         with naming(path):
             targets, labels = resolved(names, labels, lambda row: f"{path}, row {row + 1}")
