@@ -203,5 +203,5 @@ def test_a_page_of_its_own_address_is_answered(port):
 def test_an_upgrade_that_is_offered_is_not_taken(port):
     """As curl --http2 asks; the body is read all the same."""
     asked = request(b"upgrade: this is the body", connection="Upgrade, HTTP2-Settings", upgrade="h2c", http2_settings="AAMAAABkAAQCAAAAAAIAAAAA")
-    answer = say(port, asked, wait=0.5)
+    answer = say(port, asked, wait=2)
     assert (status(answer), json.loads(content(answer))) == (200, {"got": "upgrade: this is the body"})
