@@ -377,15 +377,14 @@ class _ClassifierSlot(nn.Module):
         self._n_points = len(net.attach_points)
 
     def handed(self) -> _Handed:
-        """What a forward pass has handed on so far: each thread has a pass of its own."""
-        key = 0 if torch.compiler.is_compiling() else threading.get_ident()
-        if key not in self._handed:
+        """What the forward pass of this thread has handed on so far."""
+        if (key := _thread()) not in self._handed:
             self._handed[key] = _Handed([None] * self._n_points, [])
         return self._handed[key]
 
     def forget(self) -> None:
         """A pass begins, or has ended; one that failed may have left something."""
-        self._handed.pop(0 if torch.compiler.is_compiling() else threading.get_ident(), None)
+        self._handed.pop(_thread(), None)
 
     def forward(self, penultimate: torch.Tensor) -> torch.Tensor:
         attached, others = self.handed()
@@ -408,6 +407,10 @@ class _ClassifierSlot(nn.Module):
         if self.heads is None:
             return torch.zeros_like(logits)
         return self.heads(attached) if self.dispatch is None else self.dispatch(self.heads, attached, logits)
+
+
+def _thread() -> int:
+    return 0 if torch.compiler.is_compiling() else threading.get_ident()
 
 
 class _AveragedWith(nn.Module):

@@ -196,10 +196,15 @@ def _resized(image: Any, size: int) -> tuple[int, int]:
     return width, height
 
 
+def names_in(text: str) -> list[str]:
+    """Names separated by `;`."""
+    return [name.strip() for name in text.split(";") if name.strip()]
+
+
 def label_names(labels: Any, where: str) -> list[str | int]:
     """A manifest's cell: names separated by `;`, or in parquet a list of names or of class numbers, or one number; nothing at all is no label."""
     if isinstance(labels, str):
-        return [name.strip() for name in labels.split(";") if name.strip()]
+        return [*names_in(labels)]
     found = [] if labels is None else list(labels) if isinstance(labels, Sequence) else [labels]
     for label in found:
         if isinstance(label, bool) or not isinstance(label, str | int) or (isinstance(label, int) and label < 0):

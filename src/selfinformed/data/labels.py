@@ -118,8 +118,9 @@ def resolved(
     for row, given in enumerate(annotated):
         try:
             targets.append([labels.index(label) if isinstance(label, str) else label for label in given])
-            if twice := [label for place, label in enumerate(given) if label in given[:place]]:
-                raise SelfInformedError(f"the label {shown(twice[0])} twice; expected each once")
+            if len(set(given)) < len(given):
+                twice = next(label for place, label in enumerate(given) if label in given[:place])
+                raise SelfInformedError(f"the label {shown(twice)} twice; expected each once")
             if too_large := [label for label in given if isinstance(label, int) and label >= len(labels)]:
                 raise SelfInformedError(f"labels: there is no label {shown(too_large[0])}; there are {len(labels)}, numbered from 0")
         except SelfInformedError as error:

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import torch
 
-from selfinformed.data.images import MOST_BYTES, SUFFIXES, Transform, decoded, is_class_number, label_names, stamp
+from selfinformed.data.images import MOST_BYTES, SUFFIXES, Transform, decoded, is_class_number, names_in, stamp
 from selfinformed.data.labels import LabelSpace, checked_labels, resolved
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.progress import progress
@@ -173,7 +173,7 @@ def _labels(content: bytes, ending: str) -> list[str | int]:
     """
     text = content.decode("utf-8-sig")
     if ending == "cls":
-        return checked_labels([int(name) if is_class_number(name) else name for name in label_names(text.replace("\n", ";"), "")])
+        return checked_labels([int(name) if is_class_number(name) else name for name in names_in(text.replace("\n", ";"))])
     value: Any = parsed(text)
     if isinstance(value, dict):
         kind = next((kind for kind in ("cls", "label", "labels") if kind in value), None)

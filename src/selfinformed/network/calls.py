@@ -72,9 +72,12 @@ def told_of(inputs: Inputs, example_inputs: Inputs) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        given, wrapped = _shapes(inputs), _shapes(example_inputs)
+        reason, given, wrapped = _first_line(error), _shapes(inputs), _shapes(example_inputs)
         raise SelfInformedError(f"model: it does not run on these inputs ({reason}); it was wrapped with {wrapped}, and these are {given}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _shapes(inputs: Inputs) -> str:
@@ -135,8 +138,7 @@ def record(model: nn.Module, inputs: Inputs) -> tuple[torch.Tensor, list[Call]]:
         with evaluating(model):
             output = call(model, inputs)
     except Exception as error:  # whatever a model raises on inputs that are not its own
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SelfInformedError(f"model: it does not run on the example inputs ({reason}); give inputs of the shape it was trained on") from error
+        raise SelfInformedError(f"model: it does not run on the example inputs ({_first_line(error)}); give inputs of the shape it was trained on") from error
     finally:
         for hook in hooks:
             hook.remove()

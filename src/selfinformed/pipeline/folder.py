@@ -87,8 +87,7 @@ class RunFolder:
             SelfInformedError: the run is of a network with other weights.
         """
         before = self._network_before()
-        known = {"data": before.get("data", self._data()), "given": self._given}
-        self._network = {"format": _NETWORK, "fingerprint": net.fingerprint, "checkpoint": _stamp(self.config.checkpoint), **known}
+        self._network = {"fingerprint": net.fingerprint, "checkpoint": _stamp(self.config.checkpoint), "data": before.get("data", self._data())}
         if before.get("fingerprint", net.fingerprint) != net.fingerprint:
             raise SelfInformedError(
                 f"{self.path} holds a run of {self.config.model} with other weights than it has now; choose another --output, or delete the folder"
@@ -99,11 +98,11 @@ class RunFolder:
         """Writes network.json, once there is what was made with the network; `data_too` where files of data that were written since are as good."""
         if data_too:
             self._network["data"] = self._data()
-        content = self._network or {"format": _NETWORK, "given": self._given}
+        content = {"format": _NETWORK, **self._network, "given": self._given}
         if (self._network or self._given) and rank() == 0 and self._is_begun() and os.access(self.path, os.W_OK):
             before = self._network_before()
             if any(before.get(key) != value for key, value in content.items()):
-                write_json(self.path / "network.json", before | content if not self._network else content)
+                write_json(self.path / "network.json", before | content)
 
     def changed(self) -> list[str]:
         """What may be another than when a stage last opened the network: `network` (its file was written since, or a function makes it, which may read what

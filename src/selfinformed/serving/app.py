@@ -136,7 +136,7 @@ class _Door:
             asked = [_host(value) for name, value in scope["headers"] if name == b"host"]
             if len(asked) != 1 or asked[0] not in self._hosts:
                 return _problem(421, f"Host: expected one of {', '.join(sorted(self._hosts))}; got {', '.join(map(repr, asked)) or 'none'}")
-        if any(_of_another_site(name, value, scope["headers"]) for name, value in scope["headers"]):
+        if _is_of_another_site(scope["headers"]):
             return _problem(403, "Origin: this is a page of another site; ask from a program, or from a page of this server's own address")
         if self._expected is not None and scope["path"] != "/health":
             given = [value for name, value in scope["headers"] if name == b"authorization"]
@@ -145,12 +145,11 @@ class _Door:
         return None
 
 
-def _of_another_site(name: bytes, value: bytes, headers: Sequence[tuple[bytes, bytes]]) -> bool:
-    """Whether a header is a browser's word that a page of another site asks."""
-    if name == b"sec-fetch-site":
-        return value.strip().lower() == b"cross-site"
-    asked = next((value for name, value in headers if name == b"host"), b"")
-    return name == b"origin" and value.strip().lower().partition(b"://")[2] != asked.strip().lower()
+def _is_of_another_site(headers: Sequence[tuple[bytes, bytes]]) -> bool:
+    """Whether a browser says that a page of another site asks."""
+    said = [(name, value.strip().lower()) for name, value in headers if name in (b"sec-fetch-site", b"origin", b"host")]
+    host = next((value for name, value in said if name == b"host"), b"")
+    return (b"sec-fetch-site", b"cross-site") in said or any(name == b"origin" and value.partition(b"://")[2] != host for name, value in said)
 
 
 class _TooLarge(Exception):

@@ -84,16 +84,15 @@ def grouping_of(name: str) -> tuple[Kind, Method]:
 
 
 def _grouped(counts: ConfusionCounts, n_groups: int | Literal["auto"], seed: int, method: Method) -> LabelGroups:
-    if n_groups != "auto" and len(alone := (whole := Confused(counts, n_groups)).labels) == whole.n_groups:  # each has a group of its own
-        return whole.groups(np.arange(len(alone)), method, np.empty(0))
+    confused, values = Confused(counts, n_groups), np.empty(0)
+    n = confused.n_groups
+    if n == len(confused.labels):  # each has a group of its own
+        return confused.groups(np.arange(n), method, values)
     if method in ("spectral", "balanced") or (n_groups == "auto" and method != "leiden"):
-        spectrum = Spectrum(counts, n_groups)
+        spectrum = Spectrum(confused)
         if method in ("spectral", "balanced"):
             return spectrum.groups(spectrum.n_groups, seed, balance=method == "balanced")
-        confused, n, values = spectrum.confused, spectrum.n_groups, spectrum.values
-    else:
-        confused, values = Confused(counts, n_groups), np.empty(0)
-        n = confused.n_groups
+        n, values = spectrum.n_groups, spectrum.values
     if method == "random":
         place = random_groups(len(confused.labels), n, seed)
     elif method == "hinton":
@@ -161,16 +160,16 @@ class Spectrum:
         values: the leading eigenvalues, falling: the n_groups and some after them.
     """
 
-    def __init__(self, counts: ConfusionCounts, n_groups: int | Literal["auto"]) -> None:
-        self.confused = Confused(counts, n_groups)
-        n = len(self.confused.labels)
-        wanted = min(_MOST_GROUPS, n - 1) + 1 if n_groups == "auto" else self.confused.n_groups
+    def __init__(self, confused: Confused) -> None:
+        self.confused = confused
+        n = len(confused.labels)
+        wanted = confused.n_groups or min(_MOST_GROUPS, n - 1) + 1
 
         def needed(values: FloatArray) -> int:
-            return largest_gap(values[:wanted]) if n_groups == "auto" else wanted
+            return confused.n_groups or largest_gap(values[:wanted])
 
         with threadpool_limits(1, "blas"):  # sums taken in one order
-            found = leading_eigenpairs(self.confused.columns(), self.confused.degree, min(max(wanted + 4, 16), n), needed)
+            found = leading_eigenpairs(confused.columns(), confused.degree, min(max(wanted + 4, 16), n), needed)
         self.values, self.vectors, self.n_groups = found.values, found.vectors, needed(found.values)
 
     def groups(self, n_groups: int, seed: int, balance: bool = False) -> LabelGroups:
@@ -223,7 +222,7 @@ def within_share(counts: ConfusionCounts, groups: LabelGroups) -> float:
 def sweep(counts: ConfusionCounts, numbers: Sequence[int], seed: int = 0) -> list[dict[str, Any]]:
     """What each number of groups would give: rows of `n_groups`, `gap` (to the next eigenvalue), `sizes`, `within_share`. No more groups than labels that
     are confused with another; a warning says where more were asked for."""
-    spectrum = Spectrum(counts, max(numbers))
+    spectrum = Spectrum(Confused(counts, max(numbers)))
     _remark_fewer(max(numbers), spectrum.n_groups, len(spectrum.confused.labels), counts)
     rows = []
     for n in sorted({min(number, spectrum.n_groups) for number in numbers}):
