@@ -390,6 +390,7 @@ def test_the_mean_of_a_sequence_with_channels_first_is_over_its_length():
 @pytest.mark.parametrize("reduce", ["flatten", "map", "mean"])
 def test_what_is_read_is_what_the_attach_point_gave_whatever_is_written_to_it_then(reduce):
     model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Flatten(), nn.LazyLinear(5))
+    nn.init.constant_(model[1].bias, -1)
     net = wrap(model.eval(), IMAGES, attach="1", reduce=reduce)
     expected = model[1](model[0](IMAGES))
     expected = expected.flatten(2).mean(2) if reduce == "mean" else expected.flatten(1)
