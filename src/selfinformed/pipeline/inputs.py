@@ -81,9 +81,10 @@ class Inputs:
         names, own = labels_of(model), list(train.labels.names)
         if names is None or names == own:
             return net, None
-        if missing := sorted(set(own) - set(names)):
+        number = {name: i for i, name in enumerate(names)}
+        if missing := sorted(set(own) - set(number)):
             raise SelfInformedError(f"teacher: its labels are others than those taught; {shown(missing[0])} is none of them")
-        return net, torch.tensor([names.index(name) for name in own])
+        return net, torch.tensor([number[name] for name in own])
 
     def _placed(self, model: nn.Module) -> nn.Module:
         """The network as it is run."""
