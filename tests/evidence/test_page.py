@@ -19,7 +19,7 @@ from selfinformed.structure.counts import ConfusionCounts
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import HeadPlan
 
-MOST_BYTES, MOST_SECONDS = 15_000_000, 3.0
+MOST_BYTES, MOST_TIMES = 15_000_000, 10
 
 
 @pytest.fixture(scope="module")
@@ -397,13 +397,11 @@ def test_of_very_many_labels_the_page_holds_the_frequent_ones(
     assert tab.troubles == []
 
 
-def test_seventeen_thousand_labels_open_fast_and_are_found(large: Path, opened: Callable[..., Opened]) -> None:
+def test_seventeen_thousand_labels_open_fast_and_are_found(large: Path, hostile: Path, opened: Callable[..., Opened]) -> None:
     assert large.stat().st_size < MOST_BYTES
-    for _ in range(5):  # the machine may be busy with something else
-        tab = opened(large)
-        if tab.seconds < MOST_SECONDS:
-            break
-    assert tab.seconds < MOST_SECONDS
+    small = min(opened(hostile).seconds for _ in range(3))
+    tab = min((opened(large) for _ in range(3)), key=lambda tab: tab.seconds)
+    assert tab.seconds < MOST_TIMES * small  # 36 labels
     page = tab.page
     page.fill("#search", "label 16999 of")
     page.press("#search", "Enter")
