@@ -14,7 +14,7 @@ import yaml
 
 from conftest import write_config, write_images
 from selfinformed import cli
-from selfinformed.pipeline.config import read_config
+from selfinformed.pipeline.config import demo_config, read_config
 from selfinformed.pipeline.run import Run
 from selfinformed.runtime.remarks import Remark
 
@@ -137,6 +137,14 @@ def test_the_demos_configuration_can_be_printed(call) -> None:
     content = yaml.safe_load(out)
     assert code == 0
     assert (content["model"], content["train"], content["output"], content["seeds"]) == ("demo:converged", "glyphs", "runs/demo-converged", 2)
+
+
+def test_the_demo_runs_every_stage_of_its_configuration(call, monkeypatch, tmp_path) -> None:
+    run = []
+    monkeypatch.setattr(cli, "_run_all", lambda *given: run.append(given))
+    assert call("demo", "--output", tmp_path, "--json")[0] == 0
+    [(made, json)] = run
+    assert (made.config, json) == (demo_config("budget", None, str(tmp_path)), True)
 
 
 def test_the_probe_shows_attach_points_forecast_and_limit(call, finished: Path) -> None:

@@ -85,13 +85,6 @@ def test_demo_probe_forecasts_what_training_gains(demo, table):
     assert headroom["gain"] > table.difference("confusions", "base")["mean"] - 0.01
 
 
-def test_the_verb_itself_trains_finetune_too(demo):
-    arguments = [sys.executable, "-m", "selfinformed.cli", "demo", "--output", str(demo[0])]
-    done = subprocess.run(arguments, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "arms" in done.stderr
-
-
 def test_demo_goes_on_where_it_was(demo):
     done = selfinformed("compare", demo[0], "--json")
     assert json.loads(done.stdout)["rows"] == json.loads((demo[0] / "comparison.json").read_text())["rows"]
