@@ -86,6 +86,9 @@ def _exit_code() -> int:
     except Exception as error:
         if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):  # torch's own
             return _fail(f"memory is short ({str(error).splitlines()[0].rpartition('] ')[2]}); {_SMALLER}")
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error)  # noqa: T201
+            return 0
         if hasattr(error, "format_message"):  # a usage error of the command line itself
             return _fail(error.format_message())
         raise
@@ -142,6 +145,7 @@ def _documented(option: Any) -> Any:
     default = "" if option.default is None or "default:" in option.metadata["help"] or option.default == "" else f" [default: {option.default}]"
     name = option.name.replace("_", "-")
     choices = [c for c in get_args(_literal(option.name)) if isinstance(c, str)]
+    choices = ["VALUE", *choices] if choices == ["auto"] else choices
     return typer.Option(f"--{name}", help=option.metadata["help"] + default, metavar="|".join(choices) if choices else "VALUE")
 
 
@@ -261,7 +265,7 @@ def probe(run: Run, json: bool) -> None:
         f"{optimism}; limited by: {headroom['limited_by']}"
     )
     if rows:
-        Table.of("where the gain of the wide head lies", rows, _WORDS).print()
+        Table.of("where the gain of the best dense head lies", rows, _WORDS).print()
 
 
 @_verb(_INPUTS + _COUNTS + _CLUSTER + _PLAN + _FIT, "selfinformed fit config.yaml --epochs 4", trains=True)
@@ -446,6 +450,8 @@ def _show_comparison(run: Run, json: bool) -> None:
     comparison = run.comparison()
     _show(json, comparison.to_dict(), comparison_table(comparison))
     if not json:
+        for arm, what in comparison.about.get("left_out", {}).items():
+            print(f"left out: {arm}, which needs {what}")  # noqa: T201
         print(f"{comparison.verdict}\n{comparison.line}")  # noqa: T201
 
 

@@ -16,6 +16,8 @@ from conftest import Problem, refused
 from selfinformed.augmented.network import augment
 from selfinformed.augmented.readers import InputTransform
 from selfinformed.augmented.saved import load
+from selfinformed.data.examples import open_dataset
+from selfinformed.evidence.evaluation import evaluate
 from selfinformed.network.wrap import AttachPoint, WrappedClassifier, wrap
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.groups import LabelGroups
@@ -552,6 +554,40 @@ def test_heads_trained_in_a_loop_of_ones_own_or_loaded_keep_their_function(probl
         torch.testing.assert_close(one.logits(inputs), expected, rtol=1e-3, atol=1e-3)
     with refused("fit: these heads are trained already, and residual below 1 trains them from the start"):
         fit(loaded, problem.store("train"), recipe={"residual": 0.25})
+
+
+def test_trained_heads_keep_what_is_constant_in_further_training_data() -> None:
+    x = torch.randn(200, 4)
+    net = wrap(nn.Sequential(nn.Linear(4, 3)), x[:2], output="softmax")
+    aug = moved(augment(net, plan(net, LabelGroups.everything(3), hidden=(8,))))
+    expected = aug.logits(x)
+    same = x.clone()
+    same[:, 2] = 1.5
+    for kind in ("whitened", "standardised", "raw"):
+        fit(aug, open_dataset((same, x.argmax(1) % 3), net.labels), epochs=0, head_input=kind)
+        torch.testing.assert_close(aug.logits(x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_without_heads_it_is_the_base_on_cached_features_too(problem: Problem) -> None:
+    aug, store = moved(augment(problem.net, problem.plan())), problem.store("test")
+    base = evaluate(problem.net, store)
+    with aug.heads_disabled():
+        assert aug.is_base
+        assert aug.fingerprint == problem.net.fingerprint
+        with aug.conditional(1):
+            conditional = evaluate(aug, problem.test)
+        for found in (evaluate(aug, store), evaluate(aug, problem.test), conditional):
+            assert found.figures() == pytest.approx(base.figures())
+        with refused("fit: within heads_disabled the network is the base"):
+            fit(aug, problem.store("train"))
+    assert not aug.is_base
+    assert evaluate(aug, store).multiply_adds > base.multiply_adds
+
+
+def test_a_classifier_that_is_taken_over_is_not_initialised_anew(problem: Problem) -> None:
+    aug = augment(problem.net, problem.plan())
+    with refused("classifier: with onto its trained classifier is taken over"):
+        augment(problem.net, problem.plan(), onto=aug, classifier="reinitialise")
 
 
 def test_a_base_that_was_trained_on_in_a_loop_of_ones_own_is_noticed(problem: Problem, tmp_path) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from conftest import Problem, changed_inputs, changed_network, damaged, refused
+from selfinformed.augmented.network import augment
 from selfinformed.data.examples import Examples, open_dataset
 from selfinformed.data.labels import LabelSpace
 from selfinformed.data.predictions import open_predictions
@@ -121,6 +122,27 @@ def test_a_damaged_unit_is_named_and_made_again_once_deleted(run, tmp_path, dama
     unit(tmp_path, 3).unlink()
     assert same(run(), first, tmp_path)
     assert len(run.seen) == UNITS + 1
+
+
+def test_what_another_run_of_the_heads_detects_is_not_taken(problem, tmp_path):
+    aug = augment(problem.net, problem.plan())
+    with torch.no_grad():
+        for parameter in aug.new_parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    few = problem.holdout.take(range(40))
+    measure(problem.net, few, folder=tmp_path / "base")
+    with aug.heads_disabled():
+        measure(aug, few, folder=tmp_path / "base")  # the same network
+    measure(aug, few, folder=tmp_path / "heads")
+    runs = (aug.heads_disabled, lambda: aug.conditional(1), lambda: aug.conditional(2))
+    for number, run in enumerate(runs):
+        with run():
+            with refused("holds work of another run"):
+                measure(aug, few, folder=tmp_path / "heads")
+            if number:
+                measure(aug, few, folder=tmp_path / str(number))
+    with refused("holds work of another run"), aug.conditional(1):
+        measure(aug, few, folder=tmp_path / "2")
 
 
 def test_a_file_that_is_no_unit_is_not_counted(run, tmp_path):

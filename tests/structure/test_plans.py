@@ -214,6 +214,27 @@ def test_invalid_files_are_refused(net: WrappedClassifier, change: dict[str, Any
         HeadPlan.load(path)
 
 
+def test_a_shared_layer_is_paid_for_by_the_examples_that_run_any_head(net: WrappedClassifier) -> None:
+    groups, base = LabelGroups(12, tuple(np.arange(12).reshape(3, 4))), net.cost.multiply_adds
+    shared, used = 30, 0.1
+    made = plan(net, groups, budget=0.1, shared=shared, linear=True, usage=used, shared_usage=used)
+    width = made.hidden[0][0]
+
+    def executed(w: int) -> float:
+        return used * (net.feature_size * shared + 3 * (shared * w + 4 * w))
+
+    assert executed(width) <= 0.1 * base < executed(width + 1)
+    with pytest.raises(SelfInformedError, match="do not reach for a layer of 30 shared units"):
+        plan(net, groups, budget=0.001, shared=shared)
+
+
+@pytest.mark.parametrize("capacity", ["examples", "labels"])
+def test_heads_that_are_run_and_have_no_share_stay_at_one_unit(net: WrappedClassifier, capacity: str) -> None:
+    groups = LabelGroups(12, (np.arange(4), np.arange(4, 8)))
+    made = plan(net, groups, budget=0.5, capacity=capacity, examples=[0] * 4 + [5] * 8, usage=[1, 0])
+    assert made.hidden[0] == (1,) if capacity == "examples" else made.hidden[0] > (1,)
+
+
 def test_usage_lets_heads_that_few_examples_run_be_larger(problem: Problem) -> None:
     usage = [0.1, 0.2, 0.3, 0.1, 0.2, 0.1]
     base = problem.net.cost.multiply_adds

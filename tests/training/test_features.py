@@ -15,8 +15,11 @@ from selfinformed.data.examples import Examples, open_dataset
 from selfinformed.data.labels import LabelSpace
 from selfinformed.network.wrap import wrap
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.training.features import FeatureStore, rank, score_batches, scores_from_features
+from selfinformed.runtime.files import read_tensors, write_tensors
+from selfinformed.structure.plans import plan
+from selfinformed.training.features import FORMAT, FeatureStore, rank, score_batches, scores_from_features
 from selfinformed.training.fitting import fit
+from selfinformed.training.teachers import TeacherNetwork
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 10_000])
@@ -67,6 +70,25 @@ def test_another_networks_features_are_refused(problem: Problem, several: Proble
         rank(several.net, problem.store("test"))
     with pytest.raises(SelfInformedError, match="another network"):
         fit(augment(several.net, several.plan()), problem.store("test"))
+
+
+def test_features_of_another_attach_point_are_refused(problem: Problem, tmp_path) -> None:
+    one, other = (wrap(problem.net.model, problem.test.example_inputs(), attach=attach, labels=problem.net.labels) for attach in ("trunk.1", "trunk.0"))
+    few = problem.test.take(range(20))
+    store = FeatureStore.build(other, few)
+    assert store.attached.shape == FeatureStore.build(one, few).attached.shape
+    for refuse in (
+        lambda: rank(one, store), lambda: fit(augment(one, plan(one, problem.groups, hidden=(2,))), store), lambda: TeacherNetwork(one, store),
+    ):  # fmt: skip
+        with pytest.raises(SelfInformedError, match=r"these features were read at trunk\.0 output flatten, and this network's heads read trunk\.1"):
+            refuse()
+    store.save(tmp_path / "f.safetensors")
+    assert FeatureStore.load(tmp_path / "f.safetensors", other).places == store.places
+    with pytest.raises(SelfInformedError, match="holds features of another place in the network"):
+        FeatureStore.load(tmp_path / "f.safetensors", one)
+    arrays, metadata = read_tensors(tmp_path / "f.safetensors", FORMAT)
+    write_tensors(tmp_path / "f.safetensors", arrays, {key: value for key, value in metadata.items() if key != "attach"})  # as earlier versions did
+    assert len(FeatureStore.load(tmp_path / "f.safetensors", other)) == 20
 
 
 @pytest.mark.parametrize("kept", [0, 5, 100, 0.5, 0.99])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfinformed.data.targets import as_targets
-from selfinformed.training.losses import Objective, gradient_of, loss_of
+from selfinformed.training.losses import Objective, gradient_of, loss_of, prior_of
 from selfinformed.training.recipe import Recipe
 
 
@@ -107,6 +107,16 @@ def test_views_of_an_example_do_not_make_its_labels_more_frequent() -> None:
     one, several = (as_targets([[0], [0], [0], [1]] * n, 2) for n in (1, 4))
     recipe = Recipe(class_weights=0.9)
     torch.testing.assert_close(Objective.of(recipe, several, "softmax", 4).weights, Objective.of(recipe, one, "softmax").weights)
+
+
+@pytest.mark.parametrize("output", ["softmax", "logistic"])
+def test_views_of_the_same_examples_are_no_more_examples(output) -> None:
+    once, four = (as_targets([0, 1, 1, 2] * n, 4) for n in (1, 4))
+    torch.testing.assert_close(prior_of(four, output, 4), prior_of(once, output))
+    recipe = Recipe(class_weights=0.9, logit_adjustment=1.0)
+    one, of_four = Objective.of(recipe, once, output), Objective.of(recipe, four, output, 4)
+    torch.testing.assert_close(one.weights, of_four.weights)
+    torch.testing.assert_close(one.shift, of_four.shift)
 
 
 def test_class_weights_are_one_on_average_over_labels_with_examples() -> None:

@@ -15,7 +15,8 @@ from selfinformed.training.moments import transform_of
 def by_formula(x: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
     """Shift and matrix for features [n, D], all in memory, in numpy."""
     mean, deviation = x.mean(0), x.std(0)
-    scale = np.where(deviation > 1e-6 * max(deviation.max(), 1e-12), 1 / np.where(deviation > 0, deviation, 1), 0)
+    noise = np.maximum(1e-6 * abs(mean), 1e-9 * max(deviation.max(), 1e-12))
+    scale = np.where(deviation > noise, 1 / np.where(deviation > 0, deviation, 1), 0)
     if kind == "standardised":
         return mean, np.diag(scale)
     z = (x - mean) * scale
@@ -38,6 +39,13 @@ def test_any_chunks_give_what_the_formula_gives(n, size, chunk, seed, far, kind,
     shift, matrix = by_formula(x.astype(np.float64), kind)
     np.testing.assert_allclose(made.shifts[0], shift, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(made.matrices[0], matrix, rtol=1e-4, atol=1e-4 * np.abs(matrix).max())
+
+
+@pytest.mark.parametrize("kind", ["whitened", "standardised"])
+def test_a_small_feature_beside_a_large_one_is_none_that_is_constant(kind):
+    x = torch.randn(500, 3) * torch.tensor([1.0, 5e6, 1e-1]) + torch.tensor([0.0, 1e7, 0.0])
+    made = transform_of([x, x], [FeatureShape(3)], kind)
+    np.testing.assert_allclose(made(x).std(0, correction=0), np.ones(3), rtol=0.05)
 
 
 @pytest.mark.parametrize("kind", ["whitened", "standardised"])

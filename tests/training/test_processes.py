@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,11 @@ train(make_problem(several=True), sys.argv[1], distributed.get_world_size(), dis
 distributed.barrier()
 os._exit(0)  # see cli.main
 """
-RECIPES = ({"residual": 0.0}, {"patience": 2, "residual": 0.25, "ema": 0.9, "balanced_sampling": 0.5, "label_smoothing": 0.1, "soft_targets": 0.2})
+RECIPES = (
+    {"residual": 0.0}, {"label_smoothing": 0.1}, {"ema": 0.5},
+    {"patience": 2, "residual": 0.25, "ema": 0.9, "balanced_sampling": 0.5, "label_smoothing": 0.1, "soft_targets": 0.2},
+)  # fmt: skip
+RUN = (None, {"share": 0.25}, {"top_groups": 2, "share": 0.5, "chance": 3}, None)  # which examples run heads
 
 
 def train(problem: Problem, folder: str, world: int, rank: int) -> None:
@@ -41,9 +46,10 @@ def train(problem: Problem, folder: str, world: int, rank: int) -> None:
     for number, recipe in enumerate(RECIPES):
         aug = augment(problem.net, problem.plan(), seed=7 * rank)
         batch_size = 1499 if number else 499  # the last batch has one row, or three
-        options = {"checkpoint": f"{folder}/state-{world}.safetensors"} if number else {}
+        options = {"checkpoint": f"{folder}/state-{world}.safetensors"} if number == 3 else {}
         options |= {"batch_size": batch_size, "recipe": recipe, "log": f"{folder}/log-{world}-{number}", "tensorboard": False}
-        history = fit(aug, problem.store("train"), holdout=problem.store("holdout"), epochs=2, **options)
+        with nullcontext() if RUN[number] is None else aug.conditional(**RUN[number]):
+            history = fit(aug, problem.store("train"), holdout=problem.store("holdout"), epochs=2, **options)
         arrays = {str(i): p.detach().numpy() for i, p in enumerate(aug.new_parameters())}
         losses = json.dumps([row["loss"] for row in history.rows])
         write_tensors(f"{folder}/{world}-{rank}-{number}.safetensors", arrays, {"format": "test/1", "losses": losses})
@@ -74,14 +80,14 @@ def result(folder: Path, name: str):
     return [torch.from_numpy(arrays[key]) for key in sorted(arrays)], json.loads(metadata["losses"])
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", range(4))
 def test_two_processes_train_what_one_does(folder: Path, number: int) -> None:
     one, losses = result(folder, f"1-0-{number}")
     first, losses_first = result(folder, f"2-0-{number}")
     second, losses_second = result(folder, f"2-1-{number}")
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     for a, b in zip(first, one, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
     assert losses_first == losses_second == pytest.approx(losses, rel=1e-4)
 
 

@@ -76,7 +76,7 @@ def test_what_wins_only_when_trained_for_long_reaches_the_last_round(problem: Pr
         score = 0.5 + (structure.residual == 1) * 0.1 + len(structure.plan.groups) / 1000
         if epochs == 2:
             score += 0.2 * (structure.residual == 0)
-        return {"mean_average_precision": score, "extra_computation": 1.1, "seconds": 0.0}
+        return {"mean_average_precision": score, "extra_computation": 1.1, "seconds": 0.0}, True
 
     monkeypatch.setattr(module, "_judged", judged)
     space = replace(SMALL, residual=(1.0, 0.25, 0.0))
@@ -100,7 +100,7 @@ def test_the_best_of_each_kind_goes_on() -> None:
 def test_the_best_and_the_best_dense_head_are_judged_at_every_rate(problem: Problem, monkeypatch, rounds: int) -> None:
     def judged(net, structure, train, holdout, epochs, *_):
         score = 0.5 + len(structure.plan.groups) / 1000 + (structure.rate if epochs < 2 else -structure.rate) / 10  # short training likes high rates
-        return {"mean_average_precision": score, "extra_computation": 1.1, "seconds": 0.0}
+        return {"mean_average_precision": score, "extra_computation": 1.1, "seconds": 0.0}, True
 
     monkeypatch.setattr(module, "_judged", judged)
     result = searched(problem, candidates=6, rounds=rounds)
@@ -225,20 +225,82 @@ def test_a_structure_whose_loss_is_no_number_comes_last(problem: Problem) -> Non
     assert "lower the learning rate" in bad[0]["reason"] or "must be finite" in bad[0]["reason"]
     assert result.trials[-1] in bad
     assert result.trials[0] not in bad
-    with pytest.raises(SelfInformedError, match="no structure could be trained"):
+    with pytest.raises(SelfInformedError, match="no dense head could be trained; fit: the loss became"):
         searched(problem, learning_rate=1e30, classifier_learning_rate=1e30, rounds=1)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"budget": 1e-6}, "not one dense head fits"), ({"candidates": 0}, "candidates >= 1"), ({"epochs": 0}, "epochs > 0"),
-        ({"budget_of": "time"}, "budget_of: expected 'multiply_adds' or 'latency'"),
+        ({"budget": 1e-6}, "not one dense head fits"), ({"candidates": 0}, "candidates: expected a whole number"), ({"epochs": 0}, "epochs above 0"),
+        ({"budget_of": "time"}, "budget_of: expected 'multiply_adds' or 'latency'"), ({"budget": "0.03"}, "budget above 0; got '0.03'"),
+        ({"candidates": 2.5}, "candidates: expected a whole number"), ({"rounds": 1.5}, "rounds: expected a whole number"),
+        ({"space": replace(SMALL, attach=("nope",))}, "attach 'nope' is none of the network's attach points"),
+        ({"recipe": {"residual": 0.0}}, "residual 0.0 is asked for, and the space has 1.0"),
+        ({"head_input": "raw", "space": replace(SMALL, head_input=("whitened",))}, "head_input 'raw' is asked for"),
     ],
 )  # fmt: skip
 def test_impossible_searches_are_refused(problem: Problem, options, message: str) -> None:
     with pytest.raises(SelfInformedError, match=message):
         searched(problem, **options)
+
+
+def test_hold_out_data_without_a_label_are_refused(problem: Problem) -> None:
+    store = problem.store("holdout")
+    bare = replace(store, targets=as_targets([[] for _ in range(len(store))], problem.net.n_labels))
+    with pytest.raises(SelfInformedError, match="search: no hold-out example has a label, so nothing can be judged"):
+        search(problem.net, problem.store("train"), bare)
+
+
+def test_heads_that_run_beyond_the_budget_become_narrower(problem: Problem, monkeypatch) -> None:
+    def judged(net, structure, *_):
+        planned = structure.plan.extra_computation - 1
+        executed = planned * (1.5 if structure.is_conditional else 1)  # once trained, more examples run a head than was foreseen
+        return {"mean_average_precision": 0.5 + structure.is_conditional / 10, "extra_computation": 1 + executed, "seconds": 0.0}, True
+
+    monkeypatch.setattr(module, "_judged", judged)
+    result = searched(problem, space=replace(SMALL, top_groups=(1,)))
+    assert result.best.is_conditional
+    assert all(row["extra_computation"] <= 1.25 for row in result.trials if "reason" not in row)
+    row = next(row for row in result.trials if row["structure"] == result.best.description)
+    assert 1.2 < row["extra_computation"] == 1 + 1.5 * (result.plan.extra_computation - 1)
+
+
+def test_what_stays_beyond_the_budget_cannot_win(problem: Problem, monkeypatch) -> None:
+    def judged(net, structure, *_):
+        beyond = structure.is_conditional / 10
+        return {"mean_average_precision": 0.5 + beyond, "extra_computation": 1.2 + beyond, "seconds": 0.0}, True
+
+    monkeypatch.setattr(module, "_judged", judged)
+    result = searched(problem, space=replace(SMALL, top_groups=(1,)))
+    assert not result.best.is_conditional
+    assert "once trained it runs 30.00% more multiply-adds than the base, beyond the budget" in result.verdict
+
+
+def test_what_could_not_be_trained_is_no_score_and_is_tried_again(problem: Problem, monkeypatch, tmp_path) -> None:
+    train, calls = Structure.train, []
+
+    def short(self, *args, **options):
+        calls.append(self.description)
+        if len(self.plan.groups) > 1:
+            raise SelfInformedError("fit: too little memory is free just now")
+        return train(self, *args, **options)
+
+    options = {"rounds": 1, "epochs": 0.2, "candidates": 5, "journal": tmp_path / "search.jsonl"}
+    with monkeypatch.context() as patch:
+        patch.setattr(Structure, "train", short)
+        hindered = searched(problem, **options)
+    assert "could not be trained in some round (fit: too little memory is free just now)" in hindered.verdict
+    assert hindered.verdict.endswith("No structure with groups was tried to the end.") or "surely helps" in hindered.verdict or "keep" in hindered.verdict
+    assert not [row for row in searched(problem, **options).trials if "reason" in row]
+
+
+def test_a_dense_head_for_some_examples_is_no_specialist(found: SearchResult) -> None:
+    some = Choice("dense", share=0.5)
+    trials = [{**found.trials[0], "structure": str(some), "choice": vars(some)}, *(row for row in found.trials if Choice(**row["choice"]).is_dense)]
+    result = replace(found, best=replace(found.best, description=str(some)), trials=trials, again={})
+    assert "A dense head for the least certain examples alone was" in result.verdict
+    assert "Specialists" not in result.verdict
 
 
 def test_maps_and_copies_of_the_trunk_are_tried(problem: Problem) -> None:

@@ -36,5 +36,20 @@ def test_what_won_before_is_always_tried(seed: int) -> None:
 
 
 def test_there_must_be_something_to_try() -> None:
-    with pytest.raises(SelfInformedError, match="no value for n_groups"):
+    with pytest.raises(SelfInformedError, match="a list of values for n_groups, at least one"):
         Space(n_groups=())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("grouping", "k-means"), ("n_groups", 2.5), ("detections", 0), ("cover_share", 2), ("dense_share", 1.0), ("depth", -1), ("capacity", "width"),
+        ("top_groups", -1), ("share", 0), ("share", 2.0), ("share", "0.5"), ("attach", 3), ("kernel", 0), ("copy", 1), ("shared", -1), ("linear", None),
+        ("rate", 0), ("rate", float("nan")), ("residual", 2), ("head_input", "scaled"),
+    ],
+)  # fmt: skip
+def test_values_that_cannot_be_are_refused(name, value) -> None:
+    with pytest.raises(SelfInformedError, match=f"^{name}: expected .*; got {value!r}"):
+        Space(**{name: (value,)})
+    with pytest.raises(SelfInformedError, match=f"the space needs a list of values for {name}"):
+        Space(**{name: "dense"})

@@ -9,7 +9,7 @@ from conftest import Problem
 from selfinformed.augmented.network import augment
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.training.features import rank
-from selfinformed.training.fitting import fit
+from selfinformed.training.fitting import fit, fit_whole
 from selfinformed.training.recipe import Recipe
 from selfinformed.training.stepping import SCHEDULES, Training
 
@@ -151,6 +151,33 @@ def test_patience_watches_the_loss_if_asked(several: Problem) -> None:
 def test_patience_needs_held_out_examples(problem: Problem) -> None:
     with pytest.raises(SelfInformedError, match="give holdout="):
         fit(augment(problem.net, problem.plan()), problem.store("train"), recipe=Recipe(patience=1))
+
+
+def test_a_tail_is_the_last_share_of_the_time_where_that_is_what_is_given(problem: Problem, monkeypatch) -> None:
+    clock, averaged, own = [0.0], [], Training._update_average
+
+    def update(self) -> None:
+        clock[0] += 1.0  # a second a step
+        own(self)
+        averaged.append(self.average is not None)
+
+    monkeypatch.setattr("selfinformed.training.stepping.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr(Training, "_update_average", update)
+    fit_whole(augment(problem.net, problem.plan()), problem.train, seconds=40, recipe={"tail_average": 0.25})
+    assert (len(averaged), sum(averaged)) == (40, 10)
+    assert averaged[-10:] == [True] * 10
+
+
+def test_a_checkpoint_knows_which_examples_were_drawn(several: Problem, tmp_path) -> None:
+    def train(**options) -> None:
+        aug = augment(several.net, several.plan())
+        with aug.conditional(1, share=0.5, **options):
+            fit(aug, several.store("train"), epochs=0.2, checkpoint=tmp_path / "state.safetensors")
+
+    train()
+    train()
+    with pytest.raises(SelfInformedError, match=r"heads run \[1, 0.5, None\], now \[1, 0.5, None, 3\]"):
+        train(chance=3)
 
 
 @pytest.mark.parametrize("kind", ["ema", "tail_average"])

@@ -19,7 +19,7 @@ from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.measuring import measure
 from selfinformed.structure.plans import Source
 from selfinformed.training.features import FeatureStore, rank
-from selfinformed.training.structures import Builder, Choice, Structure, uncertainties
+from selfinformed.training.structures import Builder, Choice, Structure, _threshold, uncertainties
 
 CHOICES = [
     Choice("dense"), Choice("dense", depth=2, shared=8, linear=False), Choice("dense", share=0.25), Choice("confusions", 6), Choice("codetections", 3),
@@ -215,6 +215,17 @@ def test_the_search_leaves_hold_out_scores_as_they_are(builder: Builder, problem
     builder.structure(Choice("confusions", 6, top_groups=2, share=0.5))
     assert torch.equal(before, problem.store("holdout").penultimate)
     assert np.isfinite(uncertainties(problem.net, problem.store("holdout"))).all()
+
+
+@settings(deadline=None)
+@given(unsure=st.lists(st.floats(2**-10, 1, width=32), min_size=1, max_size=500), share=st.floats(0.01, 0.99))
+def test_no_example_lies_on_the_threshold_of_a_share(unsure: list[float], share: float) -> None:
+    values = np.array(unsure, np.float32)
+    above = _threshold(values, share)
+    number, slack = max(1, round(share * len(values))), len(values) // 200
+    if len(set(unsure)) == len(unsure) and min(np.diff(np.sort(values)), default=1) > 1e-6:
+        assert number - slack <= (values > above).sum() <= number + slack
+        assert np.abs(values - above).min() > 1e-7 or len(values) == 1
 
 
 def test_a_share_wants_a_frozen_network(problem: Problem, builder: Builder) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -30,6 +30,21 @@ def uncertainty(logits: torch.Tensor, output: Output) -> torch.Tensor:
     return torch.sigmoid(-logits.abs()).sum(1)
 
 
+def running(share: float, n: int) -> int:
+    """How many of n examples a share of them is: at least one."""
+    return max(1, round(share * n))
+
+
+class Divided(Protocol):
+    """How processes that train together divide a batch."""
+
+    def whole(self, values: torch.Tensor) -> torch.Tensor:
+        """Of this process's part [b] and the others', what the whole batch has [B], in all."""
+
+    def own(self, numbers: torch.Tensor) -> torch.Tensor:
+        """Of the numbers of examples in the batch, those of this process's part, as numbers in it."""
+
+
 class Dispatch:
     """Chooses heads for each example and runs each head once, on the examples that chose it.
 
@@ -50,6 +65,7 @@ class Dispatch:
         helped: how many of them ran heads.
         multiply_adds: executed on average for each of them, the base's included.
         shift: [C], added to the logits before groups are chosen; None for none. Training sets it where it will change the classifier (see `Join`).
+        divided: set while a batch is seen in parts, of which a `share` is one of all of them.
     """
 
     def __init__(
@@ -87,12 +103,17 @@ class Dispatch:
         self._arrays = labels, starts, self._always.numpy()
         _compiled()
         self.shift: torch.Tensor | None = None
+        self.divided: Divided | None = None
         self.reset()
 
     def reset(self) -> None:
         """Forgets what was executed so far, and draws by `chance` from the start again."""
         self.examples, self.helped, self._executed = 0, 0, 0.0
         self._drawn = None if self.chance is None else torch.Generator().manual_seed(self.chance)
+
+    def told(self) -> list[Any]:
+        """What tells it from another dispatch of the same heads."""
+        return [self.top_groups, self.share, self.above, *([] if self.chance is None else [self.chance])]
 
     @property
     def multiply_adds(self) -> float:
@@ -118,20 +139,26 @@ class Dispatch:
         """Numbers of the examples that run heads, rising; None for all of them."""
         if self.output is None or (self.share is None and self.above is None):
             return None
-        unsure = uncertainty(logits.detach(), self.output) if self._drawn is None else torch.rand(len(logits), generator=self._drawn).to(logits.device)
+        unsure = uncertainty(logits.detach(), self.output)
         if self.above is not None:
             return torch.nonzero(unsure > self.above).flatten()
         assert self.share is not None
-        return unsure.argsort(descending=True, stable=True)[: max(1, round(self.share * len(unsure)))].sort().values
+        unsure = unsure if self.divided is None else self.divided.whole(unsure)
+        if self._drawn is not None:
+            unsure = torch.rand(len(unsure), generator=self._drawn).to(logits.device)
+        run = unsure.argsort(descending=True, stable=True)[: running(self.share, len(unsure))].sort().values
+        return run if self.divided is None else self.divided.own(run)
 
     def __call__(self, heads: Heads, attached: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """What the chosen heads add to the logits: attached [B, D], logits [B, C] -> [B, C]"""
         if _is_traced():
             return self._masked(heads, attached, logits)
         self.examples += len(logits)
-        if not self.top_groups or not len(logits):
+        if not self.top_groups:
             return torch.zeros_like(logits)
         rows = self.unsure(logits)
+        if not len(logits):  # of a batch that others see the rest of
+            return torch.zeros_like(logits)
         if rows is None:
             return self._chosen(heads, attached, logits)
         if not len(rows):

@@ -143,8 +143,15 @@ class AugmentedClassifier(nn.Module):
     @property
     def fingerprint(self) -> str:
         """SHA-256 over everything that the logits depend on."""
-        run = "" if self.dispatch is None else f" {self.top_groups} {self.above}"
+        if self.is_base:
+            return self.net.fingerprint
+        run = "" if self.dispatch is None else f" {self.dispatch.told()}"
         return hashlib.sha256(f"{fingerprint_of(self)} {self.plan.to_dict()}{run}".encode()).hexdigest()
+
+    @property
+    def is_base(self) -> bool:
+        """Whether it is the base now, within `heads_disabled`."""
+        return self._slot.disabled
 
     @property
     def base_was_tuned(self) -> bool:
@@ -319,7 +326,8 @@ def augment(
         classifier: `keep` starts from the trained classifier's weights, `reinitialise` from random ones (the paper's choice).
         seed: of the new weights.
         onto: an augmented network of the same model, whose heads and classifier are taken over: the method applied again, with groups
-            from its own mistakes (`measure(onto, ...)`). `net` is the model wrapped with its attach points first and then further ones.
+            from its own mistakes (`measure(onto, ...)`). `net` is the model wrapped with its attach points first and then further ones, and
+            `classifier` is `keep`.
     """
     if not isinstance(net, WrappedClassifier) or not isinstance(plan, HeadPlan):
         raise SelfInformedError(f"augment: expected what wrap and plan gave, got {type(net).__name__} and {type(plan).__name__}")
@@ -332,6 +340,8 @@ def augment(
                 f"onto: expected an augmented network of the same model, its base as it was, and net wrapped with attach points that begin with "
                 f"{', '.join(map(str, first))}"
             )
+        if classifier != "keep":
+            raise SelfInformedError("classifier: with onto its trained classifier is taken over, which 'reinitialise' would throw away; leave it at 'keep'")
         if onto.dispatch is not None:
             raise SelfInformedError("onto: there each example runs some heads only, and beside further ones all would; call run_conditionally() on it first")
         plan = replace(onto.plan, feature_size=net.feature_size) + plan
@@ -399,6 +409,8 @@ class _ClassifierSlot(nn.Module):
         return logits + n * self.added(_side_by_side(attached).to(logits.dtype), (sum(others) + logits) / n)  # the model divides by n
 
     def combine(self, attached: torch.Tensor, penultimate: torch.Tensor, join: _Joined = torch.add) -> torch.Tensor:
+        if self.disabled:
+            return self.original(penultimate)  # type: ignore[no-any-return]
         logits: torch.Tensor = self.classifier(penultimate)
         return join(logits, self.added(attached, logits)) if self.heads is not None else logits
 

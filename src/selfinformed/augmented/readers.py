@@ -70,6 +70,7 @@ class Reader(nn.Module):
         super().__init__()
         self.source, self.widths, self.copy = source, list(widths), copy
         self._transform: tuple[torch.Tensor, torch.Tensor] | None = None  # of what the copy gives, while it is trained
+        self._left_out: torch.Tensor | None = None  # weights on what a transform gives nothing of, while the others are trained
         self.shared = nn.Linear(source.stop - source.start, source.shared) if source.shared else None
         self._int8: tuple[torch.Tensor, torch.Tensor] | None = None
         self.layer: nn.Linear | nn.Conv2d | None = None
@@ -159,6 +160,11 @@ class Reader(nn.Module):
         shift, matrix = shift.to(weight), matrix.to(weight)
         flat = weight.flatten(2) if weight.ndim > 2 else weight[:, :, None]  # (w, D or channels, kernel places)
         changed = torch.einsum("wdk,de->wek" if inverse else "wek,de->wdk", flat, torch.linalg.pinv(matrix).T if inverse else matrix)
+        if inverse:  # a feature may be constant in these examples and was not in others
+            self._left_out = flat - torch.einsum("wek,de->wdk", changed, matrix)
+        elif self._left_out is not None:
+            changed[: len(self._left_out)] += self._left_out
+            self._left_out = None
         moved = torch.einsum("wdk,d->w", flat if inverse else changed, shift)
         layer.bias[rows] = (bias + moved if inverse else bias - moved).to(layer.bias)
         layer.weight[rows] = changed.reshape(weight.shape).to(layer.weight)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import re
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,12 @@ _MOST_CHARACTERS = 2**14  # of a path or a label in a parquet manifest
 _BILINEAR, _MIRROR = 2, 0  # Pillow's numbers
 
 Pixels = tuple[Sequence[float], Sequence[float]]
+
+
+class DeepPixelsError(ValueError):
+    """An image has more than 8 bits for each colour."""
+
+
 """What is taken from pixels of 0 to 1, and what they are then divided by, red, green and blue."""
 IMAGENET: Pixels = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -183,7 +190,7 @@ def distorting(size: int | None, view: int, augmentation: Augmentation, transfor
 def _in_colour(image: Any) -> Any:
     """As RGB. Pixels of more than 8 bits, which Pillow would cut off at 255, are refused."""
     if image.mode[:1] in "IF":
-        raise ValueError(f"its pixels are of more than 8 bits, mode {image.mode}; convert it to 8 bits, or from Python give a transform")
+        raise DeepPixelsError(f"its pixels are of more than 8 bits, mode {image.mode}; convert it to 8 bits, or from Python give a transform")
     return image.convert("RGB")
 
 
@@ -225,8 +232,13 @@ def _read_manifest(path: Path) -> list[tuple[str, Any]]:
             table = _parquet(path)
         else:
             with opened(path, "data", MOST_JSON) as file, io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
-                table = list(csv.DictReader(text, strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+                reader = csv.DictReader(text, strict=True)
+                if reader.fieldnames:
+                    _check_header(path, reader.fieldnames)
+                table = list(reader)
+    except UnicodeDecodeError:
+        raise SelfInformedError(f"data: the manifest {path} is not UTF-8 text; save it so") from None
+    except (OSError, csv.Error) as error:
         raise SelfInformedError(f"data: the manifest {path} cannot be read ({reason_of(error)})") from None
     wrong = next((i for i, row in enumerate(table) if None in row), None)  # where csv puts what the header has no name for
     if wrong is not None:
@@ -241,6 +253,15 @@ def _read_manifest(path: Path) -> list[tuple[str, Any]]:
     if wrong is not None:
         raise SelfInformedError(f"data: the manifest {path} has {shown(table[wrong]['path'])} for a path in row {wrong + 1}; expected the name of an image")
     return [(row["path"], row["labels"]) for row in table]
+
+
+def _check_header(path: Path, header: Sequence[str]) -> None:
+    """That a manifest names its two columns, once each."""
+    if not {"path", "labels"} <= {*header}:
+        parted = "; part its cells by commas" if len(header) == 1 and re.search("[;\t|]", header[0]) else ""
+        raise SelfInformedError(f"data: the columns of the manifest {path} must be path, labels, and are {shown(header)}{parted}")
+    if twice := next((name for name in ("path", "labels") if header.count(name) > 1), None):
+        raise SelfInformedError(f"data: the manifest {path} has the column {twice!r} more than once; several labels stand in one cell, parted by ;")
 
 
 def _parquet(path: Path) -> list[dict[str, Any]]:

@@ -91,6 +91,10 @@ class Predictions:
             if first != file.n_rows:
                 raise SelfInformedError(f"predictions: {file.path} had {file.n_rows} examples when opened, now {first}; do not write to it meanwhile")
 
+    def n_batches(self, size: int) -> int:
+        """How many batches of up to `size` examples there are."""
+        return sum(-(-file.n_rows // size) for file in self._files)
+
     def name(self, example: int) -> str:
         """How messages call an example: the file, and its row counted from 0, or its line if the file is a .csv."""
         for file in self._files:

@@ -16,6 +16,7 @@ from selfinformed.data.examples import Examples
 from selfinformed.evidence.arms import ARMS, DESCRIPTIONS, FOUND, GROUPED, HEADED, Bench
 from selfinformed.evidence.evaluation import evaluate
 from selfinformed.evidence.journal import Journal, Try
+from selfinformed.evidence.numbers import tone
 from selfinformed.evidence.papers import comparison_table
 from selfinformed.evidence.rows import read_row
 from selfinformed.network.wrap import WrappedClassifier
@@ -131,8 +132,7 @@ class Comparison:
         if np.isnan(gain["mean"]):
             return f"What was gained is not known: mAP@{self.top_k} is not defined on these test data."
         subject, raises, lowers, unclear, beats, loses = _WORDS[method]
-        lows, highs = ([gain[end], *of_labels[i : i + 1]] for i, end in enumerate(("low", "high")))
-        change = raises if min(lows) > 0 else lowers if max(highs) < 0 else unclear
+        change = {"good": raises, "bad": lowers}.get(self.gain_tone, unclear)
         by = _points(gain, len(self.values(method)), of_labels, change != lowers)
         shared = f"{self.about['shared']} " if self.about.get("shared") else ""
         text = f"{shared}{subject.format(groups=self.groups)} {change} mAP@{self.top_k} by {by} for {100 * (cost - 1):.1f}% more multiply-adds."
@@ -147,6 +147,13 @@ class Comparison:
         if left_out := self.about.get("left_out"):
             text += f" Left out: {', '.join(left_out)}."
         return text
+
+    @property
+    def gain_tone(self) -> str:
+        """`good` or `bad` where the intervals of what was gained over the base, over seeds and over labels, both lie above zero or below; else empty."""
+        ends = [tuple(self.difference(self.method, "base")[end] for end in ("low", "high")), self._over_labels(self.method, "base")]
+        tones = {tone(*interval) for interval in ends if interval}
+        return tones.pop() if len(tones) == 1 else ""
 
     @property
     def line(self) -> str:

@@ -126,9 +126,10 @@ def evaluate(
     multiply_adds, parameters = cost.multiply_adds, cost.parameters
     if not isinstance(model, WrappedClassifier):
         groups = groups or model.plan.groups
-        multiply_adds, parameters = model.plan.multiply_adds, model.plan.parameters
+        if not model.is_base:
+            multiply_adds, parameters = model.plan.multiply_adds, model.plan.parameters
     recall = recall_on_subset(model, test, mapping) if mapping is not None else {}
-    dispatch = None if isinstance(model, WrappedClassifier) else model.dispatch
+    dispatch = None if isinstance(model, WrappedClassifier) or model.is_base else model.dispatch
     if dispatch is not None:
         dispatch.reset()
     ranking = rank(model, test, top_k, "evaluating")

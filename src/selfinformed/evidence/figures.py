@@ -41,8 +41,9 @@ def _style() -> Iterator[None]:
     style: dict[Any, Any] = {
         "font.size": 8, "font.family": _families(), "legend.fontsize": 7, "xtick.labelsize": 7, "ytick.labelsize": 7, "lines.markersize": 4,
         "lines.linewidth": 1.2, "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6, "axes.edgecolor": QUIET,
-        "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": False,
-        "legend.frameon": False, "text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "selfinformed",
+        "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": False, "legend.frameon": False,
+        "text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "selfinformed",
     }  # fmt: skip
     with matplotlib.rc_context(style):
         yield
@@ -144,12 +145,13 @@ def cost_figure(comparison: Comparison) -> Figure:
         low, high = (100 * v if np.isfinite(v) else y for v in row["interval"])
         colour = ACCENT if row["arm"] == comparison.method else INK if row["arm"] == "base" else CONTROL
         axes.errorbar(x, y, [[max(y - low, 0)], [max(high - y, 0)]], fmt="D" if row["arm"] == comparison.method else "o", color=colour, capsize=2)
-        leader = {"arrowstyle": "-", "color": QUIET, "linewidth": 0.4, "shrinkA": 1, "shrinkB": 3}
+        leader = {"arrowstyle": "-", "color": QUIET, "linewidth": 0.4, "shrinkA": 1, "shrinkB": 3, "relpos": (0, 0.5)}
         axes.annotate(
-            f"{row['arm']} {y:.1f}", (x, y), (x + 0.1 * max(widest, 1), height), color=colour, fontsize=7, va="center", arrowprops=leader
+            f"{row['arm']} {y:.{1 if span > 1 else 2}f}", (x, y), (x + 0.1 * max(widest, 1), height), color=colour, fontsize=7, va="center", arrowprops=leader
         )  # fmt: skip
     axes.set_xlim(-0.1 * max(widest, 1), 1.55 * max(widest, 1))
     axes.set_ylim(min(reached) - 0.05 * span, np.nanmax([*reached, *heights]) + 0.05 * span)
+    axes.ticklabel_format(useOffset=False)
     axes.set_xlabel("extra multiply-adds (%)"), axes.set_ylabel(f"mAP@{comparison.top_k} (%)")
     return figure
 
@@ -260,7 +262,7 @@ def reliability_figure(bins: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figur
         axes.plot(x, y, color=colour, label=name)
         axes.scatter(x, y, [4 + 30 * row["n"] / most for row in shown], color=colour, linewidths=0)
     axes.set_xlabel("probability of the best label (%)"), axes.set_ylabel("examples annotated with it (%)")
-    axes.legend(loc="upper left")
+    figure.legend(loc="outside upper right", ncols=2)
     return figure
 
 

@@ -40,11 +40,13 @@ class Number:
         return Markup('<data value="{}"{}>{}</data>').format(json.dumps(plain(self.value)), source, str(self))
 
     @staticmethod
-    def pair(low: Number, high: Number, unit: str) -> str:
-        """From one to the other, in HTML."""
+    def pair(low: Number, high: Number, unit: str = "") -> str:
+        """From one to the other, in HTML; nothing where there is no such interval, as of a single seed."""
         from markupsafe import Markup
 
-        return Markup("{} to {} {}").format(low, high, unit)
+        if any(end.value is None or not np.isfinite(end.value) for end in (low, high)):
+            return ""
+        return Markup("{} to {}{}").format(low, high, unit and f" {unit}")
 
 
 def percent(value: float | None, source: str = "", digits: int = 2) -> Number:

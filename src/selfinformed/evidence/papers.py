@@ -98,7 +98,7 @@ def group_table(groups: LabelGroups, labels: LabelSpace, plan: HeadPlan | None =
         columns.append(Column("head widths", lambda row: row["widths"]))
     if gains is not None:
         columns.append(Column("gain", lambda row: percent(row["gain"], "+")))
-    return Table("groups of labels, the most confused first", rows, tuple(columns))
+    return Table("groups of labels, in each the most confused first", rows, tuple(columns))
 
 
 def trial_table(trials: Sequence[Row]) -> Table:

@@ -180,8 +180,9 @@ def _tiles(findings: Findings) -> list[dict[str, Any]]:
          "more": "percent, on test data", "tone": ""},
         {"name": f"mAP@{comparison.top_k}, {comparison.method}", "value": percent(method["mean_average_precision"], f"{source}/mean_average_precision"),
          "more": method["description"], "tone": ""},
-        {"name": "gained", "value": points(over["mean"], f"{source}/over_base/mean"), "tone": tone(over["low"], over["high"]),
-         "more": Number.pair(points(over["low"], f"{source}/over_base/low"), points(over["high"], f"{source}/over_base/high"), "points, 95% interval")},
+        {"name": "gained", "value": points(over["mean"], f"{source}/over_base/mean"), "tone": comparison.gain_tone,
+         "more": Number.pair(points(over["low"], f"{source}/over_base/low"), points(over["high"], f"{source}/over_base/high"), "points, 95% interval")
+         or "points, of one seed"},
         {"name": "multiply-adds", "value": Number(method["extra_computation"], f"{source}/extra_computation", "{:.3f}×"),
          "more": "of the base's, executed on average", "tone": ""},
     ]  # fmt: skip
@@ -202,7 +203,7 @@ def _arms(comparison: Comparison) -> list[dict[str, Any]]:
         over, minus = row["over_base"], row["method_over_it"]
         shown: dict[str, Any] = {
             "arm": row["arm"], "description": row["description"], "map": percent(row["mean_average_precision"], f"{source}/mean_average_precision"),
-            "low": percent(row["interval"][0], f"{source}/interval/0"), "high": percent(row["interval"][1], f"{source}/interval/1"),
+            "interval": Number.pair(percent(row["interval"][0], f"{source}/interval/0"), percent(row["interval"][1], f"{source}/interval/1")),
             "over": points(over["mean"], f"{source}/over_base/mean") if over and row["arm"] != "base" else "",
             "over_tone": tone(over["low"], over["high"]) if over else "",
             "per_example": percent(row["mean_average_precision_per_example"], f"{source}/mean_average_precision_per_example"),
@@ -213,7 +214,8 @@ def _arms(comparison: Comparison) -> list[dict[str, Any]]:
         }  # fmt: skip
         if minus:
             shown |= {"minus": points(minus["mean"], f"{source}/method_over_it/mean"), "minus_tone": tone(minus["low"], minus["high"])}
-            shown |= {f"minus_{end}": points(minus[end], f"{source}/method_over_it/{end}") for end in ("low", "high")}
+            low, high = (points(minus[end], f"{source}/method_over_it/{end}") for end in ("low", "high"))
+            shown |= {"minus_interval": Number.pair(low, high)}
         rows.append(shown)
     return rows
 

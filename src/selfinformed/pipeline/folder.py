@@ -55,6 +55,7 @@ class RunFolder:
         self.path = Path(config.output)
         _check_own(self.path)
         self._done: dict[str, Any] = {}
+        self._seconds = 0.0
         self._lock = FolderLock(self.path, _FOLDERS)
         self._outdated: set[str] = set()  # artefacts of which config.yaml says that they were made with other options
         self._again: set[str] = set()  # artefacts to be made again in any case
@@ -161,14 +162,19 @@ class RunFolder:
             with self._lock.held(stage) if rank() == 0 and stage not in _SHARED else nullcontext():
                 if not self._read_there(stage, name, read, also):  # another process may have made it meanwhile
                     self._check_config()
-                    start = time.perf_counter()
-                    made = make()
+                    start, before = time.perf_counter(), self._seconds
+                    self._seconds = 0.0  # of the stages that this one waits for
+                    try:
+                        made = make()
+                    finally:
+                        seconds = time.perf_counter() - start
+                        own, self._seconds = seconds - self._seconds, before + seconds
                     if rank() == 0:
                         save(made, self.path / name)
                         self._keep_options(name)
                         self.keep_network()
                     self._done[name] = made
-                    self.say(f"{stage:<10} {name} in {time.perf_counter() - start:.1f} s")
+                    self.say(f"{stage:<10} {name} in {own:.1f} s")
         result: T = self._done[name]
         return result
 

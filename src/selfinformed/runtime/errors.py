@@ -8,3 +8,7 @@ class SelfInformedError(Exception):
 
     The command line prints it as one line and exits with code 2; nothing already computed is lost.
     """
+
+
+class NotFiniteError(SelfInformedError):
+    """Training gave numbers that are not finite; with lower learning rates it may not."""

@@ -65,7 +65,7 @@ def image_reader(size: int | None, most_pixels: int, pixels: Pixels | None = Non
         size, pixels: see `image_transform`.
         most_pixels: that the header may state, and that resizing may make, which of a thread-like image is far more.
     """
-    from selfinformed.data.images import IMAGENET, image_transform, is_slow  # which needs torch; a server of arrays does not
+    from selfinformed.data.images import IMAGENET, DeepPixelsError, image_transform, is_slow  # which needs torch; a server of arrays does not
 
     transform = image_transform(size, pixels or IMAGENET)
 
@@ -89,6 +89,8 @@ def image_reader(size: int | None, most_pixels: int, pixels: Pixels | None = Non
             raise
         except Image.DecompressionBombError:
             raise SelfInformedError(f"image: more than {most_pixels:,} pixels; send a smaller one") from None
+        except DeepPixelsError as error:
+            raise SelfInformedError(f"image: {error}") from None
         except Exception as error:  # decoders raise anything on damaged or hostile bytes
             raise SelfInformedError(f"image: it cannot be read ({type(error).__name__}); expected {', '.join(_FORMATS)}, or an array as .npy") from None
 

@@ -130,6 +130,8 @@ class Confused:
         degree = similarity_degrees(matrix)
         labels = np.flatnonzero(degree > 0)
         n = len(labels)
+        if n == 0 and counts.n_labels == 1:
+            raise SelfInformedError("cluster: there is one label, so none can be mixed up with another; give a network with an output for each of several")
         if n == 0:
             without = "; without annotations group by co-detections (--grouping codetections)" if counts.kind == "confusions" else ""
             raise SelfInformedError(f"cluster: no two labels are ever detected together; measure more hold-out data, or a larger top_k{without}")

@@ -60,7 +60,7 @@ def count(predictions: Predictions, kind: Kind = "confusions") -> ConfusionCount
     """Counts saved predictions, read as a stream."""
     counts = ConfusionCounts(predictions.n_labels, predictions.top_k, kind)
     size = max(1, 4_000_000 // predictions.top_k)
-    for ids, targets in progress(predictions.batches(size), -(-predictions.n_examples // size), "counting"):
+    for ids, targets in progress(predictions.batches(size), predictions.n_batches(size), "counting"):
         first = counts.n_examples
         counts.update_detections(ids, targets, lambda row, first=first: predictions.name(first + row))  # type: ignore[misc]
     return counts

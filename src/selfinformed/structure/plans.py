@@ -286,7 +286,9 @@ def plan(
             raise SelfInformedError(f"budget: {budget * base:.0f} multiply-adds do not reach for one shared unit ({each:.0f}); raise the budget")
         source = replace(source, shared=int(budget * base / each))
         return made(groups, [()] * len(groups))
-    allowed = budget * base - source.shared_multiply_adds * min(1.0, float(used.sum()))
+    allowed = budget * base - source.shared_multiply_adds * min(shared_usage, float(used.sum()))
+    if allowed < 0:
+        raise SelfInformedError(f"budget: {budget * base:.0f} multiply-adds do not reach for a layer of {shared} shared units; raise it, or lower shared=")
     shares = _shares(groups, capacity, counts, examples)
     specialists = made(groups, _solve(groups.sizes, shares, source, depth, allowed * (1 - dense_share), used))
     if not dense_share:
@@ -398,6 +400,8 @@ def _solve(
             f"budget: {allowed:.0f} multiply-adds do not reach for {len(sizes)} heads of one unit ({spent(0):.0f}); raise the budget or lower n_groups"
         )
     low, high = 0.0, 1.0
+    if not (shares * usage).any():  # heads that are run stay at one unit
+        return widths(low)
     while spent(high) <= allowed:
         low, high = high, 2 * high
     for _ in range(60):

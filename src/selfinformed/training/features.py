@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,7 +29,7 @@ from selfinformed.structure.average_precision import Ranking, RankingMetrics
 from selfinformed.structure.measuring import check_labels
 from selfinformed.structure.plans import Source
 from selfinformed.training.moments import HeadInput, transform_of
-from selfinformed.training.shards import FeatureType, compute, part_widths, write_shards
+from selfinformed.training.shards import FeatureType, compute, part_widths, places_read, write_shards
 from selfinformed.training.stored import Rows, StoredRows, TransformedRows, open_shards
 
 __all__ = ["FeatureStore", "HeadInput", "Model", "estimate", "metrics_of", "net_of", "rank", "score_batches", "scores_from_features"]
@@ -54,6 +55,7 @@ class FeatureStore:
         examples: what they were computed from, where that is at hand.
         shapes: of the attach points, whose features stand side by side.
         n_views: how many views of the same examples follow one another.
+        places: [module, side, reduce] of each attach point; None where these are not known.
     """
 
     attached: Rows
@@ -64,6 +66,7 @@ class FeatureStore:
     examples: Examples | None = None
     shapes: tuple[FeatureShape, ...] = ()
     n_views: int = 1
+    places: list[list[str]] | None = None
     _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)  # transforms, which several trainings ask for alike
 
     def __post_init__(self) -> None:
@@ -82,6 +85,18 @@ class FeatureStore:
     def n_inputs(self) -> int:
         """Examples that differ in more than their view: the first so many are one view of each. All N, where some view of an example could not be read."""
         return len(self) if len(self) % self.n_views else len(self) // self.n_views
+
+    def check(self, net: WrappedClassifier, who: str, to: str) -> None:
+        """That these are what a network gives its heads and its classifier.
+
+        Raises:
+            SelfInformedError: `who`: they are of another network, or were read elsewhere in it; cache them again with the one `to` ....
+        """
+        if self.fingerprint != net.fingerprint:
+            raise SelfInformedError(f"{who}: these features are of another network; cache them again with the one {to}")
+        if self.places not in (None, own := places_read(net)):
+            read, reads = ("; ".join(" ".join(place) for place in places) for places in (self.places or (), own))
+            raise SelfInformedError(f"{who}: these features were read at {read}, and this network's heads read {reads}; cache them again with the one {to}")
 
     def batch(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What heads and classifier read of some examples: float32 [b, D] and [b, P]."""
@@ -155,7 +170,7 @@ class FeatureStore:
         source = examples.take(rows) if examples.skipped else examples
         seconds, penultimate = time.perf_counter() - start, parts["penultimate"]
         attached = parts.get("attached", penultimate)
-        return cls(attached, penultimate, source.targets, net.fingerprint, seconds, source, net.shapes, n_views=examples.n_views)
+        return cls(attached, penultimate, source.targets, net.fingerprint, seconds, source, net.shapes, examples.n_views, places_read(net))
 
     def save(self, path: str | Path) -> None:
         """Writes safetensors, atomically."""
@@ -164,7 +179,8 @@ class FeatureStore:
             "offsets": self.targets.offsets, "labels": self.targets.labels,
         }  # fmt: skip
         numbers = {"n_labels": str(self.targets.n_labels), "fingerprint": self.fingerprint, "seconds": str(self.seconds), "n_views": str(self.n_views)}
-        write_tensors(path, arrays, {"format": FORMAT, **numbers})
+        places = {} if self.places is None else {"attach": json.dumps(self.places)}
+        write_tensors(path, arrays, {"format": FORMAT, **numbers, **places})
 
     @classmethod
     def load(cls, path: str | Path, net: WrappedClassifier, examples: Examples | None = None, memory: float = _SHARE_OF_MEMORY) -> FeatureStore:
@@ -185,8 +201,11 @@ class FeatureStore:
             targets = Targets(arrays["offsets"], arrays["labels"], int(metadata["n_labels"]))
             attached, penultimate = torch.from_numpy(arrays["attached"]), torch.from_numpy(arrays["penultimate"])
             seconds, n_views = float(metadata["seconds"]), int(metadata.get("n_views", "1"))
+            places = json.loads(metadata["attach"]) if "attach" in metadata else None  # earlier versions did not say
+            if places not in (None, places_read(net)):
+                raise SelfInformedError(f"{path} holds features of another place in the network; delete it to have them computed again")
             with naming(path):
-                return cls(attached, penultimate, targets, metadata["fingerprint"], seconds, examples, net.shapes, n_views=n_views)
+                return cls(attached, penultimate, targets, metadata["fingerprint"], seconds, examples, net.shapes, n_views, places)
         except (KeyError, ValueError) as error:
             raise SelfInformedError(f"{path} holds no valid features ({error!r}); delete it to have them computed again") from None
 
@@ -201,7 +220,7 @@ class FeatureStore:
         parts: dict[str, Rows] = {part: shards.load(part) if resident else StoredRows(shards, part) for part in shards.widths}
         attached, penultimate = parts.get("attached", parts["penultimate"]), parts["penultimate"]
         with naming(folder):
-            return cls(attached, penultimate, shards.targets, net.fingerprint, shards.seconds, source, net.shapes, shards.n_views)
+            return cls(attached, penultimate, shards.targets, net.fingerprint, shards.seconds, source, net.shapes, shards.n_views, places_read(net))
 
     def input_transform(self, kind: HeadInput, copies: Mapping[Source, CopiedEnd] | None = None) -> InputTransform:
         """What gives each attach point, over these examples (and the positions of a map), zero mean and unit deviations (`standardised`)
@@ -340,8 +359,7 @@ def score_batches(
     """Logits [b, C], targets and a name for row b of errors, batch by batch, in order."""
     net = net_of(model)
     if isinstance(data, FeatureStore):
-        if data.fingerprint != net.fingerprint:
-            raise SelfInformedError("features: these are of another network; cache them again with the one to judge")
+        data.check(net, "features", "to judge")
         for start in range(0, len(data), _FEATURES_AT_ONCE):
             stop = min(start + _FEATURES_AT_ONCE, len(data))
             with torch.no_grad():

@@ -15,6 +15,7 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
+from selfinformed.augmented.dispatch import Dispatch
 from selfinformed.augmented.network import AugmentedClassifier
 from selfinformed.data.examples import Examples
 from selfinformed.data.targets import Targets
@@ -123,15 +124,17 @@ def fit(
     held_out = holdout if recipe.patience else None
     if isinstance(held_out, Examples):
         held_out = FeatureStore.build(aug.net, held_out)
-    if any(features.fingerprint != aug.net.fingerprint for features in (store, held_out) if features is not None):
-        raise SelfInformedError("fit: these features are of another network; cache them again with the one to augment")
+    for features in filter(None, (store, held_out)):
+        features.check(aug.net, "fit", "to augment")
+    if aug.is_base:
+        raise SelfInformedError("fit: within heads_disabled the network is the base, which is not trained; call fit outside")
     if aug.base_was_tuned:
         raise SelfInformedError("fit: the network was trained on since it was augmented, so its heads read others than the model's features; augment it anew")
     aug.output = output or aug.output or guess_output(store.targets)
     history, processes = History(), Processes.joined()
     copies = {source: CopiedEnd(aug.net.model, source.copy) for source in aug.plan.sources if source.copy is not None}
     order, targets = _by_group(aug, store.targets)
-    join = Join.of(aug, recipe.residual, store.targets, aug.output)
+    join = Join.of(aug, recipe.residual, store.targets, aug.output, store.n_views)
     seen = join if order is None else replace(join, prior=join.prior[order])
     kept = None
     if checkpoint is not None:
@@ -139,7 +142,7 @@ def fit(
             del rates["finetune_learning_rate"]
         about = {"epochs": epochs, "batch_size": batch_size, **rates, "head_input": head_input, "output": aug.output, "seed": seed, **asdict(recipe)}
         about |= {"revision": REVISION, "features": _digest(store), "watched": held_out and _digest(held_out), "starting weights": _starting(aug)}
-        chosen = None if aug.dispatch is None else [aug.dispatch.top_groups, aug.dispatch.share, aug.dispatch.above]
+        chosen = None if aug.dispatch is None else aug.dispatch.told()
         more = {"teacher": told(teacher), "heads run": chosen}
         kept = Checkpoint(Path(checkpoint), about | more, checkpoint_every)
     trained = sum(p.numel() for p in aug.new_parameters())
@@ -156,7 +159,8 @@ def fit(
         if alone and aug.dispatch is None:  # the classifier's scores count for nothing, and take as long as the heads do
             logits = seen.shift + aug.added(at_heads, by_group=order is not None)
         else:
-            logits = aug.from_features(at_heads, at_classifier, how) if order is None else aug.by_group(at_heads, at_classifier, order, how)
+            with _divided(aug.dispatch, processes):
+                logits = aug.from_features(at_heads, at_classifier, how) if order is None else aug.by_group(at_heads, at_classifier, order, how)
         return logits, None if taught is None else taught(rows, at_classifier)
 
     aug.eval()
@@ -242,7 +246,7 @@ def fit_whole(
         order = Order(len(train), batch_size, seed, draw_of(shuffled, train.targets, recipe.balanced_sampling))
         groups = [{"params": trained, "lr": learning_rate}]
         start = time.perf_counter()
-        objective = Objective.of(recipe, train.targets, aug.output)
+        objective = Objective.of(recipe, train.targets, aug.output, train.n_views)
         try:
             with _unless_it_fails(aug, [*aug.parameters(), *aug.buffers()]):
                 aug.base_was_tuned = True
@@ -315,6 +319,19 @@ def _watched(aug: AugmentedClassifier, holdout: FeatureStore, recipe: Recipe, jo
         return metrics.compute().mean_average_precision
 
     return f"holdout_{recipe.watch}", loss if recipe.watch == "loss" else precision, recipe.watch == "loss"
+
+
+@contextmanager
+def _divided(dispatch: Dispatch | None, processes: Processes) -> Iterator[None]:
+    """Within this context a dispatch sees a batch in parts, as the processes divide it."""
+    if dispatch is None or processes.world == 1:
+        yield
+        return
+    dispatch.divided = processes
+    try:
+        yield
+    finally:
+        dispatch.divided = None
 
 
 def _starting(aug: AugmentedClassifier) -> str:

@@ -85,7 +85,7 @@ class Diagnosis:
     """What keeps a network from scoring higher, and the evidence: mAP in percent.
 
     Attributes:
-        holdout: of `base`, `classifier` (retrained) and `dense` (a wide head, best attach point) on hold-out examples.
+        holdout: of `base`, `classifier` (retrained) and `dense` (the best dense head that was tried, wide or within the budget) on hold-out examples.
         train: of the same on as many training examples; where there are fewer of these, `holdout` is of a sample as large.
         half_data: of that head on hold-out examples, trained on half of the training examples for twice the passes: as many steps, fewer examples.
     """
@@ -96,7 +96,7 @@ class Diagnosis:
 
     @property
     def gap(self) -> float:
-        """By how much the wide head is better on training examples than on hold-out examples."""
+        """By how much that dense head is better on training examples than on hold-out examples."""
         return self.train["dense"] - self.holdout["dense"]
 
     @property
@@ -108,7 +108,7 @@ class Diagnosis:
     def limited_by(self) -> Limit:
         """The first that holds:
 
-        - `capacity`: on hold-out examples the wide head is at least `WORTH_IT` above the retrained classifier.
+        - `capacity`: on hold-out examples the best dense head is at least `WORTH_IT` above the retrained classifier.
         - `nothing`: the best of the three is at `CEILING` or above.
         - `data`: the gap is at least `GAP`, and either the second half of the training examples brought at least `STEEP`, or the base has
           such a gap of its own (then its trunk knows all of them by heart, whatever a head is trained on).
@@ -127,14 +127,14 @@ class Diagnosis:
         trained, held_out = self.train["dense"], self.holdout["dense"]
         scores = f"{trained:.1f} mAP on training examples and {held_out:.1f} on held-out ones"
         return {
-            "capacity": f"It is limited by its capacity: a wide head is {over_classifier:+.1f} mAP above the retrained classifier, so plan heads.",
+            "capacity": f"It is limited by its capacity: a dense head is {over_classifier:+.1f} mAP above the retrained classifier, so plan heads.",
             "nothing": f"Nothing holds it back: it reaches {max(self.holdout.values()):.1f} mAP already, so keep it.",
             "data": (
-                f"It is limited by its data: a wide head reaches {scores}, and the second half of the training examples "
+                f"It is limited by its data: a dense head reaches {scores}, and the second half of the training examples "
                 f"brought {self.learning:+.1f}; get more of them, or more augmented views."
             ),
             "trunk": (
-                f"It is limited by its trunk: a wide head reaches {scores}, and more of the same examples would hardly help; attach heads earlier, or "
+                f"It is limited by its trunk: a dense head reaches {scores}, and more of the same examples would hardly help; attach heads earlier, or "
                 "train the trunk on."
             ),
         }[self.limited_by]

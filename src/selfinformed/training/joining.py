@@ -39,8 +39,8 @@ class Join:
     prior: torch.Tensor
 
     @classmethod
-    def of(cls, aug: AugmentedClassifier, residual: float, targets: Targets, output: Output) -> Join:
-        """The join for the label frequencies of these training examples; checks that the network can be trained so.
+    def of(cls, aug: AugmentedClassifier, residual: float, targets: Targets, output: Output, n_views: int = 1) -> Join:
+        """The join for the label frequencies of these training examples, so many views of each; checks that the network can be trained so.
 
         Raises:
             SelfInformedError: with r < 1 only some examples would run heads, or heads are trained already; with r = 0 the classifier is new.
@@ -54,12 +54,12 @@ class Join:
             if not residual and not torch.equal(aug.classifier.weight, aug.own_classifier.weight):
                 said = "use classifier='keep', and no `onto` whose classifier was retrained"
                 raise SelfInformedError(f"fit: residual=0 leaves the classifier as it is, and this one is not the network's own; {said}")
-        return cls.to(aug.classifier, residual, targets, output)
+        return cls.to(aug.classifier, residual, targets, output, n_views)
 
     @classmethod
-    def to(cls, classifier: nn.Linear | AveragedClassifier, residual: float, targets: Targets, output: Output) -> Join:
-        """The join of any heads to a classifier, for the label frequencies of these training examples."""
-        prior = prior_of(targets, output).to(classifier.weight)
+    def to(cls, classifier: nn.Linear | AveragedClassifier, residual: float, targets: Targets, output: Output, n_views: int = 1) -> Join:
+        """The join of any heads to a classifier, for the label frequencies of these training examples, so many views of each."""
+        prior = prior_of(targets, output, n_views).to(classifier.weight)
         return cls(residual, prior if classifier.bias is not None else torch.zeros_like(prior))
 
     @property

@@ -60,7 +60,7 @@ class Objective:
     @classmethod
     def of(cls, recipe: Recipe, targets: Targets, output: Output, n_views: int = 1) -> Objective:
         """The objective of a recipe, for the label frequencies of these training examples, of which so many are views of the same."""
-        shift = (recipe.logit_adjustment * prior_of(targets, output)).float() if recipe.logit_adjustment else None
+        shift = (recipe.logit_adjustment * prior_of(targets, output, n_views)).float() if recipe.logit_adjustment else None
         weights = None
         if recipe.class_weights:
             counts = targets.positives() / n_views
@@ -119,14 +119,14 @@ class Objective:
         return torch.where(sizes > 0, sums / sizes.clamp(min=1), 1.0)
 
 
-def prior_of(targets: Targets, output: Output) -> torch.Tensor:
+def prior_of(targets: Targets, output: Output, n_views: int = 1) -> torch.Tensor:
     """float64 [C]: the logits of the labels' frequencies: the log of each label's share of the examples (softmax) or its log odds (logistic).
 
-    Labels without an example count as half an example.
+    Labels without an example count as half an example, however many views there are of each.
     """
-    counts = targets.positives().astype(np.float64)
-    others = 1.0 if output == "softmax" else np.maximum(len(targets) - counts, 0.5) / len(targets)
-    return torch.from_numpy(np.log(np.maximum(counts, 0.5) / len(targets) / others))
+    counts, n = targets.positives() / n_views, len(targets) / n_views
+    others = 1.0 if output == "softmax" else np.maximum(n - counts, 0.5) / n
+    return torch.from_numpy(np.log(np.maximum(counts, 0.5) / n / others))
 
 
 def _probabilities(logits: torch.Tensor, output: Output) -> torch.Tensor:

@@ -81,7 +81,8 @@ def _transform(seen: _Moments) -> tuple[torch.Tensor, torch.Tensor]:
     else:
         shift, variance = few.mean(0), few.var(0, correction=0)
     deviation = variance.sqrt()
-    scale = torch.where(deviation > 1e-6 * deviation.max().clamp(min=1e-12), 1 / deviation, 0.0)  # constant features are left out
+    noise = torch.maximum(1e-6 * shift.abs(), 1e-9 * deviation.max().clamp(min=1e-12))  # of a constant feature, which is left out
+    scale = torch.where(deviation > noise, 1 / deviation, 0.0)
     transform = torch.diag(scale)
     if seen.full:
         if few is None:

@@ -39,6 +39,21 @@ class Processes:
         return rows if self.world == 1 else rows[self.rank :: self.world]
 
     @torch.no_grad()
+    def whole(self, values: torch.Tensor) -> torch.Tensor:
+        """Of each process's part of a batch [b] as `share` gave it, in all of them: those of the whole batch [B]."""
+        sizes = torch.zeros(self.world, dtype=torch.int64, device=values.device)
+        sizes[self.rank] = len(values)
+        distributed.all_reduce(sizes)
+        batch = values.new_zeros(int(sizes.sum()))
+        batch[self.rank :: self.world] = values
+        distributed.all_reduce(batch)
+        return batch
+
+    def own(self, numbers: torch.Tensor) -> torch.Tensor:
+        """Of numbers of examples in a batch, those of this process's part, as numbers in that part."""
+        return numbers[numbers % self.world == self.rank] // self.world
+
+    @torch.no_grad()
     def sum_gradients(self, parameters: Sequence[torch.Tensor]) -> None:
         """Adds the gradients of all processes up, in all. A parameter without a gradient in any keeps none."""
         if self.world == 1:

@@ -19,10 +19,11 @@ import torch
 from selfinformed.data.examples import Examples, Inputs
 from selfinformed.network.calls import batch_size_of
 from selfinformed.network.wrap import WrappedClassifier
-from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.errors import NotFiniteError, SelfInformedError
 from selfinformed.runtime.files import plain, write_json
 from selfinformed.runtime.journals import JournalFile
 from selfinformed.runtime.progress import progress
+from selfinformed.runtime.reading import whole_number
 from selfinformed.runtime.tabular import Table, frame
 from selfinformed.structure.average_precision import Ranking, nan_mean
 from selfinformed.structure.counts import ConfusionCounts, Kind
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMAT = "selfinformed.search/1"
+_SMALLER = 3  # times that heads which run beyond a budget become narrower
 _KEPT = 3  # one in so many goes on to the next round, which trains so many times longer
 
 
@@ -94,24 +96,29 @@ class SearchResult:
             f"Of {tried} structures at {self.budget:.1%} more {self.budget_of.replace('_', '-')}, {self.best.description} is best on hold-out data: "
             f"{100 * self.gain:+.2f} mAP over the base. "
         )
+        if failed := {row["structure"]: row["reason"] for row in self.trials if "reason" in row}:
+            text += f"{len(failed)} could not be trained in some round ({next(iter(failed.values()))}). "
         if self.gain <= 0:
             return text + "Nothing that was tried helps: keep the network as it is."
         again = self.again.get("over_base")
         if again is not None and again["low"] <= 0:
             return text + f"Trained again from another seed it is {_points(again)} over the base: nothing that was tried surely helps."
+        rivals = [row for row in self.trials if row["round"] == self.trials[0]["round"] and "reason" not in row and not Choice(**row["choice"]).is_dense]
+        if not rivals:
+            return text + "No structure with groups was tried to the end."
         over, against, unclear = self.over_dense, f"over the best dense head ({self.dense.description})", "may not have been"
-        if len(self.best.plan.groups) == 1:
-            grouped = next((row for row in self.trials if row["round"] == self.trials[0]["round"] and not Choice(**row["choice"]).is_dense), None)
-            if grouped is None:
-                return text + "No structure with groups was tried to the end."
-            over, unclear = grouped["mean_average_precision"] - self._score(self.dense), "may have been"
-            against = f"over this dense head with {grouped['structure']}"
+        if self.best.description == self.dense.description:
+            over, unclear = rivals[0]["mean_average_precision"] - self._score(self.dense), "may have been"
+            against = f"over this dense head with {rivals[0]['structure']}"
+        who, were = "Specialists", "were"
+        if Choice(**rivals[0]["choice"]).grouping == "dense":
+            who, were = "A dense head for the least certain examples alone", "was"
         against = f"{100 * over:+.2f} {against}"
         again = self.again.get("over_dense")
         if again is None:
-            return text + f"Specialists were {'ahead' if over > 0 else 'not ahead'}: {against}, of one seed."
-        worth = "were" if min(again["low"], over) > 0 else "were not" if again["high"] < 0 else unclear
-        return text + f"Specialists {worth} worth it: {against}, and {_points(again)} with both trained again from another seed."
+            return text + f"{who} {were}{'' if over > 0 else ' not'} ahead: {against}, of one seed."
+        worth = were if min(again["low"], over) > 0 else f"{were} not" if again["high"] < 0 else unclear
+        return text + f"{who} {worth} worth it: {against}, and {_points(again)} with both trained again from another seed."
 
     def to_frame(self) -> pd.DataFrame:
         """A row per trial {structure, round, epochs, mean_average_precision, extra_computation, seconds, and each attribute of its `Choice`};
@@ -181,14 +188,23 @@ def search(
         **training: further options of `fit`, and `classifier` of `augment`, the same for all.
 
     Raises:
-        SelfInformedError: no candidate fits the labels and the budget.
+        SelfInformedError: no candidate fits the labels and the budget, no dense head can be trained, no hold-out example has a label, or the space has
+            none of what `training` says.
     """
     if budget_of not in ("multiply_adds", "latency"):
         raise SelfInformedError(f"budget_of: expected 'multiply_adds' or 'latency', got {budget_of!r}")
-    if candidates < 1 or rounds < 1 or not epochs > 0:
-        raise SelfInformedError(f"search: expected candidates >= 1, rounds >= 1 and epochs > 0; got {candidates}, {rounds} and {epochs}")
+    candidates, rounds = whole_number("candidates", candidates), whole_number("rounds", rounds)
+    for name, value in {"budget": budget, "epochs": epochs}.items():
+        if not isinstance(value, int | float | np.number) or not 0 < value < inf:
+            raise SelfInformedError(f"search: expected {name} above 0; got {value!r}")
+    own = Recipe.of(training.get("recipe")).residual
+    if space is None:
+        space = replace(Space.of(net), residual=tuple(dict.fromkeys((*RESIDUALS, own))))
+    _check_space(space, net, own, training.get("head_input"))
     train = train if isinstance(train, FeatureStore) else FeatureStore.build(net, train)
     holdout = holdout if isinstance(holdout, FeatureStore) else FeatureStore.build(net, holdout)
+    if not len(holdout.targets.labels):
+        raise SelfInformedError("search: no hold-out example has a label, so nothing can be judged; give annotated ones")
     builder = Builder(net, holdout, budget, counts, seed, train.targets)
     batches = latency_inputs or [net.example_inputs]
     timed = [] if budget_of == "multiply_adds" else [batch_size_of(batches[0]), str(net.classifier.weight.device), torch.get_num_threads()]
@@ -196,9 +212,6 @@ def search(
     structures: dict[str, Structure] = {}
     choices: dict[str, Choice] = {}
     left_out = []
-    if space is None:
-        own = Recipe.of(training.get("recipe")).residual
-        space = replace(Space.of(net), residual=tuple(dict.fromkeys((*RESIDUALS, own))))
     drawn = space.candidates(candidates, seed, builder.settled)
     for choice in progress(drawn, len(drawn), "measuring structures") if timed else drawn:
         try:
@@ -216,30 +229,49 @@ def search(
     if not any(choice.is_dense for choice in choices.values()):
         raise SelfInformedError(f"search: not one dense head fits; {left_out[0]['reason']}")
 
+    def judged(name: str, passes: float, about: dict[str, Any]) -> dict[str, Any]:
+        row = done.find(structures[name], passes)
+        if row is None:
+            row, is_final = _judged(net, structures[name], train, holdout, passes, top_k, seed, training)
+            row = about | row
+            if is_final:
+                done.add(structures[name], row)
+        return row
+
     def tried(names: Sequence[str], number: int, what: str) -> list[dict[str, Any]]:
         passes, rows = epochs / _KEPT ** (rounds - number), []
         for name in progress(names, len(names), f"searching, {what}"):
             about = {"structure": name, "choice": asdict(choices[name]), "round": number, "epochs": passes}
             about |= {"extra_time": done.fits[heads_of(choices[name])].extra_time} if timed else {}
-            row = done.find(structures[name], passes)
-            if row is None:
-                row = about | _judged(net, structures[name], train, holdout, passes, top_k, seed, training)
-                done.add(structures[name], row)
+            row, allowed = judged(name, passes, about), budget
+            for _ in range(_SMALLER):  # once trained, other examples may run a head than by the base's scores: then narrower heads
+                over = (row["extra_computation"] - 1) / budget
+                if timed or "reason" in row or over <= 1:
+                    break
+                allowed *= 0.99 / over
+                try:
+                    structures[name] = builder.structure(choices[name], allowed)
+                except SelfInformedError:
+                    break
+                row = judged(name, passes, about)
+            if not timed and row["extra_computation"] - 1 > budget:
+                row = {"reason": f"once trained it runs {row['extra_computation'] - 1:.2%} more multiply-adds than the base, beyond the budget"} | row
             rows.append(row | about)  # of what a file holds only the figures count
         return rows
 
     def best_of(rows: list[dict[str, Any]]) -> tuple[str, str, str]:
         """Puts the best first; gives its name, that of the best dense head, and that of the best with groups, or without any the best again."""
-        rows.sort(key=lambda row: -row["mean_average_precision"])
-        ranked = [row["structure"] for row in rows]
-        return ranked[0], next(name for name in ranked if choices[name].is_dense), next((name for name in ranked if not choices[name].is_dense), ranked[0])
+        rows.sort(key=lambda row: ("reason" in row, -row["mean_average_precision"]))
+        ranked = [row["structure"] for row in rows if "reason" not in row]
+        dense = next((name for name in ranked if choices[name].is_dense), None)
+        if dense is None:
+            raise SelfInformedError(f"search: no dense head could be trained; {next(row['reason'] for row in rows if choices[row['structure']].is_dense)}")
+        return ranked[0], dense, next((name for name in ranked if not choices[name].is_dense), ranked[0])
 
     trials: list[dict[str, Any]] = []
     alive = list(structures)
     for number in range(1, rounds + 1):
         rows = tried(alive, number, f"round {number} of {rounds}")
-        if all("reason" in row for row in rows):
-            raise SelfInformedError(f"search: no structure could be trained; {rows[0]['reason']}")
         best, dense, grouped = best_of(rows)
         if number == rounds:  # short rounds cannot say which rates are best in the end
             others = []
@@ -251,7 +283,7 @@ def search(
             rows += tried(others, number, "learning rates of the best")
             best, dense, grouped = best_of(rows)
         trials = rows + trials
-        alive = _going_on({row["structure"]: choices[row["structure"]] for row in rows})
+        alive = _going_on({row["structure"]: choices[row["structure"]] for row in rows if "reason" not in row})
     base, shared = rank(net, holdout, top_k), told_of_shared({"training": train, "hold-out": holdout})
     found = {name: structures[name] for name in dict.fromkeys((best, dense, grouped))}
     key = " ".join(structure.digest() for structure in found.values())
@@ -262,6 +294,20 @@ def search(
             done.add_again(key, over)
     again = done.again.get(key, {})
     return SearchResult(structures[best], structures[dense], trials, base.mean_average_precision, budget, budget_of, left_out, shared, again)
+
+
+def _check_space(space: Space, net: WrappedClassifier, residual: float, head_input: Any) -> None:
+    """That the space's attach points are the network's, and that what the options of training say is among its values.
+
+    Raises:
+        SelfInformedError: it would go by the space, without a word.
+    """
+    points = [point.module for point in net.attach_points]
+    if wrong := [attach for attach in space.attach if attach not in (None, *points)]:
+        raise SelfInformedError(f"search: the space's attach {wrong[0]!r} is none of the network's attach points; they are {', '.join(points)}")
+    for name, value, values in (("residual", residual, space.residual), ("head_input", head_input, space.head_input)):
+        if value not in (1.0, None, *values) and None not in values:
+            raise SelfInformedError(f"search: {name} {value!r} is asked for, and the space has {', '.join(map(repr, values))}; give Space({name}=({value!r},))")
 
 
 def _going_on(ranked: Mapping[str, Choice]) -> list[str]:
@@ -278,14 +324,16 @@ def _going_on(ranked: Mapping[str, Choice]) -> list[str]:
 
 def _judged(
     net: WrappedClassifier, structure: Structure, train: FeatureStore, holdout: FeatureStore, epochs: float, top_k: int, seed: int, training: Any
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], bool]:
+    """The figures of a trial, and whether it would come out so again."""
     start = time.perf_counter()
     try:
         ranking, executed = _ranked(net, structure, train, holdout, epochs, top_k, seed, training)
-    except SelfInformedError as error:  # no finite loss or scores at this learning rate: it comes last
-        return {"mean_average_precision": 0.0, "extra_computation": structure.plan.extra_computation, "seconds": 0.0, "reason": str(error)}
+    except SelfInformedError as error:  # no finite loss or scores at this learning rate, or something is in the way, such as a lack of memory
+        row = {"mean_average_precision": 0.0, "extra_computation": 1.0, "seconds": 0.0, "reason": str(error)}
+        return row, isinstance(error, NotFiniteError)
     seconds = round(time.perf_counter() - start, 2)
-    return {"mean_average_precision": ranking.mean_average_precision, "extra_computation": executed / net.cost.multiply_adds, "seconds": seconds}
+    return {"mean_average_precision": ranking.mean_average_precision, "extra_computation": executed / net.cost.multiply_adds, "seconds": seconds}, True
 
 
 def _ranked(

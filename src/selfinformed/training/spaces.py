@@ -41,8 +41,10 @@ class Space:
 
     def __post_init__(self) -> None:
         for name, values in vars(self).items():
-            if not values:
-                raise SelfInformedError(f"search: the space has no value for {name}; give at least one")
+            if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+                raise SelfInformedError(f"search: the space needs a list of values for {name}, at least one; got {values!r}")
+            for value in values:
+                Choice(**{name: value})
 
     @classmethod
     def of(cls, net: WrappedClassifier) -> Space:

@@ -15,7 +15,7 @@ import torch
 from pydantic import ConfigDict, TypeAdapter
 
 from selfinformed.data.targets import Targets
-from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.errors import NotFiniteError, SelfInformedError
 from selfinformed.runtime.progress import progress
 from selfinformed.runtime.reading import reason_of
 from selfinformed.runtime.tabular import frame
@@ -128,6 +128,7 @@ class Training:
         self.share = SCHEDULES[recipe.schedule]
         self.state = _State()
         self.average: list[torch.Tensor] | None = None
+        self.before_tail = 0  # steps that a tail's average leaves out
         self.best: list[torch.Tensor] | None = None
         self.drawn_from = order.generator.get_state()  # the present pass
         self.log: TrainingLog | None = None
@@ -197,7 +198,7 @@ class Training:
             loss = self._loss(logits.detach(), wanted, teacher, len(rows))
             state.losses.append(loss)
             if not math.isfinite(loss):
-                raise SelfInformedError(f"fit: the loss became {loss} at step {state.step + 1}; lower the learning rate (now {self.peaks[-1]})")
+                raise NotFiniteError(f"fit: the loss became {loss} at step {state.step + 1}; lower the learning rate (now {self.peaks[-1]})")
             if self.log is not None:
                 self.log.add({"step": state.step + 1, "epoch": state.epoch, "loss": loss, "learning_rate": self.peaks[-1] * share})
         state.step += 1
@@ -211,11 +212,14 @@ class Training:
         return self.processes.sum(mine, logits)
 
     def _update_average(self) -> None:
-        step = self.state.step
-        before = self.total - math.ceil(self.total * self.recipe.tail_average)  # steps that a tail's average leaves out
-        if self.recipe.tail_average and step <= before:
+        step, tail = self.state.step, self.recipe.tail_average
+        if tail and self.limit is None:
+            self.before_tail = self.total - math.ceil(self.total * tail)
+        elif tail and self.average is None:  # how many steps there will be is not known
+            self.before_tail = step - 1 if self._done() > 1 - tail else step
+        if tail and step <= self.before_tail:
             return
-        amount = 1 / (step - before) if self.recipe.tail_average else 1 - min(self.recipe.ema, (1 + step) / (10 + step))
+        amount = 1 / (step - self.before_tail) if tail else 1 - min(self.recipe.ema, (1 + step) / (10 + step))
         if self.average is None:
             self.average = _copies(self.parameters)
         with torch.no_grad():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any, get_args
@@ -13,7 +13,7 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
-from selfinformed.augmented.dispatch import Dispatch, uncertainty
+from selfinformed.augmented.dispatch import Dispatch, running, uncertainty
 from selfinformed.augmented.network import AugmentedClassifier, augment
 from selfinformed.data.examples import Examples
 from selfinformed.data.targets import Targets
@@ -24,6 +24,7 @@ from selfinformed.runtime.remarks import unremarked
 from selfinformed.structure.clustering import cluster, grouping_of
 from selfinformed.structure.counts import ConfusionCounts, Kind
 from selfinformed.structure.detections import default_top_k
+from selfinformed.structure.groupings import Method
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import Capacity, HeadPlan, plan
 from selfinformed.training.features import FeatureStore, HeadInput, score_batches
@@ -33,6 +34,41 @@ from selfinformed.training.recipe import Recipe
 
 _SAMPLE = 4_000  # hold-out examples from which is known how often each head would be run
 _MARGIN = 0.98  # of a budget of executed multiply-adds: other examples choose a little differently
+
+
+def _whole(least: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= least)
+
+
+def _number(low: float, high: float) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int | float | np.number) and not isinstance(value, bool) and bool(low <= value <= high)
+
+
+def _or_none(allowed: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or allowed(value)
+
+
+_GROUPINGS = ("dense", "both", *get_args(Kind), *(name for name in get_args(Method) if name != "spectral"))
+# What each attribute of a choice may be, in words and as a test.
+_ALLOWED: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "grouping": (f"one of {', '.join(_GROUPINGS)}", lambda value: value in _GROUPINGS),
+    "n_groups": ("a whole number of at least 1", _whole(1)),
+    "detections": ("a whole number of at least 1, or None", _or_none(_whole(1))),
+    "cover_share": ("0 to 1, or None", _or_none(_number(0, 1))),
+    "dense_share": ("0 to less than 1", lambda value: _number(0, 1)(value) and value < 1),
+    "depth": ("a whole number of at least 0", _whole(0)),
+    "capacity": (f"one of {', '.join(get_args(Capacity))}", lambda value: value in get_args(Capacity)),
+    "top_groups": ("a whole number of at least 1, or None", _or_none(_whole(1))),
+    "share": ("more than 0, at most 1", lambda value: _number(0, 1)(value) and value > 0),
+    "attach": ("a module's name, or None", lambda value: value is None or isinstance(value, str)),
+    "kernel": ("a whole number of at least 1", _whole(1)),
+    "copy": ("True or False", lambda value: isinstance(value, bool)),
+    "shared": ("a whole number of at least 0", _whole(0)),
+    "linear": ("True or False", lambda value: isinstance(value, bool)),
+    "rate": ("a factor above 0", lambda value: _number(0, np.finfo(float).max)(value) and value > 0),
+    "residual": ("0 to 1", _number(0, 1)),
+    "head_input": (f"{', '.join(get_args(HeadInput))} or None", lambda value: value in (None, *get_args(HeadInput))),
+}
 
 
 @dataclass(frozen=True)
@@ -79,8 +115,9 @@ class Choice:
     head_input: HeadInput | None = None
 
     def __post_init__(self) -> None:
-        if self.head_input not in (None, *get_args(HeadInput)):
-            raise SelfInformedError(f"head_input: expected {', '.join(get_args(HeadInput))} or None, got {self.head_input!r}")
+        for name, (expected, allowed) in _ALLOWED.items():
+            if not allowed(value := getattr(self, name)):
+                raise SelfInformedError(f"{name}: expected {expected}; got {value!r}")
         if self.grouping == "dense":  # one structure should have one name
             for name in ("n_groups", "detections", "cover_share", "dense_share", "capacity", "top_groups"):
                 object.__setattr__(self, name, 1 if name == "n_groups" else next(f.default for f in fields(self) if f.name == name))
@@ -185,7 +222,7 @@ class Structure:
         above = None
         if self.share < 1 and chance is None:
             judged = train if holdout is None else holdout
-            above = float(np.quantile(uncertainties(aug, judged if isinstance(judged, FeatureStore) else FeatureStore.build(net, judged)), 1 - self.share))
+            above = _threshold(uncertainties(aug, judged if isinstance(judged, FeatureStore) else FeatureStore.build(net, judged)), self.share)
         aug.run_conditionally(self.top_groups, above)
         return aug, history
 
@@ -245,6 +282,19 @@ def changed(training: Mapping[str, Any], factor: float = 1.0, residual: float | 
 def seen_of(residual: float) -> str:
     """In words."""
     return f"trained seeing {residual:g} of the base's scores" if residual else "trained without the base's scores"
+
+
+def _threshold(unsure: np.ndarray, share: float) -> float:
+    """What so large a share of the examples exceeds, give or take half a percent of them: the middle of the widest gap there, since an example that lies
+    on a threshold would run heads or not by the last bit of its scores."""
+    falling = np.sort(unsure.astype(np.float64))[::-1]
+    n, number = len(falling), running(share, len(falling))
+    gaps = falling[:-1] - falling[1:]
+    places = np.arange(max(1, number - n // 200), min(n - 1, number + n // 200) + 1)  # so many run
+    if not len(places):  # of a single example
+        return float(falling[0]) / 2
+    place = places[np.argmax(gaps[places - 1])]
+    return float(falling[place - 1] + falling[place]) / 2
 
 
 def uncertainties(model: WrappedClassifier | AugmentedClassifier, store: FeatureStore) -> np.ndarray:

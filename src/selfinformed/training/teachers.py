@@ -34,8 +34,7 @@ class TeacherNetwork:
     order: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.features.fingerprint != self.net.fingerprint:
-            raise SelfInformedError("teacher: these features are of another network; cache them again with the teacher")
+        self.features.check(self.net, "teacher", "that teaches")
 
     @torch.no_grad()
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
