@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hypothesis import settings
 from PIL import Image
 from torch import nn
 
@@ -39,6 +40,9 @@ N_LABELS = N_GROUPS * GROUP_SIZE
 PLANTED = LabelGroups(N_LABELS, tuple(np.arange(N_LABELS).reshape(N_GROUPS, GROUP_SIZE)), tuple(f"planted {i}" for i in range(N_GROUPS)))
 
 pytest_plugins = ["browsing"]
+settings.register_profile("same", deadline=None, derandomize=True)  # on any machine, busy or not
+settings.register_profile("search", deadline=None)  # other examples each time: pytest --hypothesis-profile search
+settings.load_profile("same")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -46,7 +46,6 @@ def agrees(made: BlockLinear, columns: int) -> None:
         torch.testing.assert_close(alone, got[:, made.firsts[number] : made.firsts[number] + b])
 
 
-@settings(deadline=None)
 @given(SHAPES, st.booleans(), st.randoms(use_true_random=False))
 def test_blocks_that_divide_the_columns_in_any_order(shapes, bias, random):
     order = random.sample(range(len(shapes)), len(shapes))
@@ -57,7 +56,6 @@ def test_blocks_that_divide_the_columns_in_any_order(shapes, bias, random):
     agrees(filled(shapes, starts, at, bias), at)
 
 
-@settings(deadline=None)
 @given(SHAPES, st.data())
 def test_blocks_that_read_any_columns(shapes, data):
     columns = max(a for a, _ in shapes) + data.draw(st.integers(0, 4))
@@ -65,7 +63,7 @@ def test_blocks_that_read_any_columns(shapes, data):
     agrees(filled(shapes, starts, columns), columns)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 6), st.integers(1, 6))
 def test_blocks_of_one_shape_are_one_product(n, a, b, more):
     blocks = [(a, b)] * n + [(a + 1, b)] * more

@@ -11,7 +11,7 @@ from selfinformed.augmented import choosing
 SHAPES = st.tuples(st.integers(0, 5), st.integers(1, 12), st.integers(1, 6), st.integers(0, 9999))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(SHAPES, st.sampled_from([np.float32, np.float64]), st.sampled_from(["ties", "any", "infinite", "nan"]), st.data())
 def test_the_best_groups_of_each_example(shape, dtype, kind: str, data) -> None:
     n, n_labels, n_groups, seed = shape
@@ -33,7 +33,7 @@ def test_the_best_groups_of_each_example(shape, dtype, kind: str, data) -> None:
         assert chosen[row].tolist() == sorted(range(n_groups), key=lambda group: (-best[group], group))[:top]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(SHAPES)
 def test_examples_group_by_group(shape) -> None:
     n, top, more, seed = shape
@@ -46,7 +46,7 @@ def test_examples_group_by_group(shape) -> None:
     assert examples.tolist() == sum(expected, [])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(SHAPES, st.sampled_from([np.float32, np.float64]))
 def test_what_heads_give_is_added_in_its_places_and_taken_from_there(shape, dtype) -> None:
     n, n_labels, n_groups, seed = shape

@@ -56,7 +56,7 @@ def slowly(module: GatedExperts, x: torch.Tensor) -> torch.Tensor:
     return total
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 5), st.integers(0, 20), st.integers(1, 3), st.integers(1, 9), st.sampled_from([FLAT, MAP, Source(2, 9), Source(0, 12, shared=4)]))
 def test_experts_are_mixed_as_one_by_one_at_the_cost_they_say(experts, more, depth, n_labels, source):
     torch.manual_seed(0)

@@ -50,7 +50,7 @@ def slowly(heads: Heads, g: int, x: torch.Tensor) -> torch.Tensor:
     return weights[f"outputs.{g}.weight"] @ x
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_any_plan_runs_just_the_chosen_heads(data):
     rng = np.random.default_rng(data.draw(st.integers(0, 999)))
@@ -171,7 +171,7 @@ def test_contexts_nest_and_survive_an_error(problem: Problem, trained: Augmented
     assert trained.dispatch is None
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(1, 40), st.floats(0.01, 1), st.integers(0, 99), st.sampled_from(["softmax", "logistic"]))
 def test_chance_draws_as_many_examples_whatever_their_scores(batch: int, share: float, seed: int, output):
     made = HeadPlan(LabelGroups(9, (range(4), range(4, 9))), ((3,), (3,)), 12, 1000, 1000)

@@ -69,7 +69,7 @@ def test_heads_equal_a_loop_over_groups(groups, hidden):
 ANY = (Source(0, 20), Source(0, 8), Source(8, 20), Source(8, 20, (3, 2, 2)), Source(8, 20, (3, 2, 2), 2), Source(0, 8, shared=3), Source(2, 5))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_any_plan_equals_a_loop_over_groups(data):
     n_labels = data.draw(st.integers(1, 300))
@@ -96,7 +96,7 @@ def test_any_plan_equals_a_loop_over_groups(data):
     assert own == plan.parameters - plan.base_parameters
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(1, 300), st.integers(1, 70), st.integers(1, 8))
 def test_products_in_8_bits_of_any_size(inputs, outputs, batch):
     weight, x = torch.randn(outputs, inputs), torch.randn(batch, inputs).bfloat16()
@@ -189,7 +189,7 @@ def made_for(source: Source, hidden: tuple[int, ...] = (4,)) -> tuple[Heads, tor
     return made, 3 + 2 * torch.randn(50, 17), transform
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.lists(st.integers(0, 8), min_size=1, unique=True), min_size=1, max_size=5), st.data())
 def test_in_any_cover_a_head_moves_its_own_labels_only(members, data):
     made, features = heads(LabelGroups(9, tuple(members))), torch.randn(20, 5)

@@ -297,7 +297,7 @@ def test_sources_that_are_refused(tmp_path):
         open_dataset(3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 20), st.integers(1, 9), st.data())
 def test_batches_and_take_keep_the_order(n, batch_size, data):
     examples = open_dataset((torch.arange(float(n)), [i % 3 for i in range(n)]), LabelSpace.numbered(3))

@@ -23,7 +23,7 @@ def save_image(path: Path, size: tuple[int, int] = (8, 6), colour: tuple[int, in
     return path
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 40))
 def test_every_image_becomes_a_square_of_the_size_asked_for(width, height, size):
     assert image_transform(size)(Image.new("RGB", (width, height))).shape == (3, size, size)
@@ -55,7 +55,7 @@ def seen_in(view: int, image: Image.Image, size: int | None = None, augmentation
     return distorting(size, view, augmentation, image_transform(size))(image)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 60), st.integers(1, 60), st.none() | st.integers(1, 40), st.integers(1, 9), st.sampled_from(["crop", "crop_mirror"]))
 def test_distorted_views_have_the_size_asked_for_and_no_new_colours(width, height, size, view, augmentation):
     image = Image.new("L", (width, height), 40)
@@ -184,9 +184,12 @@ def test_a_label_that_is_neither_name_nor_number_is_refused(tmp_path, label):
     [
         (b"", "has no rows"),
         (b"path,labels\n", "has no rows"),
-        (b"file,labels\n1.png,a\n", "has no 'path' in row 1"),
+        (b"file,labels\n1.png,a\n", "must be path, labels, and are .'file', 'labels'.$"),
+        (b"path;labels\n1.png;a\n", "must be path, labels, and are .'path;labels'.; part its cells by commas"),
+        (b"path\tlabels\n1.png\ta\n", "part its cells by commas"),
+        (b"path,labels,labels\n1.png,a,b\n", "has the column 'labels' more than once; several labels stand in one cell"),
         (b"path,labels\n1.png,a\n2.png\n", "has no 'labels' in row 2"),
-        (b"path,labels\n\xff.png,a\n", "cannot be read"),
+        (b"path,labels\n\xff.png,a\n", "is not UTF-8 text"),
         (b'path,labels\n"1.png,a\n', "cannot be read"),
         (b"path,labels\n1.png,a\n2.png,z\n", r"row 2: labels: no label is named 'z'"),
         (b"path,labels\n1.png,a\n2.png,a,b\n", "has more cells in row 2 than names in its header; part labels by ;"),
@@ -212,7 +215,7 @@ def test_a_damaged_parquet_manifest_is_named(tmp_path):
         ImageFiles.from_manifest(tmp_path / "m.parquet", None)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.sampled_from(["png", "jpg", "gif", "bmp"]), st.floats(0, 1), st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=5))
 def test_a_damaged_image_is_read_or_named(tmp_path_factory, suffix, share, changes):
     path = tmp_path_factory.mktemp("damaged") / f"x.{suffix}"

@@ -10,7 +10,7 @@ from selfinformed.data.labels import LabelSpace
 from selfinformed.runtime.errors import SelfInformedError
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.text(min_size=1), min_size=1, unique=True))
 def test_every_name_finds_its_unit(names):
     space = LabelSpace(names)

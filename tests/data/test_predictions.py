@@ -133,7 +133,7 @@ def test_every_format_gives_the_same(tmp_path, name, rows, scores):
         assert [len(ids) for ids, _ in predictions.batches(10)] == [10, 10, 3]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.data())
 def test_round_trip(data):
     n, width = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 4))

@@ -41,7 +41,7 @@ def lists_of(examples) -> list[list[int]]:
     return [examples.targets.of(i).tolist() for i in range(len(examples))]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=5), min_size=1, max_size=4),
     st.sampled_from([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
@@ -178,7 +178,7 @@ def test_every_cut_of_a_shard_is_refused(tmp_path):
             open_dataset(tmp_path / "cut.tar")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(0, 3), st.integers(0, 511), st.binary(min_size=1, max_size=12))
 def test_damaged_headers_are_refused_or_read(tmp_path_factory, block, at, content):
     """Sizes below zero and headers that lead back to one another among them: they must not read for ever."""

@@ -14,7 +14,7 @@ from selfinformed.runtime.errors import SelfInformedError
 
 C = 7
 label_lists = st.lists(st.lists(st.integers(0, C - 1), max_size=5, unique=True), max_size=8)
-properties = settings(max_examples=40, deadline=None)
+properties = settings(max_examples=40)
 
 
 def equal(one: Targets, other: Targets) -> bool:

@@ -30,7 +30,9 @@ from selfinformed.evidence.figures import (
     eigenvalue_figure,
     first_groups,
     group_gain_figure,
+    inline_svg,
     recall_figure,
+    reliability_figure,
     save_figure,
     sweep_figure,
 )
@@ -125,6 +127,27 @@ def test_every_figure_is_a_column_wide_and_the_same_bytes_each_time(problem: Pro
             assert "$" not in svg_text(path)
             assert "<dc:date>" not in path.read_text("utf-8")
     assert len(list((tmp_path / "first").iterdir())) == 2 * 8
+
+
+def test_no_text_is_drawn_in_a_colour_that_a_dark_page_cannot_change(counts: ConfusionCounts, findings: Findings) -> None:
+    rows = {"base": [{"n": 3, "confidence": 0.5, "accuracy": 0.4}], "augmented": [{"n": 3, "confidence": 0.6, "accuracy": 0.5}]}
+    for name, figure in (every_figure(counts, findings.groups) | {"reliability": reliability_figure(rows)}).items():
+        texts = re.findall(r"<text[^>]*>", inline_svg(figure, name))
+        assert texts
+        assert [text for text in texts if "fill: var(--" not in text] == [], name
+
+
+def test_means_that_are_close_have_ticks_that_say_so() -> None:
+    rows = [
+        {"arm": arm, "seed": 0, "mean_average_precision": value, "extra_computation": 1.03, **dict.fromkeys(
+            ("mean_average_precision_per_example", "top1", "top5", "multiply_adds", "parameters", "seconds"), 1)}
+        for arm, value in (("base", 0.9997), ("confusions", 1.0))
+    ]  # fmt: skip
+    figure = cost_figure(Comparison(rows, {}, 50))
+    figure.draw_without_rendering()
+    [axes] = figure.axes
+    assert axes.yaxis.get_offset_text().get_text() == ""
+    assert {text.get_text() for text in axes.texts} == {"base 99.97", "confusions 100.00"}
 
 
 # How the cones of a protanope, a deuteranope and a tritanope see linear RGB (Machado, Oliveira, Fernandes 2009, severity 1).

@@ -21,7 +21,7 @@ def test_pairs_are_the_confusion_matrix_off_its_diagonal(problem: Problem) -> No
     assert mistakes(problem.net, problem.store("test"))[0].pairs() == expected
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.sets(st.integers(0, 35), max_size=5), min_size=1, max_size=8))
 def test_with_several_labels_they_equal_brute_force(problem: Problem, targets: list[set[int]]) -> None:
     inputs = problem.test.read(range(len(targets)))

@@ -361,6 +361,13 @@ def test_no_serious_accessibility_finding(hostile: Path, opened: Callable[..., O
     assert [(v["id"], v["impact"], v["nodes"][0]["html"][:200]) for v in found if v["impact"] in ("serious", "critical")] == []
 
 
+def test_the_column_that_a_table_is_for_is_in_sight(odd: Path, hostile: Path, opened: Callable[..., Opened]) -> None:
+    for path in (odd, hostile):
+        page = opened(path).page
+        cut = "[...document.querySelectorAll('#changes .scroll, #confusions .scroll')].map((e) => e.scrollWidth - e.clientWidth)"
+        assert max(page.evaluate(cut)) <= 2
+
+
 def test_it_fits_a_phone_and_prints(hostile: Path, opened: Callable[..., Opened]) -> None:
     page = opened(hostile).page
     page.set_viewport_size({"width": 375, "height": 700})
@@ -373,6 +380,7 @@ def test_it_fits_a_phone_and_prints(hostile: Path, opened: Callable[..., Opened]
     assert max(page.evaluate(ends)) <= 0
     assert page.is_hidden("#search")
     assert page.is_visible("#matrix")
+    assert page.is_visible("#how-many")  # that the table shows some labels only
     assert len(page.pdf()) > 10_000
 
 

@@ -155,6 +155,25 @@ def test_any_arms_make_a_report(findings: Findings, tmp_path, arms: list[str]) -
     assert "Every arm" in path.read_text("utf-8")
 
 
+def test_one_seed_has_no_interval_and_says_so(findings: Findings, tmp_path) -> None:
+    rows = [row for row in findings.comparison.rows if row["seed"] == 0]
+    page = report(replace(findings, comparison=replace(findings.comparison, rows=rows)), tmp_path).read_text("utf-8")
+    assert "– to –" not in page
+    assert "points, of one seed" in page
+
+
+def test_a_gain_is_green_where_the_verdict_calls_it_one(findings: Findings, tmp_path) -> None:
+    noise = np.linspace(-1, 1, 36)
+    rows = [row | {"mean_average_precision": 0.5 + 0.01 * (row["arm"] == "confusions")} for row in findings.comparison.rows]
+    for spread, said in ((0.0, "good"), (1.0, "")):  # over seeds it is one, over labels only without a spread
+        per_label = findings.comparison.per_label | {"base": np.full(36, 0.5), "confusions": 0.51 + spread * noise / 2}
+        table = replace(findings.comparison, rows=rows, per_label=per_label)
+        page = report(replace(findings, comparison=table), tmp_path).read_text("utf-8")
+        [tone] = re.findall(r'<dt>gained</dt><dd class="(\w*)"', page)
+        assert tone == said == table.gain_tone
+        assert ("do not surely change" in page) == (said == "")
+
+
 def test_gains_that_are_not_known_are_dashes(findings: Findings, tmp_path) -> None:
     unknown = {arm: np.full(36, np.nan) for arm in findings.comparison.per_label}
     rows = [row | {"mean_average_precision": None, "top1": float("nan")} for row in findings.comparison.rows]

@@ -18,7 +18,7 @@ TOKENS, WIDTH = 5, 8
 SEQUENCE = torch.randn(2, TOKENS, WIDTH)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(1, 40), min_size=2, max_size=5), st.integers(1, 4))
 def test_linear_layers(widths, batch):
     model = nn.Sequential(*(nn.Linear(a, b) for a, b in itertools.pairwise(widths)))
@@ -28,7 +28,7 @@ def test_linear_layers(widths, batch):
     assert found.uncounted == ()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 3), st.sampled_from([4, 8]), st.integers(1, 3), st.integers(1, 2), st.sampled_from([1, 2]), st.integers(5, 9))
 def test_convolutions(inputs, outputs, kernel, stride, groups, side):
     model = nn.Sequential(nn.Conv2d(inputs * groups, outputs, kernel, stride, groups=groups), nn.BatchNorm2d(outputs), nn.Flatten())

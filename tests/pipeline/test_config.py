@@ -33,7 +33,7 @@ def test_every_option_says_what_it_is():
         assert len(option.metadata["help"]) >= 10, option.name
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(configs)
 def test_yaml_comes_back(tmp_path_factory, config):
     folder = tmp_path_factory.mktemp("config")

@@ -136,7 +136,7 @@ def test_tensors_come_back(tmp_path):
         assert found[name].dtype == array.dtype
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.floats(0, 1, exclude_max=True))
 def test_truncated_tensors_are_named(tmp_path_factory, share):
     path = tmp_path_factory.mktemp("truncated") / "t.safetensors"
@@ -190,7 +190,7 @@ json_like = st.recursive(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(json_like)
 def test_json_comes_back_plain(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("json") / "x.json"

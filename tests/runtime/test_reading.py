@@ -51,7 +51,7 @@ nested = st.recursive(st.none() | st.integers() | st.text(), lambda inner: st.li
 max_size=3), max_leaves=9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(nested)
 def test_json_of_any_content_is_parsed(content):
     assert parsed(json.dumps(content)) == content

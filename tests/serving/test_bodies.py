@@ -137,6 +137,13 @@ def test_an_image_that_is_large_or_none_is_refused_by_its_header(body, part):
         image_reader(8, 1_000_000)(body)
 
 
+def test_deep_pixels_are_refused_as_such():
+    file = io.BytesIO()
+    Image.new("I;16", (8, 8)).save(file, "png")
+    with refused("image: its pixels are of more than 8 bits"):
+        image_reader(None, 10_000)(file.getvalue())
+
+
 @given(st.binary(max_size=300), st.integers(0, 200))
 def test_damaged_images_are_errors(noise, place):
     file = io.BytesIO()

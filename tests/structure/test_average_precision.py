@@ -55,7 +55,7 @@ def problems(draw: st.DrawFn):
     return scores, targets, draw(st.integers(1, c + 3)), draw(st.integers(1, n))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(problems())
 def test_equals_the_oracle_whatever_the_batches(problem):
     scores, targets, k, batch = problem
@@ -102,7 +102,7 @@ def test_what_cannot_be_ranked_is_refused(scores, targets, k, message):
         mean_average_precision(scores, targets, k)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(problems(), st.randoms(use_true_random=False))
 def test_the_order_of_the_examples_does_not_matter(problem, random):
     scores, targets, k, _ = problem

@@ -108,7 +108,7 @@ def test_eigenvectors_span_the_reference_subspace(name: str) -> None:
         np.testing.assert_allclose(vectors @ vectors.T, expected[:, :n] @ expected[:, :n].T, atol=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(2, 14), st.integers(1, 4), st.integers(0, 10_000))
 def test_small_random_graphs_equal_the_reference(n_labels: int, most: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -73,7 +73,7 @@ def test_equals_brute_force_for_every_form_of_targets(kind: Any, form: str) -> N
     np.testing.assert_array_equal(matrix.toarray(), brute_force(scores, lists, 3, kind))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data(), st.sampled_from(KINDS))
 def test_batches_their_order_and_merging_do_not_matter(data: st.DataObject, kind: Any) -> None:
     n, n_labels = data.draw(st.integers(1, 30)), data.draw(st.integers(1, 8))

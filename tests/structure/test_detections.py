@@ -18,7 +18,7 @@ def brute_force(scores: np.ndarray, top_k: int) -> list[list[int]]:
     return [sorted(range(len(row)), key=lambda label: (-row[label], label))[:top_k] for row in scores.tolist()]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(tied_scores, st.data())
 def test_best_first_and_ties_go_to_the_lower_label(scores: np.ndarray, data: st.DataObject) -> None:
     top_k = data.draw(st.integers(1, scores.shape[1]))

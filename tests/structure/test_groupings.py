@@ -157,7 +157,7 @@ def obvious_pairs(graph: np.ndarray, n_groups: int) -> list[list[int]]:
     return sorted(sorted(group) for group in groups)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(1, 16), st.integers(1, 16), st.sampled_from([1, 3, 100]), st.floats(0, 1), st.integers(0, 10_000))
 def test_greedy_pairs_equal_the_obvious_loop(n: int, n_groups: int, most: int, filled: float, seed: int) -> None:
     graph, n_groups = symmetric(n, most, seed, filled), min(n, n_groups)
@@ -168,7 +168,7 @@ def test_greedy_pairs_equal_the_obvious_loop(n: int, n_groups: int, most: int, f
     assert max(map(len, found)) <= 2 * -(-n // n_groups)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(1, 6), st.integers(0, 20), st.booleans(), st.integers(0, 10_000))
 def test_the_cheapest_assignment_equals_that_of_the_hungarian_method(k: int, extra: int, ties: bool, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -181,7 +181,7 @@ def test_the_cheapest_assignment_equals_that_of_the_hungarian_method(k: int, ext
     assert cost[np.arange(n), place].sum() == pytest.approx(np.repeat(cost, capacity, axis=1)[rows, columns].sum(), abs=1e-9)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 40), st.integers(1, 7), st.integers(0, 10_000))
 def test_balanced_groups_differ_by_one_at_most(n: int, k: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

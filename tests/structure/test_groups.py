@@ -53,7 +53,7 @@ def test_no_groups_at_all() -> None:
     assert len(groups.randomized(0)) == 0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(some_groups, st.integers(0, 99))
 def test_assignment_equals_brute_force_and_randomized_keeps_the_topology(groups: LabelGroups, seed: int) -> None:
     first = [next((g for g, m in enumerate(groups.members) if label in m), -1) for label in range(groups.n_labels)]
@@ -146,7 +146,7 @@ def test_the_first_control_has_seed_0_and_what_is_printed_leaves_eigenvalues_out
     assert "eigenvalues" not in repr(COVER)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(2, 12), st.integers(1, 11), st.integers(0, 100))
 def test_groups_of_all_labels_stay_and_make_no_label_a_grouped_one(n_labels: int, n_grouped: int, seed: int) -> None:
     labels = np.random.default_rng(seed).permutation(n_labels)[: min(n_grouped, n_labels - 1)]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from selfinformed.structure import kernels
 
-few = settings(max_examples=50, deadline=None)
+few = settings(max_examples=50)
 TYPES = st.sampled_from([(np.uint16, np.uint32), (np.uint32, np.int64)])  # of columns and counts
 GUARD = 7
 

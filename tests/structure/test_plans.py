@@ -64,7 +64,7 @@ def test_stack_cost_by_hand() -> None:
     assert stack_cost(10, (4, 3), 5) == 10 * 4 + 4 * 3 + 3 * 5
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(budget=st.floats(0.05, 2), depth=st.integers(1, 3), groups=st.sampled_from([PARTITION, COVER]))
 def test_uniform_widths_are_the_largest_within_the_budget(net: WrappedClassifier, budget: float, depth: int, groups: LabelGroups) -> None:
     made = plan(net, groups, budget=budget, depth=depth)
@@ -75,7 +75,7 @@ def test_uniform_widths_are_the_largest_within_the_budget(net: WrappedClassifier
     assert spent(made) <= allowed < spent(wider)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     budget=st.floats(0.5, 8),
     depth=st.integers(1, 3),

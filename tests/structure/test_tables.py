@@ -86,7 +86,7 @@ def cases(draw):
     return n_labels, random_examples(draw(st.integers(0, 40)), n_labels, draw(st.integers(1, min(n_labels, 60))), pool, draw(st.integers(0, 9999)))
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(cases(), st.data())
 def test_every_way_to_the_same_counts_gives_the_same_matrix_and_the_same_file(case, data):
     n_labels, examples = case

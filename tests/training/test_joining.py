@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import Problem, make_problem, refused
@@ -37,7 +37,6 @@ def trained(problem: Problem, residual: float, heads=None, **options):
     return aug, fit(aug, problem.store("train"), recipe=recipe, **options)
 
 
-@settings(deadline=None)
 @given(st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.integers(0, 2**31))
 def test_training_and_trained_logits_are_those_of_the_formula(residual: float, seed: int) -> None:
     c, h, p = torch.randn(3, 4, 7, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

@@ -62,7 +62,7 @@ def plainly(scores, teacher, targets, output, recipe):
     return total / n
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(cases())
 def test_value_is_the_plain_loss_and_gradient_is_autograds(case) -> None:
     scores, teacher, targets, output, recipe = case
@@ -74,7 +74,7 @@ def test_value_is_the_plain_loss_and_gradient_is_autograds(case) -> None:
     torch.testing.assert_close(objective.gradient(scores, targets, teacher), gradient, rtol=1e-5, atol=1e-6)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(cases(), st.integers(1, 3))
 def test_parts_of_a_batch_add_up_to_it(case, parts: int) -> None:
     scores, teacher, targets, output, recipe = case

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from selfinformed.network.wrap import FeatureShape
@@ -26,7 +26,6 @@ def by_formula(x: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
     return mean, scale[:, None] * (vectors / np.sqrt(values + floor)) @ vectors.T
 
 
-@settings(deadline=None)
 @given(
     n=st.integers(1, 60), size=st.integers(1, 12), chunk=st.integers(1, 61), seed=st.integers(0, 2**31), far=st.sampled_from([0, 1000]),
     kind=st.sampled_from(["whitened", "standardised"]), sorted_too=st.booleans(),

@@ -27,7 +27,7 @@ def test_weights_are_means_over_labels(labels, power: float) -> None:
     np.testing.assert_allclose(sampling_weights(targets, power).numpy(), expected)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32), st.sampled_from([0.5, 1.0]))
 def test_an_example_is_drawn_as_often_as_expected_up_to_one(skewed, seed: int, power: float) -> None:
     store, weights = skewed, sampling_weights(skewed.targets, power)

@@ -181,7 +181,7 @@ def test_structures_survive_json(builder: Builder) -> None:
         Structure.from_dict({"plan": structure.plan.to_dict()})
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(1, 9), st.integers(2, 30), st.sampled_from(["softmax", "logistic"]), st.integers(0, 99))
 def test_uncertainty_is_the_expected_number_of_wrong_labels(batch: int, n_labels: int, output, seed: int) -> None:
     logits = 3 * torch.randn(batch, n_labels, generator=torch.Generator().manual_seed(seed))
@@ -217,7 +217,6 @@ def test_the_search_leaves_hold_out_scores_as_they_are(builder: Builder, problem
     assert np.isfinite(uncertainties(problem.net, problem.store("holdout"))).all()
 
 
-@settings(deadline=None)
 @given(unsure=st.lists(st.floats(2**-10, 1, width=32), min_size=1, max_size=500), share=st.floats(0.01, 0.99))
 def test_no_example_lies_on_the_threshold_of_a_share(unsure: list[float], share: float) -> None:
     values = np.array(unsure, np.float32)
