@@ -312,7 +312,7 @@ def search(run: Run, json: bool) -> None:
 
 @app.command()
 def report(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="one run folder, or several to hold against each other", show_default=False)],
+    runs: Annotated[list[str], typer.Argument(metavar="CONFIG|RUN...", help="one run, or several to hold against each other", show_default=False)],
     output: Annotated[str | None, typer.Option(help="the page of several runs [default: runs.html beside the first]", metavar="FILE")] = None,
     json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:

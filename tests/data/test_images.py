@@ -202,6 +202,13 @@ def test_manifests_that_are_refused(tmp_path, content, message):
         ImageFiles.from_manifest(tmp_path / "m.csv", LabelSpace(["a"]))
 
 
+def test_a_file_that_is_no_image_is_called_that(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.png").write_bytes(b"no image")
+    with pytest.raises(SelfInformedError, match=r"1\.png cannot be read \(it is damaged, or none of PNG, JPEG"):
+        ImageFiles.from_folder(tmp_path, None).read(0, image_transform(8))
+
+
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_an_absent_manifest_is_named(tmp_path, suffix):
     with pytest.raises(SelfInformedError, match=rf"m\.{suffix} does not exist"):

@@ -122,7 +122,7 @@ def is_slow(start: bytes) -> bool:
 
 def decoded(file: IO[bytes], name: str, transform: Transform) -> torch.Tensor:
     """An image as a tensor; `name` is what errors call it, after `the image`."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     start = file.read(64)
     file.seek(0)
@@ -133,6 +133,8 @@ def decoded(file: IO[bytes], name: str, transform: Transform) -> torch.Tensor:
         if image.width * image.height > _MOST_PIXELS:
             raise ValueError(f"{image.width:,} x {image.height:,} pixels; at most {_MOST_PIXELS:,} are read")
         image.load()
+    except UnidentifiedImageError:
+        raise SelfInformedError(f"data: the image {name} cannot be read (it is damaged, or none of {', '.join(_FORMATS)})") from None
     except Exception as error:  # decoders raise many kinds on damaged bytes
         raise SelfInformedError(f"data: the image {name} cannot be read ({reason_of(error)})") from None
     try:

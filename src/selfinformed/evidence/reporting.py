@@ -227,6 +227,9 @@ def _gains(findings: Findings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return before, after, after - before
 
 
+_SEEN = 5e-5  # what two digits of a percentage show
+
+
 def _changes(findings: Findings) -> dict[str, Any]:
     """The labels that changed most, either way, and how many changed."""
     before, after, gains = _gains(findings)
@@ -243,7 +246,7 @@ def _changes(findings: Findings) -> dict[str, Any]:
         }  # fmt: skip
 
     return {
-        "worst": [row(int(i)) for i in order[:_CHANGES] if gains[i] < 0], "best": [row(int(i)) for i in order[::-1][:_CHANGES] if gains[i] > 0],
+        "worst": [row(int(i)) for i in order[:_CHANGES] if gains[i] < -_SEEN], "best": [row(int(i)) for i in order[::-1][:_CHANGES] if gains[i] > _SEEN],
         "changed": {"better": f"{(gains > 0).sum():,}", "worse": f"{(gains < 0).sum():,}", "same": f"{(gains == 0).sum():,}"},
     }  # fmt: skip
 
