@@ -123,12 +123,6 @@ def test_groups_of_other_labels_are_refused(problem: Problem) -> None:
         evaluate(problem.net, problem.store("test"), groups=LabelGroups.everything(5))
 
 
-def test_examples_without_a_label_are_refused(problem: Problem) -> None:
-    bare = open_dataset((problem.test.read(range(2)), [[], []]), problem.net.labels)
-    with pytest.raises(SelfInformedError, match="evaluate: no test example has a label, so nothing can be judged"):
-        evaluate(problem.net, bare)
-
-
 def test_a_source_with_two_targets_is_refused(problem: Problem, tmp_path):
     (tmp_path / "map.csv").write_text("source,target\n0,a\n0,b\n1,b\n")
     with pytest.raises(SelfInformedError, match=r"map\.csv maps '0' to 'a' and 'b'; expected one target for each source"):

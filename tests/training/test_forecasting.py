@@ -86,7 +86,7 @@ NEITHER = Diagnosis({"base": 50, "classifier": 50, "dense": 50.5}, {"base": 51, 
 
 def test_limits_in_their_order() -> None:
     assert NEITHER.limited_by == "trunk"
-    assert "a wide head reaches 52.0 mAP on training examples and 50.5 on held-out ones" in str(NEITHER)
+    assert "a dense head reaches 52.0 mAP on training examples and 50.5 on held-out ones" in str(NEITHER)
     overfits = replace(NEITHER, train={"base": 51, "classifier": 51, "dense": 50.5 + GAP})
     assert overfits.limited_by == "trunk"  # more of the same examples would not help
     steep = replace(overfits, half_data=50.5 - STEEP)

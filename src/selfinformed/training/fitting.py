@@ -124,8 +124,9 @@ def fit(
     held_out = holdout if recipe.patience else None
     if isinstance(held_out, Examples):
         held_out = FeatureStore.build(aug.net, held_out)
-    for features in filter(None, (store, held_out)):
-        features.check(aug.net, "fit", "to augment")
+    for features in (store, held_out):
+        if features is not None:
+            features.check(aug.net, "fit", "to augment")
     if aug.is_base:
         raise SelfInformedError("fit: within heads_disabled the network is the base, which is not trained; call fit outside")
     if aug.base_was_tuned:
