@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from selfinformed.data.examples import Examples, open_dataset, take_inputs
 from selfinformed.data.labels import LabelSpace
@@ -249,9 +249,9 @@ def test_a_dataset_whose_inputs_change_is_another():
     assert len({same, *map(fingerprint_of, changes), fingerprint_of(lambda x: x, broken=0)}) == 7
     dataset = Transformed(lambda x: x)
     examples = open_dataset(dataset)
-    assert not dataset.seen
+    assert dataset.seen == [0, 13, 26, 39]  # whose labels are held against `targets`
     assert examples.fingerprint
-    assert len(dataset.seen) == 32
+    assert len(dataset.seen) == 4 + 32
     assert {0, 39} < {*dataset.seen}
     assert open_dataset(Transformed(lambda x: x)).take([3, 4]).fingerprint != open_dataset(Transformed(lambda x: 2 * x)).take([3, 4]).fingerprint
 
@@ -411,3 +411,72 @@ def test_arrays_with_labels_in_a_row_and_offsets(tmp_path):
     np.savez(tmp_path / "u.npz", inputs=inputs, targets=np.array([1, 2, 3]), offsets=np.array([0, 2, 3]))
     with pytest.raises(SelfInformedError, match="3 inputs but targets for 2 examples"):
         open_dataset(tmp_path / "u.npz")
+
+
+def test_examples_are_taken_by_number_or_by_a_mask():
+    classes = np.arange(10) % 5
+    examples = open_dataset((torch.arange(10.0)[:, None], classes))
+    for rows in (classes == 3, (classes == 3).tolist(), np.array([3, 8], np.uint8), [3, 8]):
+        part = examples.take(rows)
+        assert part.read(range(2)).flatten().tolist() == [3, 8]
+        assert part.targets.labels.tolist() == [3, 3]
+    assert len(examples.take([])) == 0
+    for rows in ([-1], [10], [1.5], np.array([True, False]), [[1]]):
+        with pytest.raises(SelfInformedError, match="^examples: expected numbers from 0 to 9, or True or False for each of 10"):
+            examples.take(rows)
+
+
+class Labelled(Dataset):
+    """Ten items and an attribute that should say their labels."""
+
+    def __init__(self, targets: list[int], item=lambda row: (torch.zeros(2), row % 3)) -> None:
+        self.targets, self.item = targets, item
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, row: int):
+        return self.item(row)
+
+
+def test_what_a_data_set_says_of_its_labels_is_held_against_some_items():
+    own = [row % 3 for row in range(10)]
+    assert open_dataset(Labelled(own)).targets.labels.tolist() == own
+    for targets, said in ((own[:9], "10 examples, and its `targets` are of 9"), ([2 - label for label in own], r"example 0 .* labels \[0\], .* say \[2\]")):
+        with pytest.raises(SelfInformedError, match=said):
+            open_dataset(Labelled(targets))
+    with pytest.raises(SelfInformedError, match="it has 3 members, not inputs and labels"):
+        open_dataset([(torch.zeros(2), torch.ones(2), 1)] * 4)
+
+
+def test_an_example_that_fails_once_is_read_again():
+    reads: list[int] = []
+
+    def item(row: int):
+        reads.append(row)
+        if row == 5 and reads.count(5) == 1:
+            raise OSError("timeout")
+        return torch.full((2,), float(row)), 0
+
+    examples = open_dataset(Labelled([0] * 10, item), skip_bad=1)
+    reads.clear()
+    [(rows, inputs)] = examples.batches(16)
+    assert rows.tolist() == inputs[:, 0].tolist() == list(range(10))
+    assert not examples.skipped
+    assert reads.count(3) == 2  # with the batch, and alone
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        ((torch.zeros(4, 1).to_sparse(), [0, 1, 0, 1]), {}, "they are sparse .*; give them dense"),
+        ((np.arange(4.0)[::-1, None], [0, 1, 0, 1]), {}, r"give an array in memory order, as by \.copy\(\)"),
+        ((torch.zeros(2, 1), np.array([2**63, 0], np.uint64)), {}, "example 0 has label 9223372036854775807"),
+        (DataLoader(TensorDataset(torch.zeros(4, 1))), {}, "cannot read DataLoader; give its `dataset`"),
+        (Labelled([row % 3 for row in range(10)]), {"image_size": 8}, "image_size and transform are of image files; Labelled gives its inputs"),
+        (open_dataset((torch.zeros(2, 1), [0, 1]), ["a", "b"]), {"labels": ["b", "a"]}, "labels: these examples have others already"),
+    ],
+)
+def test_what_would_be_ignored_or_misread_is_refused(source, options, message):
+    with pytest.raises(SelfInformedError, match=message):
+        open_dataset(source, **options)

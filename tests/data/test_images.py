@@ -235,3 +235,23 @@ def test_a_damaged_image_is_read_or_named(tmp_path_factory, suffix, share, chang
         assert ImageFiles([path], [[0]], LabelSpace("a")).read(0, image_transform(4)).shape == (3, 4, 4)
     except SelfInformedError as error:
         assert f"the image {path} cannot be read" in str(error)
+
+
+@pytest.mark.parametrize("odd", ["3.0", "-1", "nan", "10."])
+def test_a_class_number_that_is_none_is_no_name(tmp_path, odd):
+    (tmp_path / "m.csv").write_text(f"path,labels\n0.png,0\n1.png,{odd}\n")
+    with pytest.raises(SelfInformedError, match=rf"row 2 has {odd!r} for a label; expected class numbers from 0 without a point"):
+        ImageFiles.from_manifest(tmp_path / "m.csv", None)
+    named = LabelSpace(["0", odd])
+    assert ImageFiles.from_manifest(tmp_path / "m.csv", named).targets == [[0], [1]]
+
+
+def test_hidden_folders_are_passed_over_and_links_are_followed_once(tmp_path):
+    for name in ("data/cat/.cache/1.png", "data/cat/1.png", "data/dog/1.png", "more/2.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    (tmp_path / "data" / "dog" / "more").symlink_to(tmp_path / "more")
+    (tmp_path / "more" / "round").symlink_to(tmp_path / "data" / "dog")
+    (tmp_path / "data" / "dog" / "folder.png").mkdir()
+    found = ImageFiles.from_folder(tmp_path / "data", None)
+    assert [name.removeprefix(f"{tmp_path}/data/") for name in found.names] == ["cat/1.png", "dog/1.png", "dog/more/2.png"]

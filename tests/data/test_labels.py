@@ -66,3 +66,17 @@ def test_the_first_name_that_stands_elsewhere():
     assert one.first_elsewhere(LabelSpace(["x", "y", "z"])) is None
     numbers = LabelSpace(["10", "0", "1"])
     assert LabelSpace.numbered(3).first_elsewhere(numbers) is numbers.first_elsewhere(LabelSpace.numbered(3)) is None  # numbers name nothing
+
+
+@pytest.mark.parametrize("names", [{"a", "b"}, {"b": 1, "a": 0}, {0: "a", 1: "b"}, frozenset("ab")])
+def test_names_without_an_order_are_refused(names):
+    with pytest.raises(SelfInformedError, match=f"labels: expected a list of names in the order of the outputs.*got {type(names).__name__}"):
+        LabelSpace(names)
+
+
+def test_the_same_numbers_in_another_order_are_elsewhere():
+    numbered = LabelSpace.numbered(12)
+    by_text = LabelSpace(sorted(numbered.names))
+    assert numbered.first_elsewhere(by_text) == ("2", 2, 4)
+    assert numbered.first_elsewhere(LabelSpace("abcdefghijkl")) is None
+    assert numbered.first_elsewhere(LabelSpace.numbered(13)) is None

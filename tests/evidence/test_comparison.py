@@ -17,12 +17,14 @@ from selfinformed.evidence import comparison as comparison_module
 from selfinformed.evidence.arms import Bench
 from selfinformed.evidence.comparison import ARMS, Comparison, compare
 from selfinformed.evidence.evaluation import evaluate
+from selfinformed.network.wrap import wrap
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.intervals import interval
 from selfinformed.structure.plans import plan
 from selfinformed.training.features import FeatureStore, rank
 from selfinformed.training.fitting import fit
+from selfinformed.training.stepping import Training
 from selfinformed.training.structures import Structure
 
 CONTRACT = {
@@ -437,3 +439,21 @@ def test_every_figure_has_an_interval_and_paired_differences(problem: Problem) -
             if row["arm"] != "confusions":
                 paired = found.values("confusions", column) - values
                 assert (of["method_over_it"]["mean"], of["method_over_it"]["low"], of["method_over_it"]["high"]) == (paired.mean(), *interval(paired))
+
+
+def test_a_journal_knows_the_outputs_and_every_arm_has_the_same_loss(problem: Problem, tmp_path, monkeypatch) -> None:
+    losses = []
+    init = Training.__init__
+
+    def made(self, groups, order, epochs, forward, targets, objective, *args, **options) -> None:
+        losses.append(objective.output)
+        init(self, groups, order, epochs, forward, targets, objective, *args, **options)
+
+    monkeypatch.setattr(Training, "__init__", made)
+    options = {"arms": ["base", "confusions", "finetune"], "seeds": 1, "epochs": 0.1, "journal": tmp_path / "rows.jsonl", "tune_finetune": False}
+    for wrapped, given in (("softmax", None), ("logistic", None), ("softmax", "logistic")):
+        net = wrap(problem.net.model, problem.holdout.example_inputs(), labels=problem.net.labels, output=wrapped)
+        stores = [FeatureStore.build(net, examples.take(range(60))) for examples in (problem.train, problem.test)]
+        losses.clear()
+        compare(net, problem.plan(), *stores, **options, output=given)
+        assert losses == [given or wrapped] * 2

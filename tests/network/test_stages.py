@@ -9,6 +9,7 @@ from torch import nn
 from conftest import Problem
 from selfinformed.network.stages import candidate_attach_points, with_earlier_points
 from selfinformed.network.wrap import AttachPoint, wrap
+from selfinformed.runtime.errors import SelfInformedError
 from zoo import ZOO
 
 EXPECTED = {
@@ -54,7 +55,7 @@ def test_fewer_points_where_a_network_has_fewer(problem: Problem) -> None:
 
 
 class Odd(nn.Module):
-    """A layer called twice, one that gives a tuple, one whose positions come last, attention weights, and one off the batch."""
+    """A layer called twice, one that gives a tuple, attention weights, one off the batch; and one whose positions come last."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +73,26 @@ class Odd(nn.Module):
 
 def test_what_cannot_be_read_is_left_out() -> None:
     net = wrap(Odd(), torch.randn(3, 7, 8))
-    assert [p.module for p in candidate_attach_points(net, 9)] == ["good"]
+    assert [(p.module, p.reduce) for p in candidate_attach_points(net, 9)] == [("wave", "channels_first_mean"), ("good", "mean")]
+
+
+@pytest.mark.parametrize("length", [16, 20])  # as long as there are channels, or not
+def test_signals_are_averaged_over_their_length(length: int) -> None:
+    class Signals(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Sequential(nn.Conv1d(3, 16, 5, padding=2), nn.ReLU()), nn.Conv1d(16, 24, 3, padding=1)
+            self.classifier = nn.Linear(24, 6)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.classifier(self.second(self.first(x)).relu().mean(2))
+
+    model, x = Signals().eval(), torch.randn(4, 3, length)
+    net = with_earlier_points(wrap(model, x))
+    assert net.attach_points[0] == AttachPoint("first", "output", "channels_first_mean")
+    torch.testing.assert_close(net.features(x).attached[:, :16], model.first(x).mean(2))
+    with pytest.raises(SelfInformedError, match="has the shape .batch, channels, length.; give reduce='channels_first_mean'"):
+        wrap(model, x, attach="first", reduce="mean")
 
 
 def test_the_network_is_left_as_it_was(problem: Problem) -> None:

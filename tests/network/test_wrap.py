@@ -352,7 +352,7 @@ def compiled() -> nn.Module:
         (mlp(), VECTORS, {"attach": "trunk"}, "attach: the model has no module 'trunk'"),
         (Twice(), SHORT, {"attach": "unused"}, "attach: 'unused' is called 0 times in one forward pass; expected exactly once"),
         (Twice(), SHORT, {"attach": "again"}, "attach: 'again' is called 2 times"),
-        (nn.Sequential(*[nn.Linear(C, C)] * 2, nn.Linear(C, 3)), SHORT, {}, "attach: '0' is called 2 times"),
+        (nn.Sequential(*[nn.Linear(C, C)] * 2, nn.Linear(C, 3)), SHORT, {"attach": "0"}, "attach: '0' is called 2 times"),
         (Twice(), SHORT, {"attach": "pair"}, "attach: the output of 'pair' is tuple; expected a tensor"),
         (mlp(), IMAGES, {}, "model: it does not run on the example inputs .*shape it was trained on"),
         (mlp(), {"x": VECTORS}, {}, "model: it does not run on the example inputs"),
@@ -375,6 +375,14 @@ def test_what_cannot_be_wrapped_is_told_why(model, inputs, options, message):
     if isinstance(model, nn.Module):
         assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
         assert all(module.training for module in model.modules())
+
+
+def test_heads_attach_by_default_behind_layers_that_are_called_twice():
+    twice = nn.Linear(C, C)
+    net = wrap(nn.Sequential(twice, nn.ReLU(), twice, nn.ReLU(), nn.Linear(C, 6), nn.ReLU(), nn.Linear(6, 3)), SHORT)
+    assert net.attach_points == (AttachPoint("4", "input"),)
+    assert net.stack_names == ("4",)
+    assert wrap(nn.Sequential(twice, nn.ReLU(), twice, nn.Linear(C, 3)), SHORT).attach_points == (AttachPoint("3", "input"),)
 
 
 def test_a_classifier_whose_hook_changes_its_output_is_refused():

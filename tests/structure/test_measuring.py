@@ -184,7 +184,6 @@ def test_more_unreadable_examples_than_allowed_are_refused(run, problem, tmp_pat
         measure(problem.net, damaged(problem.holdout, range(64, 67), 2), folder=tmp_path / "in one unit")
 
 
-@pytest.mark.xfail(strict=True, reason="open_predictions refuses a file of no examples")
 def test_a_unit_of_which_nothing_can_be_read_is_empty(run, problem, tmp_path):
     rest = measure(problem.net, problem.holdout.take(np.delete(np.arange(600), range(64, 128))))
     assert same(run(holdout=damaged(problem.holdout, range(64, 128), 64)), rest, tmp_path)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from conftest import Problem, SmallNet
+from conftest import Problem, SmallNet, damaged
 from selfinformed.augmented.network import augment
 from selfinformed.data.examples import Examples, open_dataset
 from selfinformed.data.labels import LabelSpace
@@ -274,3 +274,16 @@ def test_networks_that_were_not_wrapped_or_augmented_are_refused(problem: Proble
         fit(problem.net, problem.train)
     with pytest.raises(SelfInformedError, match="batch_size: expected a whole number of at least 1; got 0"):
         FeatureStore.build(problem.net, problem.test, batch_size=0)
+
+
+def test_views_of_which_some_cannot_be_read_count_each_by_itself(problem: Problem, tmp_path) -> None:
+    few = problem.test.take(range(20))
+    for name, bad in (("whole", []), ("two", [3, 7])):
+        views = [damaged(few, bad, 5), problem.test.take(range(20))]
+        built, kept = FeatureStore.build(problem.net, views), FeatureStore.build(problem.net, views, folder=tmp_path / name)
+        built.save(tmp_path / "f.safetensors")
+        for store in (built, kept, FeatureStore.load(tmp_path / "f.safetensors", problem.net)):
+            assert (len(store), store.n_inputs) == ((38, 38) if bad else (40, 20))
+        mask = torch.arange(len(built)) == 5
+        assert torch.equal(built.batch(mask)[0], kept.batch(mask)[0])
+        assert len(kept.batch(mask)[0]) == 1

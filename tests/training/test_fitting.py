@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from conftest import Problem, refused
 from selfinformed.augmented.network import augment
@@ -20,6 +21,7 @@ from selfinformed.data.examples import open_dataset
 from selfinformed.data.targets import as_targets
 from selfinformed.network.wrap import wrap
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import plan
 from selfinformed.training.features import FeatureStore, rank
 from selfinformed.training.fitting import Recipe, fit, fit_whole, gradient_of, guess_output, loss_of, one_cycle
@@ -331,3 +333,46 @@ def test_where_nothing_can_be_trained_it_says_so(problem: Problem):
         fit(aug, problem.store("train"))
     with refused("fit: nothing to train: no parameter of heads and classifier asks for gradients"):
         fit(aug.requires_grad_(False), problem.store("train"))
+
+
+class Picked(nn.Module):
+    """Has a parameter of whole numbers, and BatchNorm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.columns = nn.Parameter(torch.arange(10), requires_grad=False)
+        self.hidden, self.norm, self.classifier = nn.Linear(10, 16), nn.BatchNorm1d(16), nn.Linear(16, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.norm(self.hidden(x[:, self.columns])).relu())
+
+
+def test_the_whole_network_is_trained_on_though_one_example_is_left_over() -> None:
+    x = torch.randn(129, 10)
+    data = open_dataset((x, x[:, :8].argmax(1)))
+    net = wrap(Picked().eval(), x[:2], output="softmax")
+    aug = augment(net, plan(net, LabelGroups.everything(8), hidden=(4,)))
+    assert fit_whole(aug, data, batch_size=128).rows[-1]["steps"] == 1
+    assert aug.base.columns.requires_grad is False
+    assert fit(augment(net, plan(net, LabelGroups.everything(8), hidden=(4,))), data, finetune=True).rows[-1]["stage"] == "whole network"
+
+
+def test_a_model_that_fails_in_training_is_given_back_as_it_was() -> None:
+    x = torch.randn(1, 10)
+    net = wrap(Picked().eval(), torch.randn(2, 10), output="softmax")
+    aug = augment(net, plan(net, LabelGroups.everything(8), hidden=(4,)))
+    before = aug.logits(x)
+    with pytest.raises(SelfInformedError, match="Expected more than 1 value per channel"):
+        fit_whole(aug, open_dataset((x, [3]), net.labels))
+    assert torch.equal(aug.logits(x), before)
+    assert not aug.base_was_tuned
+
+
+def test_the_second_stage_takes_the_loss_and_the_epsilon_that_it_is_given(problem: Problem) -> None:
+    aug = augment(problem.net, problem.plan())
+    fit_whole(aug, problem.train.take(range(20)), output="logistic")
+    assert aug.output == "logistic"
+    x = torch.randn(4, 10).half()
+    net = wrap(nn.Sequential(nn.Linear(10, 16), nn.ReLU(), nn.Linear(16, 8)).half(), x, output="softmax")
+    with pytest.raises(SelfInformedError, match="fit: AdamW's epsilon 1e-08 is zero in float16"):
+        fit_whole(augment(net, plan(net, LabelGroups.everything(8), hidden=(4,))), open_dataset((x, [0, 1, 2, 3]), net.labels))

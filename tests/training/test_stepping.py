@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from conftest import Problem
 from selfinformed.augmented.network import augment
+from selfinformed.data.examples import open_dataset
+from selfinformed.network.wrap import wrap
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.structure.groups import LabelGroups
+from selfinformed.structure.plans import plan
 from selfinformed.training.features import rank
 from selfinformed.training.fitting import fit, fit_whole
 from selfinformed.training.recipe import Recipe
-from selfinformed.training.stepping import SCHEDULES, Training
+from selfinformed.training.stepping import SCHEDULES, Order, Training
 
 LONG_TAIL = {"label_smoothing": 0.1, "logit_adjustment": 0.3, "class_weights": 0.9, "balanced_sampling": 0.5, "soft_targets": 0.3}
 
@@ -219,3 +224,48 @@ def test_every_recipe_still_helps(either: Problem, recipe) -> None:
     aug = augment(either.net, either.plan())
     fit(aug, either.store("train"), holdout=either.store("holdout"), epochs=4, recipe=recipe)
     assert rank(aug, either.store("test")).mean_average_precision > rank(either.net, either.store("test")).mean_average_precision + 0.03
+
+
+@pytest.mark.parametrize("recipe", [{"tail_average": 1.0}, {"ema": 0.999}])
+def test_an_average_of_short_numbers_is_taken_in_longer_ones(recipe, monkeypatch) -> None:
+    own, seen = Training._update_average, []
+
+    def update(self) -> None:
+        seen.append(self.parameters[0].detach().double().clone())
+        own(self)
+
+    monkeypatch.setattr(Training, "_update_average", update)
+    x = torch.randn(400, 10).bfloat16()
+    net = wrap(nn.Sequential(nn.Linear(10, 16), nn.ReLU(), nn.Linear(16, 8)).bfloat16(), x[:2], output="softmax")
+    aug = augment(net, plan(net, LabelGroups.everything(8), hidden=(4,)))
+    fit(aug, open_dataset((x, x[:, :8].float().argmax(1)), net.labels), epochs=10, batch_size=16, recipe={"schedule": "constant", **recipe})
+    expected = seen[0]
+    for t, weights in enumerate(seen, 1):
+        amount = 1 / t if "tail_average" in recipe else 1 - min(0.999, (1 + t) / (10 + t))
+        expected = expected + amount * (weights - expected)
+    assert (aug.classifier.weight.double() - expected).norm() < 0.02 * (seen[-1] - seen[0]).norm()
+
+
+def test_a_last_batch_that_is_too_small_joins_the_one_before() -> None:
+    for n, sizes in ((9, [4, 5]), (8, [4, 4]), (10, [4, 4, 2]), (1, [1])):
+        order = Order(n, 4, 0, lambda generator, n=n: torch.arange(n), least=2)
+        assert [len(rows) for rows in order] == sizes
+        assert order.steps == len(sizes)
+        assert torch.equal(torch.cat(list(order)), torch.arange(n))
+
+
+def test_patience_wants_held_out_labels(problem: Problem) -> None:
+    bare = open_dataset((problem.holdout.read(range(5)), [[]] * 5), problem.net.labels)
+    with pytest.raises(SelfInformedError, match="fit: patience watches held-out examples, and none of them has a label"):
+        fit(augment(problem.net, problem.plan()), problem.store("train"), holdout=bare, recipe={"patience": 2})
+
+
+def test_a_checkpoint_knows_how_the_watched_figure_ranks(problem: Problem, tmp_path) -> None:
+    def train(output: str | None) -> None:
+        net = wrap(problem.net.model, problem.holdout.example_inputs(), labels=problem.net.labels, output=output)
+        options = {"epochs": 0.2, "recipe": {"patience": 1}, "checkpoint": tmp_path / "state.safetensors", "output": "softmax"}
+        fit(augment(net, problem.plan()), problem.store("train"), holdout=problem.store("holdout"), **options)
+
+    train("softmax")
+    with pytest.raises(SelfInformedError, match="watched by 'softmax', now None"):
+        train(None)

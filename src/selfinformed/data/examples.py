@@ -20,12 +20,13 @@ from selfinformed.data.hub_datasets import PADDING, HubDataset, as_tensor
 from selfinformed.data.images import IMAGENET, Augmentation, ImageFiles, Images, Pixels, Transform, distorting, image_transform
 from selfinformed.data.labels import LabelSpace
 from selfinformed.data.tar_shards import TarShards
-from selfinformed.data.targets import Targets, as_targets
+from selfinformed.data.targets import Targets, as_targets, example_numbers
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.memory import free_memory
 from selfinformed.runtime.progress import progress
 from selfinformed.runtime.reading import naming, opened, reason_of, shown, whole_number
 
+_COMPARED = 4  # items whose labels are held against what the data set says of all
 _SAMPLED = 16  # inputs that are read to tell data from other data, where reading all would take long
 
 Inputs = torch.Tensor | dict[str, torch.Tensor]
@@ -81,13 +82,17 @@ class Examples:
             try:
                 yield rows, self.read(rows.tolist())
             except SelfInformedError:
-                rows = np.array([row for row in rows if self._is_readable(int(row))], dtype=np.int64)
-                if len(rows):
-                    yield rows, self.read(rows.tolist())
+                found = {int(row): inputs for row in rows if (inputs := self._readable(int(row))) is not None}
+                if found:
+                    try:
+                        inputs = _joined(list(found.values()))
+                    except (RuntimeError, KeyError):  # each can be read, and together they make no batch, which this says
+                        inputs = self.read(list(found))
+                    yield np.array(list(found), dtype=np.int64), inputs
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Examples:
-        """Some of the examples, in the order given."""
-        chosen = np.asarray(rows, dtype=np.int64)
+        """Some of the examples, by number or by a mask of all, in the order given."""
+        chosen = example_numbers(rows, len(self))
         names = None if self.names is None else [self.names[i] for i in chosen]
         part = Examples(lambda r: self.read(chosen[r].tolist()), self.targets.take(chosen), self.labels, names, self.skip_bad)
         return replace(part, content=lambda: self.content() + chosen.tobytes())
@@ -103,18 +108,18 @@ class Examples:
         """What a network is called with: names, sorted, or that it is one tensor; None where no example can be read."""
         return next((named(inputs) for _, inputs in self.batches(1)), None)
 
-    def _is_readable(self, row: int) -> bool:
+    def _readable(self, row: int) -> Inputs | None:
+        """The inputs of one example, as a batch; None where it is set aside."""
         if row in self.skipped:
-            return False
+            return None
         try:
-            self.read([row])
+            return self.read([row])
         except SelfInformedError as error:
             if len(self.skipped) >= self.skip_bad:
                 hint = "raise skip_bad (--skip-bad N)" if self.skip_bad else "mend it, or set up to N aside with skip_bad (--skip-bad N)"
                 raise SelfInformedError(f"{error}; {hint}") from None
             self.skipped[row] = str(error)
-            return False
-        return True
+            return None
 
 
 def open_dataset(
@@ -188,13 +193,20 @@ def open_dataset(
         return Examples(found.read_inputs, as_targets(found.targets, len(found.labels)), found.labels, found.names, skip_bad, content=found.content)
     _check_single_view(views)
     if isinstance(source, Examples):
+        if space not in (None, source.labels):
+            raise SelfInformedError("labels: these examples have others already; give the names where they are opened first")
         return source
+    if image_size is not None or transform is not None:
+        raise SelfInformedError(f"data: image_size and transform are of image files; {type(source).__name__} gives its inputs as the network takes them")
     if isinstance(source, tuple) and len(source) == 2:
         return _from_arrays(*source, space)
     if hasattr(source, "__getitem__") and hasattr(source, "__len__") and not isinstance(source, Mapping):
         return _from_map_style(source, space, skip_bad)
+    hint = "; give its `dataset`" if hasattr(source, "dataset") else ""
+    if not hint and hasattr(source, "__iter__") and not isinstance(source, Mapping):
+        hint = "; read it into an array first"
     raise SelfInformedError(
-        f"data: cannot read {type(source).__name__}; expected a folder, a manifest, an .npz file, (inputs, targets) or a map-style dataset"
+        f"data: cannot read {type(source).__name__}{hint}; expected a folder, a manifest, an .npz file, (inputs, targets) or a map-style dataset"
     )
 
 
@@ -257,7 +269,7 @@ def _from_arrays(inputs: Any, targets: Any, labels: LabelSpace | None) -> Exampl
         rows = [f"example {row}" for row in range(len(inputs))]
         tensors = _stacked([_tensors(given, f"the inputs of {row}") for given, row in zip(inputs, rows, strict=True)], rows, PADDING)
     else:
-        tensors = _tensors(inputs, "the inputs", f"; {PADDING}")
+        tensors = _tensors(inputs, "the inputs", f"; {PADDING}" if isinstance(inputs, Mapping | list) else "; give an array in memory order, as by .copy()")
     if any(tensor.ndim == 0 for tensor in (tensors.values() if isinstance(tensors, dict) else [tensors])):
         raise SelfInformedError("data: the inputs are a single number; their first dimension should count examples")
     checked = as_targets(targets, None if labels is None else len(labels))
@@ -273,6 +285,8 @@ def _from_map_style(dataset: Any, labels: LabelSpace | None, skip_bad: int) -> E
         who = f"example {row} of {type(dataset).__name__}"
         try:
             found = dataset[row]
+            if not isinstance(found, Mapping) and len(found) != 2:
+                raise ValueError(f"it has {len(found)} members, not inputs and labels")
             value = found if isinstance(found, Mapping) else found[part]
         except Exception as error:  # a data set may do anything
             raise SelfInformedError(f"data: {who} cannot be read ({type(error).__name__}: {error})") from error
@@ -287,6 +301,16 @@ def _from_map_style(dataset: Any, labels: LabelSpace | None, skip_bad: int) -> E
     if labels is None and getattr(dataset, "classes", None):
         labels = LabelSpace(dataset.classes)
     checked = as_targets(targets, None if labels is None else len(labels))
+    if len(checked) != len(dataset):
+        raise SelfInformedError(f"data: {type(dataset).__name__} has {len(dataset)} examples, and its `targets` are of {len(checked)}")
+    for row in np.linspace(0, len(checked) - 1, min(len(checked), _COMPARED), dtype=np.int64).tolist():
+        own: Targets | None = None
+        with suppress(SelfInformedError):  # it cannot be read, or gives labels in another form
+            own = as_targets([item(row, 1)], checked.n_labels)
+        if own is not None and not own.is_same(checked.take([row])):
+            said = f"has the labels {shown(own.labels.tolist())}, and its `targets` say {shown(checked.of(row).tolist())}"
+            hint = "the attribute is of other examples, or before a transform: give (inputs, targets), or take it away"
+            raise SelfInformedError(f"data: example {row} of {type(dataset).__name__} {said}; {hint}")
 
     def read(rows: Sequence[int]) -> Inputs:
         return _stacked([item(row, 0) for row in rows], [f"example {row}" for row in rows], PADDING)
@@ -320,7 +344,9 @@ def _tensors(inputs: Any, whose: str, hint: str = "") -> Inputs:
     for name, values in inputs.items() if isinstance(inputs, Mapping) else [("", inputs)]:
         try:
             found[name] = as_tensor(values)
-        except (TypeError, ValueError, RuntimeError) as error:
+            if found[name].layout != torch.strided:
+                raise TypeError(f"they are sparse ({found[name].layout}); give them dense")
+        except (TypeError, ValueError, RuntimeError, KeyError) as error:
             who = f"{name!r} of {whose} is" if name else f"{whose} are"
             raise SelfInformedError(f"data: {who} no numbers that torch knows ({reason_of(error)}){hint}") from None
     return found if isinstance(inputs, Mapping) else found[""]
@@ -341,6 +367,14 @@ def _stacked(inputs: Sequence[Inputs], names: Sequence[str], hint: str) -> Input
                 raise SelfInformedError(f"data: {who} has shape {list(tensor.shape)}, {other} has {list(tensors[0].shape)}; {hint}")
         found[key] = torch.stack(tensors)
     return found if isinstance(first, dict) else found[""]
+
+
+def _joined(batches: Sequence[Inputs]) -> Inputs:
+    """Batches of the same inputs as one; `KeyError` or `RuntimeError` where they are not."""
+    dicts, tensors = [batch for batch in batches if isinstance(batch, dict)], [batch for batch in batches if isinstance(batch, torch.Tensor)]
+    if len({named(batch) for batch in batches}) > 1:
+        raise KeyError("other inputs")
+    return {name: torch.cat([batch[name] for batch in dicts]) for name in dicts[0]} if dicts else torch.cat(tensors)
 
 
 def _as_target(target: Any) -> Any:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import os
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -80,7 +81,7 @@ class ImageFiles:
     def from_folder(cls, folder: Path, labels: LabelSpace | None) -> ImageFiles:
         """One subfolder per label."""
         subfolders = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-        images = {sub: [path for path in sorted(sub.rglob("*")) if path.suffix.lower() in SUFFIXES and path.name[0] != "."] for sub in subfolders}
+        images = {sub: sorted(_images_below(sub)) for sub in subfolders}
         if not any(images.values()):
             raise SelfInformedError(f"data: {folder} holds no images in subfolders; expected {folder}/LABEL/IMAGE.png")
         labels = labels or LabelSpace(sub.name for sub in subfolders)
@@ -101,6 +102,13 @@ class ImageFiles:
         names = [label_names(row, f"{path}, row {number + 1}") for number, (_, row) in enumerate(rows)]
         if labels is None and all(is_class_number(name) and str(int(name)) == str(name) for row in names for name in row):  # 007 is a name
             names = [[int(name) for name in row] for row in names]
+        elif labels is None:
+            for number, row in enumerate(names):
+                if odd := next((name for name in row if isinstance(name, str) and re.fullmatch(r"-\d+|\d+\.0*|nan", name, re.I)), None):
+                    raise SelfInformedError(
+                        f"data: {path}, row {number + 1} has {shown(odd)} for a label; expected class numbers from 0 without a point, and an empty cell for "
+                        "none; or give the names with `labels`"
+                    )
         with naming(path):
             targets, labels = resolved(names, labels, lambda row: f"{path}, row {row + 1}")
         return cls([path.parent / name for name, _ in rows], targets, labels)
@@ -113,6 +121,18 @@ class ImageFiles:
     def content(self) -> bytes:
         """Of the files' sizes and times."""
         return stamp(self.paths)
+
+
+def _images_below(folder: Path) -> Iterator[Path]:
+    """Images anywhere below a folder, links followed once; nothing whose name, or whose folder's, begins with a dot."""
+    seen: set[str] = set()
+    for where, subfolders, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(where)) in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = [name for name in subfolders if name[0] != "."]
+        yield from (path for name in files if name[0] != "." and (path := Path(where, name)).suffix.lower() in SUFFIXES)
 
 
 def is_slow(start: bytes) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -28,6 +28,9 @@ class LabelSpace:
     names: tuple[str, ...] = field(repr=False)
 
     def __init__(self, names: Iterable[str]) -> None:
+        if isinstance(names, Mapping | Set):
+            what = "a list of names in the order of the outputs, such as [names[i] for i in range(C)]"
+            raise SelfInformedError(f"labels: expected {what}; got {type(names).__name__}, which has no such order")
         object.__setattr__(self, "names", tuple(str(name) for name in names))
         if not self.names:
             raise SelfInformedError("labels: expected at least one label name, got none")
@@ -64,11 +67,12 @@ class LabelSpace:
         return [self.index(name) for name in names]
 
     def first_elsewhere(self, other: LabelSpace) -> tuple[str, int, int] | None:
-        """A name that stands at another place in another set of names, with both its places; None where there is none, or where one set is numbers."""
+        """A name that stands at another place in another set of names, with both its places; None where there is none, or where one set is numbers and the
+        other is of other names."""
         if self is other or self.names == other.names:
             return None
         numbers = tuple(map(str, range(len(self))))
-        if numbers in (self.names, other.names):
+        if numbers in (self.names, other.names) and self._index.keys() != other._index.keys():
             return None
         both = ((name, i, other._index.get(name, i)) for name, i in self._index.items())
         return next((found for found in both if found[1] != found[2]), None)

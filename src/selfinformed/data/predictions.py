@@ -40,6 +40,9 @@ def open_predictions(path: str | Path, n_labels: int | None = None, top_k: int |
     if not paths or paths[0].suffix.lower() not in _FORMATS:
         raise SelfInformedError(f"predictions: {path} is none of what can be read; expected {_EXPECTED}")
     files = tuple(_opened(p) for p in paths)
+    files = tuple(file for file in files if file.n_rows) or files[:1]  # of a unit of examples that all are unreadable there are none
+    if not files[0].n_rows:
+        raise SelfInformedError(f"predictions: {path} holds 0 examples of {files[0].width} ids; expected 1 or more of each")
     width = files[0].width
     for file in files:
         if file.width != width:
@@ -108,7 +111,7 @@ def _opened(path: Path) -> File:
     check_file(path, "predictions")
     with _decoding(path):
         file = _FORMATS[path.suffix.lower()](path)
-        if file.n_rows < 1 or file.width < 1:
+        if file.width < 1:
             raise SelfInformedError(f"predictions: {path} holds {file.n_rows} examples of {file.width} ids; expected 1 or more of each")
         return file
 

@@ -43,8 +43,8 @@ class Targets:
         return np.array_equal(self.offsets, other.offsets) and np.array_equal(self.labels, other.labels)
 
     def take(self, rows: npt.ArrayLike) -> Targets:
-        """The targets of some examples, in the order given."""
-        rows = np.asarray(rows, dtype=np.int64)
+        """The targets of some examples, by number or by a mask of all, in the order given."""
+        rows = example_numbers(rows, len(self))
         sizes = np.diff(self.offsets)[rows]
         offsets = np.concatenate([[0], np.cumsum(sizes)])
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], sizes)
@@ -69,6 +69,21 @@ class Targets:
     def single(self) -> bool:
         """Whether every example carries exactly one label."""
         return len(self.labels) == len(self) and bool((np.diff(self.offsets) == 1).all())
+
+
+def example_numbers(rows: npt.ArrayLike, n: int) -> IntArray:
+    """int64: numbers of examples, from 0 to n - 1, as they are given, or those that a mask [n] chooses.
+
+    Raises:
+        SelfInformedError: they are neither.
+    """
+    given = np.asarray(rows)
+    if given.dtype == np.bool_ and given.shape == (n,):
+        return np.flatnonzero(given)
+    whole = given.ndim == 1 and (given.dtype.kind in "iu" or not given.size)
+    if not whole or (given.size and not 0 <= given.min() <= given.max() < n):
+        raise SelfInformedError(f"examples: expected numbers from 0 to {n - 1}, or True or False for each of {n}; got {shown(given.tolist())}")
+    return given.astype(np.int64)
 
 
 def as_targets(targets: Any, n_labels: int | None = None, first_example: int = 0) -> Targets:
@@ -107,6 +122,8 @@ def as_targets(targets: Any, n_labels: int | None = None, first_example: int = 0
         return _from_lists(targets, n_labels, first_example)
     array = np.asarray(targets)
     if array.ndim == 1 and (array.dtype.kind in "iu" or array.size == 0):
+        if array.dtype.kind == "u":  # the largest of 64 bits would become negative
+            array = np.minimum(array, np.iinfo(np.int64).max)
         return _checked(np.arange(len(array) + 1, dtype=np.int64), array.astype(np.int64), n_labels, first_example)
     if array.ndim == 2 and array.dtype.kind in "biuf":
         return _from_multi_hot(array.shape, np.nonzero(array), array[array != 0], n_labels, first_example)

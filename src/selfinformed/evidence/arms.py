@@ -122,7 +122,8 @@ class Bench:
             assert self.train.examples is not None
             aug = augment(self.net, self._no_heads, seed=seed)
             rate = factor * self.finetune_learning_rate
-            return aug, fit_whole(aug, self.train.examples, seconds=seconds, learning_rate=rate, seed=seed, recipe=training.get("recipe"))
+            given: dict[str, Any] = {name: training.get(name) for name in ("recipe", "output")}
+            return aug, fit_whole(aug, self.train.examples, seconds=seconds, learning_rate=rate, seed=seed, **given)
         if arm in FOUND:
             return self._found(arm).train(
                 self.net, self.train, holdout=self.holdout, epochs=self.epochs, seed=seed, classifier=self.classifier,

@@ -325,7 +325,7 @@ def compare(
             "searched: it was trained with another residual or learning rate than the other arms, which choose theirs on hold-out data; give holdout="
         )
     inputs = [
-        REVISION, net.fingerprint, [store and store.digest() for store in (train, test, holdout, views)], plan.to_dict(),
+        REVISION, net.fingerprint, net.output, [store and store.digest() for store in (train, test, holdout, views)], plan.to_dict(),
         codetections and codetections.to_dict(), hinton and hinton.to_dict(), searched and searched.to_dict(),
         top_k, epochs, factors, tune_finetune and _FINETUNE_FACTORS, finetune_learning_rate, classifier, keyed(training),
         *([residuals] if len(residuals) > 1 else []),

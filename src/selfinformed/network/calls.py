@@ -71,7 +71,7 @@ def told_of(inputs: Inputs, example_inputs: Inputs) -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, IndexError) as error:
         reason, given, wrapped = _first_line(error), _shapes(inputs), _shapes(example_inputs)
         raise SelfInformedError(f"model: it does not run on these inputs ({reason}); it was wrapped with {wrapped}, and these are {given}") from error
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from selfinformed.network.calls import batch_size_of, call, evaluating
-from selfinformed.network.wrap import AttachPoint, Reduce, WrappedClassifier, wrap
+from selfinformed.network.wrap import CHANNELS_FIRST, AttachPoint, Reduce, WrappedClassifier, is_layer, wrap
 
 _EARLY = 0.95  # share of the trunk's multiply-adds, beyond which a point is the trunk's output under another name
 
@@ -18,8 +18,8 @@ def candidate_attach_points(net: WrappedClassifier, n: int = 3) -> tuple[AttachP
     """Up to n points before the network's first attach point, in the order of execution, spread evenly over the trunk's multiply-adds.
 
     Such a point is the output of a module that is called once and gives a map [B, channels, height, width] (or [B, height, width, channels]),
-    tokens [B, tokens, D], both reduced by their mean, or [B, D]. Nearest to each of n shares of the multiply-adds the outermost such module is
-    taken (a stage or a block rather than a layer in it); of a network with fewer stages than that, further ones from its end.
+    [B, channels, length] or tokens [B, tokens, D], all reduced by their mean, or [B, D]. Nearest to each of n shares of the multiply-adds the
+    outermost such module is taken (a stage or a block rather than a layer in it); of a network with fewer stages than that, further ones from its end.
     """
     found = [point for point in _points(net) if 0 < point.share < _EARLY]
     outermost = {point.share: point for point in sorted(found, key=lambda p: (-p.depth, p.time))}  # the last written is the least deep, then the latest
@@ -50,6 +50,7 @@ class _Point:
 def _points(net: WrappedClassifier) -> list[_Point]:
     """Every point before the network's own, with the share of the trunk's multiply-adds (of convolutions and linear layers) that lie before it."""
     batch, first, spent, calls, over = batch_size_of(net.example_inputs), net.attach, 0.0, dict[str, int](), False
+    layer: nn.Module | None = None  # the last that was called
     found: list[tuple[AttachPoint, float, int]] = []
     hooks = []
     for name, module in net.model.named_modules():
@@ -59,14 +60,14 @@ def _points(net: WrappedClassifier) -> list[_Point]:
             over = over or (name == first.module and first.side == "input")
 
         def after(module: nn.Module, _: Any, output: Any, name: str = name) -> None:
-            nonlocal over, spent
+            nonlocal over, spent, layer
             calls[name] = calls.get(name, 0) + 1
-            over = over or name == first.module
+            over, layer = over or name == first.module, module if is_layer(module) else layer
             if over or not isinstance(output, torch.Tensor) or not output.is_floating_point():
                 return
             if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
                 spent += output.numel() * module.weight[0].numel()
-            reduce = _reduction(module, output.shape)
+            reduce = _reduction(module, output.shape, isinstance(layer, CHANNELS_FIRST))
             if reduce is not None and output.shape[0] == batch:
                 found.append((AttachPoint(name, "output", reduce), spent, name.count(".")))
 
@@ -81,8 +82,9 @@ def _points(net: WrappedClassifier) -> list[_Point]:
     return [_Point(attach, cost / max(spent, 1), depth, time) for time, (attach, cost, depth) in enumerate(found) if calls[attach.module] == 1]
 
 
-def _reduction(module: nn.Module, shape: torch.Size) -> Reduce | None:
-    """How a module's output becomes a vector whose size does not depend on the input's; None where that is not known.
+def _reduction(module: nn.Module, shape: torch.Size, channels_first: bool) -> Reduce | None:
+    """How a module's output becomes a vector whose size does not depend on the input's; None where that is not known. `channels_first` says whether the
+    last layer in it gives [B, channels, length].
 
     The axis of features is the one that is as long as some parameter of the module: the others may be positions.
     """
@@ -91,6 +93,8 @@ def _reduction(module: nn.Module, shape: torch.Size) -> Reduce | None:
     widths = {len(p) for p in module.parameters() if p.ndim}
     if len(shape) == 2:
         return "flatten"
+    if len(shape) == 3 and channels_first:
+        return "channels_first_mean" if shape[1] in widths else None
     if len(shape) == 3 and shape[2] in widths:
         return "mean"
     if len(shape) == 4 and (shape[1] in widths or not widths):

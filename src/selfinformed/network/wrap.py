@@ -245,6 +245,8 @@ def wrap(
         raise SelfInformedError(f"labels: {len(space)} label names for a network with {logits.shape[1]} outputs; give one per output unit")
     stack = _find_stack(calls, found[0]) if len(found) == 1 else []
     if attach is None:
+        once = [c for c in stack if isinstance(c.module, nn.Linear) and [other.name for other in calls].count(c.name) == 1]  # others cannot be told apart
+        stack = stack[stack.index(once[0]) :] if once else []
         attach = [AttachPoint(call.name, "input", reduce) for call in (stack[:1] or found)]
     given = [attach] if isinstance(attach, str | AttachPoint) else list(attach)
     points = [AttachPoint(point, "output", reduce) if isinstance(point, str) else point for point in given]
@@ -402,13 +404,22 @@ def _shape_at(model: nn.Module, calls: list[Call], attach: AttachPoint, classifi
     last = classifiers[-1]
     if calls.index(times[0]) >= calls.index(last) and not (times[0] is last and attach.side == "input"):
         raise SelfInformedError(f"attach: {attach} comes after the classifier {last.name!r}; heads add to its logits, so choose a point before it")
-    if attach.reduce == "mean" and tensor.ndim == 3 and isinstance(times[0].module, nn.Conv1d | nn.BatchNorm1d | nn.MaxPool1d | nn.AvgPool1d):
+    inside = [c.module for c in calls if c.name.startswith(f"{attach.module}.") and is_layer(c.module)] if attach.side == "output" else []
+    if attach.reduce == "mean" and tensor.ndim == 3 and isinstance(inside[-1] if inside else times[0].module, CHANNELS_FIRST):
         raise SelfInformedError(f"attach: {attach} has the shape [batch, channels, length]; give reduce='channels_first_mean' to average over the length")
     if attach.reduce == "map":
         if tensor.ndim != 4:
             raise SelfInformedError(f"attach: {attach} has the shape {list(tensor.shape)}; reduce='map' needs [batch, channels, height, width]")
         return FeatureShape(math.prod(tensor.shape[1:]), (tensor.shape[1], tensor.shape[2], tensor.shape[3]))
     return FeatureShape(attach.read(tensor).shape[1])
+
+
+CHANNELS_FIRST = (nn.Conv1d, nn.BatchNorm1d, nn.MaxPool1d, nn.AvgPool1d)  # give [batch, channels, length]
+
+
+def is_layer(module: nn.Module) -> bool:
+    """Whether it has parameters, and no modules in it."""
+    return not any(module.children()) and next(module.parameters(), None) is not None
 
 
 def _same(one: Any, other: Any) -> bool:

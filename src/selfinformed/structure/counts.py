@@ -72,6 +72,7 @@ class ConfusionCounts:
         ids = np.asarray(ids.cpu() if isinstance(ids, torch.Tensor) else ids)
         if ids.ndim != 2 or ids.shape[1] != self.top_k or ids.dtype.kind not in "iu":
             raise SelfInformedError(f"detections: expected integers [batch, {self.top_k}], got {ids.dtype} {list(ids.shape)}")
+        ids = ids.astype(ids.dtype.newbyteorder("="), copy=False)
         free = self._free()
         fits = len(ids) <= len(free)
         admitted = free[: len(ids)] if fits else np.empty(ids.shape, free.dtype)

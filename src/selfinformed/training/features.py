@@ -56,6 +56,7 @@ class FeatureStore:
         shapes: of the attach points, whose features stand side by side.
         n_views: how many views of the same examples follow one another.
         places: [module, side, reduce] of each attach point; None where these are not known.
+        skips: whether some view of an example could not be read.
     """
 
     attached: Rows
@@ -67,6 +68,7 @@ class FeatureStore:
     shapes: tuple[FeatureShape, ...] = ()
     n_views: int = 1
     places: list[list[str]] | None = None
+    skips: bool = False
     _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)  # transforms, which several trainings ask for alike
 
     def __post_init__(self) -> None:
@@ -84,7 +86,7 @@ class FeatureStore:
     @property
     def n_inputs(self) -> int:
         """Examples that differ in more than their view: the first so many are one view of each. All N, where some view of an example could not be read."""
-        return len(self) if len(self) % self.n_views else len(self) // self.n_views
+        return len(self) if self.skips or len(self) % self.n_views else len(self) // self.n_views
 
     def check(self, net: WrappedClassifier, who: str, to: str) -> None:
         """That these are what a network gives its heads and its classifier.
@@ -99,7 +101,8 @@ class FeatureStore:
             raise SelfInformedError(f"{who}: these features were read at {read}, and this network's heads read {reads}; cache them again with the one {to}")
 
     def batch(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What heads and classifier read of some examples: float32 [b, D] and [b, P]."""
+        """What heads and classifier read of some examples, int64 [b] or a mask [N]: float32 [b, D] and [b, P]."""
+        rows = torch.nonzero(rows).flatten() if rows.dtype == torch.bool else rows
         attached = self.attached[rows].float()
         return attached, attached if self.penultimate is self.attached else self.penultimate[rows].float()
 
@@ -170,7 +173,8 @@ class FeatureStore:
         source = examples.take(rows) if examples.skipped else examples
         seconds, penultimate = time.perf_counter() - start, parts["penultimate"]
         attached = parts.get("attached", penultimate)
-        return cls(attached, penultimate, source.targets, net.fingerprint, seconds, source, net.shapes, examples.n_views, places_read(net))
+        places, skips = places_read(net), bool(examples.skipped)
+        return cls(attached, penultimate, source.targets, net.fingerprint, seconds, source, net.shapes, examples.n_views, places, skips)
 
     def save(self, path: str | Path) -> None:
         """Writes safetensors, atomically."""
@@ -179,6 +183,7 @@ class FeatureStore:
             "offsets": self.targets.offsets, "labels": self.targets.labels,
         }  # fmt: skip
         numbers = {"n_labels": str(self.targets.n_labels), "fingerprint": self.fingerprint, "seconds": str(self.seconds), "n_views": str(self.n_views)}
+        numbers |= {"skips": "1"} if self.skips else {}
         places = {} if self.places is None else {"attach": json.dumps(self.places)}
         write_tensors(path, arrays, {"format": FORMAT, **numbers, **places})
 
@@ -205,7 +210,7 @@ class FeatureStore:
             if places not in (None, places_read(net)):
                 raise SelfInformedError(f"{path} holds features of another place in the network; delete it to have them computed again")
             with naming(path):
-                return cls(attached, penultimate, targets, metadata["fingerprint"], seconds, examples, net.shapes, n_views, places)
+                return cls(attached, penultimate, targets, metadata["fingerprint"], seconds, examples, net.shapes, n_views, places, "skips" in metadata)
         except (KeyError, ValueError) as error:
             raise SelfInformedError(f"{path} holds no valid features ({error!r}); delete it to have them computed again") from None
 
@@ -220,7 +225,8 @@ class FeatureStore:
         parts: dict[str, Rows] = {part: shards.load(part) if resident else StoredRows(shards, part) for part in shards.widths}
         attached, penultimate = parts.get("attached", parts["penultimate"]), parts["penultimate"]
         with naming(folder):
-            return cls(attached, penultimate, shards.targets, net.fingerprint, shards.seconds, source, net.shapes, shards.n_views, places_read(net))
+            places, skips = places_read(net), bool(shards.skipped)
+            return cls(attached, penultimate, shards.targets, net.fingerprint, shards.seconds, source, net.shapes, shards.n_views, places, skips)
 
     def input_transform(self, kind: HeadInput, copies: Mapping[Source, CopiedEnd] | None = None) -> InputTransform:
         """What gives each attach point, over these examples (and the positions of a map), zero mean and unit deviations (`standardised`)

@@ -19,6 +19,7 @@ from selfinformed.augmented.dispatch import Dispatch
 from selfinformed.augmented.network import AugmentedClassifier
 from selfinformed.data.examples import Examples
 from selfinformed.data.targets import Targets
+from selfinformed.network.calls import told_of
 from selfinformed.network.trunk import CopiedEnd
 from selfinformed.network.wrap import Output, fingerprint_of
 from selfinformed.runtime.errors import SelfInformedError
@@ -113,10 +114,7 @@ def fit(
         raise SelfInformedError(f"fit: expected checkpoint_every >= 1 beside checkpoint=, got {checkpoint_every}")
     if recipe.patience and holdout is None:
         raise SelfInformedError(f"fit: patience={recipe.patience} watches held-out examples; give holdout=, or leave patience at 0")
-    kind = aug.classifier.weight.dtype
-    if torch.tensor(recipe.epsilon, dtype=torch.float64).to(kind) == 0:
-        name = str(kind).removeprefix("torch.")
-        raise SelfInformedError(f"fit: AdamW's epsilon {recipe.epsilon:g} is zero in {name}; wrap model.float(), or give recipe={{'epsilon': 1e-4}}")
+    _check_epsilon(recipe, aug)
     if teacher is not None and not recipe.soft_targets:
         raise SelfInformedError("fit: a teacher is given, but soft_targets is 0; set the share of the loss that is the teacher's in the recipe")
     start = time.perf_counter()
@@ -127,6 +125,8 @@ def fit(
     for features in (store, held_out):
         if features is not None:
             features.check(aug.net, "fit", "to augment")
+    if held_out is not None and not len(held_out.targets.labels):
+        raise SelfInformedError("fit: patience watches held-out examples, and none of them has a label; give annotated ones")
     if aug.is_base:
         raise SelfInformedError("fit: within heads_disabled the network is the base, which is not trained; call fit outside")
     if aug.base_was_tuned:
@@ -144,7 +144,7 @@ def fit(
         about = {"epochs": epochs, "batch_size": batch_size, **rates, "head_input": head_input, "output": aug.output, "seed": seed, **asdict(recipe)}
         about |= {"revision": REVISION, "features": _digest(store), "watched": held_out and _digest(held_out), "starting weights": _starting(aug)}
         chosen = None if aug.dispatch is None else aug.dispatch.told()
-        more = {"teacher": told(teacher), "heads run": chosen}
+        more = {"teacher": told(teacher), "heads run": chosen, **({} if held_out is None else {"watched by": aug.net.output})}
         kept = Checkpoint(Path(checkpoint), about | more, checkpoint_every)
     trained = sum(p.numel() for p in aug.new_parameters())
     needed = 4 * (4 * trained + 4 * batch_size * aug.n_labels)  # weights, gradients and two moments; logits, targets and two gradients
@@ -210,6 +210,7 @@ def fit_whole(
     batch_size: int = 128,
     learning_rate: float = 1e-3,
     seed: int = 0,
+    output: Output | None = None,
     recipe: Recipe | Mapping[str, Any] | None = None,
     history: History | None = None,
 ) -> History:
@@ -224,14 +225,16 @@ def fit_whole(
         batch_size: examples per step.
         learning_rate: peak of the schedule.
         seed: of the order of examples and of dropout.
+        output: which loss, as in `fit`.
         recipe: schedule, optimizer, losses, sampling and averaging; what is of heads beside a base (`residual`), of a teacher and of patience has
             no part here.
     """
     check_labels(aug.net, train)
     _check_options(epochs, batch_size, learning_rate=learning_rate)
     history, recipe = history or History(), replace(Recipe.of(recipe), soft_targets=0.0, patience=0)
-    aug.output = aug.output or guess_output(train.targets)
-    trained = aug.all_parameters()
+    _check_epsilon(recipe, aug)
+    aug.output = output or aug.output or guess_output(train.targets)
+    trained = [parameter for parameter in aug.all_parameters() if parameter.is_floating_point() or parameter.is_complex()]
     for parameter in trained:
         parameter.requires_grad_(True)
     with torch.random.fork_rng(devices=[]):
@@ -239,12 +242,14 @@ def fit_whole(
         aug.train()
 
         def forward(rows: torch.Tensor) -> tuple[torch.Tensor, None]:
-            return aug(train.read(rows.tolist())), None
+            inputs = train.read(rows.tolist())
+            with told_of(inputs, aug.net.example_inputs):
+                return aug(inputs), None
 
         def shuffled(generator: torch.Generator) -> torch.Tensor:
             return torch.randperm(len(train), generator=generator)
 
-        order = Order(len(train), batch_size, seed, draw_of(shuffled, train.targets, recipe.balanced_sampling))
+        order = Order(len(train), batch_size, seed, draw_of(shuffled, train.targets, recipe.balanced_sampling), least=2)  # BatchNorm knows no single one
         groups = [{"params": trained, "lr": learning_rate}]
         start = time.perf_counter()
         objective = Objective.of(recipe, train.targets, aug.output, train.n_views)
@@ -272,6 +277,13 @@ def _check_options(epochs: float, batch_size: int, **rates: float) -> None:
             raise SelfInformedError(f"{name}: expected a number of at least 0, got {number!r}")
 
 
+def _check_epsilon(recipe: Recipe, aug: AugmentedClassifier) -> None:
+    kind = aug.classifier.weight.dtype
+    if torch.tensor(recipe.epsilon, dtype=torch.float64).to(kind) == 0:
+        name = str(kind).removeprefix("torch.")
+        raise SelfInformedError(f"fit: AdamW's epsilon {recipe.epsilon:g} is zero in {name}; wrap model.float(), or give recipe={{'epsilon': 1e-4}}")
+
+
 @contextmanager
 def _unless_it_fails(aug: AugmentedClassifier, tensors: Sequence[torch.Tensor]) -> Iterator[None]:
     """Training that changes these tensors of a network; where it fails, the network is given back what it was: what had been trained before is not lost."""
@@ -279,7 +291,7 @@ def _unless_it_fails(aug: AugmentedClassifier, tensors: Sequence[torch.Tensor]) 
     trained_heads = 0 if aug.heads is None else aug.heads.trained
     try:
         yield
-    except SelfInformedError:
+    except Exception:
         with torch.no_grad():
             for tensor, value in zip(tensors, values, strict=True):
                 tensor.copy_(value)

@@ -208,7 +208,7 @@ def search(
     builder = Builder(net, holdout, budget, counts, seed, train.targets)
     batches = latency_inputs or [net.example_inputs]
     timed = [] if budget_of == "multiply_adds" else [batch_size_of(batches[0]), str(net.classifier.weight.device), torch.get_num_threads()]
-    done = _Trials(journal, [REVISION, train.digest(), holdout.digest(), budget, budget_of, epochs, rounds, top_k, seed, keyed(training), *timed])
+    done = _Trials(journal, [REVISION, net.output, train.digest(), holdout.digest(), budget, budget_of, epochs, rounds, top_k, seed, keyed(training), *timed])
     structures: dict[str, Structure] = {}
     choices: dict[str, Choice] = {}
     left_out = []

@@ -50,15 +50,20 @@ class History:
 
 
 class Order:
-    """Batches of example numbers, drawn anew each pass; the last batch of a pass may be smaller."""
+    """Batches of example numbers, drawn anew each pass; the last batch of a pass may be smaller, and fewer than `least` join the batch before."""
 
-    def __init__(self, n: int, batch_size: int, seed: int, draw: Callable[[torch.Generator], torch.Tensor]) -> None:
+    def __init__(self, n: int, batch_size: int, seed: int, draw: Callable[[torch.Generator], torch.Tensor], least: int = 1) -> None:
         self.batch_size, self.draw = batch_size, draw
         self.generator = torch.Generator().manual_seed(seed)
         self.steps = math.ceil(n / batch_size)
+        self.joined = self.steps > 1 and 0 < n % batch_size < least
+        self.steps -= self.joined
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        return iter(self.draw(self.generator).split(self.batch_size))  # type: ignore[no-untyped-call]
+        batches = list(self.draw(self.generator).split(self.batch_size))  # type: ignore[no-untyped-call]
+        if self.joined:
+            batches[-2:] = [torch.cat(batches[-2:])]
+        return iter(batches)
 
 
 @dataclass
@@ -221,10 +226,10 @@ class Training:
             return
         amount = 1 / (step - self.before_tail) if tail else 1 - min(self.recipe.ema, (1 + step) / (10 + step))
         if self.average is None:
-            self.average = _copies(self.parameters)
+            self.average = [_at_least_float(parameter).detach().clone() for parameter in self.parameters]
         with torch.no_grad():
             for average, parameter in zip(self.average, self.parameters, strict=True):
-                average.lerp_(parameter, amount)
+                average.lerp_(parameter.to(average), amount)
 
     def _watch(self) -> dict[str, Any]:
         """Judges the weights that training would give now, and keeps them if they are the best."""
@@ -301,8 +306,8 @@ class Training:
                 first, second = (moment.to(parameter) for moment in moments)
                 self.optimizer.state[parameter] = {"step": step, "exp_avg": first, "exp_avg_sq": second}
         self.average, self.best = (
-            [tensors[f"{name}.{i}"].to(parameter) for i, parameter in enumerate(self.parameters)] if f"{name}.0" in tensors else None
-            for name in ("average", "best")
+            [tensors[f"{name}.{i}"].to(like(parameter)) for i, parameter in enumerate(self.parameters)] if f"{name}.0" in tensors else None
+            for name, like in (("average", _at_least_float), ("best", lambda parameter: parameter))
         )
 
 
@@ -322,6 +327,11 @@ def _constant(_: float) -> float:
 
 
 SCHEDULES: dict[str, Callable[[float], float]] = {"one_cycle": one_cycle, "cosine": _cosine, "constant": _constant}
+
+
+def _at_least_float(parameter: torch.Tensor) -> torch.Tensor:
+    """In float32 where its own type is shorter, in which a mean of many would stop where its steps fall below the last bit."""
+    return parameter.float() if parameter.dtype in (torch.float16, torch.bfloat16) else parameter
 
 
 def _copies(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
