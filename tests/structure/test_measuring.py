@@ -279,3 +279,11 @@ def test_numbers_that_are_not_whole_are_refused(problem, tmp_path, options):
         with refused(f"{next(iter(options))}: expected a whole number .*; got {next(iter(options.values()))}"):
             measure(problem.net, problem.holdout, folder=folder, **options)
     assert measure(problem.net, problem.holdout, np.int64(5), folder=tmp_path).top_k == 5
+
+
+def test_numbers_sorted_as_text_are_not_taken_for_output_numbers():
+    net = wrap(nn.Sequential(nn.Identity(), nn.Linear(1, 12)), torch.zeros(2, 1))
+    data = open_dataset((torch.zeros(12, 1), range(12)), sorted(map(str, range(12))))  # as folders called 0 to 11 are
+    with refused("the label '2' is output 2 of the network and label 4 of the data; open the data with labels=net.labels, or, where", "labels=data.labels"):
+        measure(net, data)
+    assert measure(wrap(net.model, torch.zeros(2, 1), labels=data.labels), data).n_examples == 12
