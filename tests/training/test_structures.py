@@ -224,7 +224,7 @@ def test_no_example_lies_on_the_threshold_of_a_share(unsure: list[float], share:
     number, slack = max(1, round(share * len(values))), len(values) // 200
     if len(set(unsure)) == len(unsure) and min(np.diff(np.sort(values)), default=1) > 1e-6:
         assert number - slack <= (values > above).sum() <= number + slack
-        assert np.abs(values - above).min() > 1e-7 or len(values) == 1
+        assert np.abs(values - above).min() > 1e-7
 
 
 def test_a_share_wants_a_frozen_network(problem: Problem, builder: Builder) -> None:

@@ -289,12 +289,10 @@ def _threshold(unsure: np.ndarray, share: float) -> float:
     on a threshold would run heads or not by the last bit of its scores."""
     falling = np.sort(unsure.astype(np.float64))[::-1]
     n, number = len(falling), running(share, len(falling))
-    gaps = falling[:-1] - falling[1:]
-    places = np.arange(max(1, number - n // 200), min(n - 1, number + n // 200) + 1)  # so many run
-    if not len(places):  # of a single example
-        return float(falling[0]) / 2
-    place = places[np.argmax(gaps[places - 1])]
-    return float(falling[place - 1] + falling[place]) / 2
+    below = np.append(falling[1:], falling[-1] / 2)
+    places = np.arange(max(1, number - n // 200), min(n, number + n // 200) + 1)  # so many run
+    place = places[np.argmax((falling - below)[places - 1])]
+    return float(falling[place - 1] + below[place - 1]) / 2
 
 
 def uncertainties(model: WrappedClassifier | AugmentedClassifier, store: FeatureStore) -> np.ndarray:
