@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import ipaddress
 import os
@@ -128,8 +127,13 @@ def serve(
     sys.setswitchinterval(0.0005)  # under overload refusing is work without a pause, for which the computing thread would wait 5 ms twice a batch
     gc.collect()
     gc.freeze()  # what is there now stays: no collection looks through it while a request waits
-    with contextlib.suppress(KeyboardInterrupt), address.bound:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn raises again what stopped it
+
+    def stop(*_: object) -> None:  # before uvicorn's own handler is there, and when it raises again what stopped it
+        server.should_exit = True
+
+    with address.bound:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)
         say(f"serving    {folder} at {address}; stop with Ctrl-C")
         server.run([address.bound])
 
