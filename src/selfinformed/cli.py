@@ -450,9 +450,7 @@ def _show_comparison(run: Run, json: bool) -> None:
     comparison = run.comparison()
     _show(json, comparison.to_dict(), comparison_table(comparison))
     if not json:
-        for arm, what in comparison.about.get("left_out", {}).items():
-            print(f"left out: {arm}, which needs {what}")  # noqa: T201
-        print(f"{comparison.verdict}\n{comparison.line}")  # noqa: T201
+        print("\n".join([*comparison.left_out, comparison.verdict, comparison.line]))  # noqa: T201
 
 
 def _group_table(run: Run) -> Table:

@@ -139,7 +139,7 @@ class Dispatch:
         """Numbers of the examples that run heads, rising; None for all of them."""
         if self.output is None or (self.share is None and self.above is None):
             return None
-        unsure = uncertainty(logits.detach(), self.output)
+        unsure = uncertainty(logits.detach(), self.output) if self._drawn is None else logits.detach()[:, 0]  # of which only the number counts
         if self.above is not None:
             return torch.nonzero(unsure > self.above).flatten()
         assert self.share is not None

@@ -85,7 +85,7 @@ class Examples:
                 found = {int(row): inputs for row in rows if (inputs := self._readable(int(row))) is not None}
                 if found:
                     try:
-                        inputs = _joined(list(found.values()))
+                        inputs = joined(list(found.values()))
                     except (RuntimeError, KeyError):  # each can be read, and together they make no batch, which this says
                         inputs = self.read(list(found))
                     yield np.array(list(found), dtype=np.int64), inputs
@@ -215,6 +215,14 @@ def take_inputs(inputs: Inputs, rows: Any) -> Inputs:
     if isinstance(inputs, dict):
         return {name: tensor[rows] for name, tensor in inputs.items()}
     return inputs[rows]
+
+
+def joined(batches: Sequence[Inputs]) -> Inputs:
+    """Batches of the same inputs as one; `KeyError` or `RuntimeError` where they are not."""
+    dicts, tensors = [batch for batch in batches if isinstance(batch, dict)], [batch for batch in batches if isinstance(batch, torch.Tensor)]
+    if len({named(batch) for batch in batches}) > 1:
+        raise KeyError("other inputs")
+    return {name: torch.cat([batch[name] for batch in dicts]) for name in dicts[0]} if dicts else torch.cat(tensors)
 
 
 def named(inputs: Inputs) -> str:
@@ -367,14 +375,6 @@ def _stacked(inputs: Sequence[Inputs], names: Sequence[str], hint: str) -> Input
                 raise SelfInformedError(f"data: {who} has shape {list(tensor.shape)}, {other} has {list(tensors[0].shape)}; {hint}")
         found[key] = torch.stack(tensors)
     return found if isinstance(first, dict) else found[""]
-
-
-def _joined(batches: Sequence[Inputs]) -> Inputs:
-    """Batches of the same inputs as one; `KeyError` or `RuntimeError` where they are not."""
-    dicts, tensors = [batch for batch in batches if isinstance(batch, dict)], [batch for batch in batches if isinstance(batch, torch.Tensor)]
-    if len({named(batch) for batch in batches}) > 1:
-        raise KeyError("other inputs")
-    return {name: torch.cat([batch[name] for batch in dicts]) for name in dicts[0]} if dicts else torch.cat(tensors)
 
 
 def _as_target(target: Any) -> Any:

@@ -156,6 +156,11 @@ class Comparison:
         return tones.pop() if len(tones) == 1 else ""
 
     @property
+    def left_out(self) -> list[str]:
+        """A line for each arm that was left out: what it would have needed."""
+        return [f"left out: {arm}, which needs {what}" for arm, what in self.about.get("left_out", {}).items()]
+
+    @property
     def line(self) -> str:
         """The same on one line for `grep`, always with these words in this order and `-` for what there is none of:
         `selfinformed: mAP@K base X method X gain X (LOW to HIGH) cost Xx beats ARM,ARM loses ARM`. mAP in percent, the gain's 95% interval,
@@ -236,7 +241,7 @@ class Comparison:
                 f"{row['arm']:<15}{100 * row['mean_average_precision']:8.2f}  {spread:<16}{over:>10}"
                 f"{100 * row['top1']:8.2f}{100 * row['top5']:8.2f}{row['multiply_adds']:16,.0f}{row['extra_computation']:8.3f}x"
             )
-        lines += [f"left out: {arm}, which needs {what}" for arm, what in self.about.get("left_out", {}).items()]
+        lines += self.left_out
         return "\n".join(lines)
 
 

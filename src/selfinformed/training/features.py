@@ -16,7 +16,7 @@ import torch
 
 from selfinformed.augmented.network import AugmentedClassifier
 from selfinformed.augmented.readers import InputTransform
-from selfinformed.data.examples import Examples, Inputs
+from selfinformed.data.examples import Examples, Inputs, joined, take_inputs
 from selfinformed.data.targets import Targets
 from selfinformed.network.trunk import CopiedEnd
 from selfinformed.network.wrap import FeatureShape, WrappedClassifier
@@ -307,10 +307,7 @@ def _one_after_another(views: Sequence[Examples]) -> Examples:
         view, row = np.divmod(np.asarray(rows, dtype=np.int64), len(first))
         order = np.argsort(view, kind="stable")
         parts = [views[v].read(row[order[view[order] == v]].tolist()) for v in np.unique(view)]
-        back = torch.from_numpy(np.argsort(order))
-        if isinstance(parts[0], dict):
-            return {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
-        return torch.cat(parts)[back]
+        return take_inputs(joined(parts), torch.from_numpy(np.argsort(order)))
 
     targets = first.targets.take(np.tile(np.arange(len(first)), len(views)))
     names = [name for view in views for name in view.names or ()] if all(view.names is not None for view in views) else None
