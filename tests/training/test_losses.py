@@ -141,3 +141,11 @@ def test_gradients_of_a_sure_network_hold_no_number_whose_square_is_subnormal(ou
     exact = scores.double().requires_grad_()
     objective.loss(exact, targets).backward()
     torch.testing.assert_close(gradient.double(), exact.grad, rtol=1e-4, atol=2e-7)
+
+
+def test_the_loss_of_any_score_is_exact() -> None:
+    scores = torch.linspace(-200, 200, 4001)[:, None]
+    for labels, sign in (([], 1), ([0], -1)):
+        for i in range(0, 4001, 7):
+            value = loss_of(scores[i : i + 1], as_targets([labels], 1), "logistic").item()
+            assert value == pytest.approx(np.logaddexp(0, sign * float(scores[i])), rel=1e-6, abs=3e-5 if labels else 1e-13)
