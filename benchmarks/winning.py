@@ -20,7 +20,8 @@ from common import RESULTS, save
 
 from selfinformed.augmented.network import augment
 from selfinformed.data.examples import Examples
-from selfinformed.evidence.comparison import Comparison, compare
+from selfinformed.evidence.comparing import compare
+from selfinformed.evidence.comparison import Comparison
 from selfinformed.evidence.evaluation import evaluate
 from selfinformed.evidence.figures import save_figure
 from selfinformed.network.wrap import WrappedClassifier

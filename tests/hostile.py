@@ -10,7 +10,7 @@ import numpy as np
 
 from conftest import Problem
 from selfinformed.data.labels import LabelSpace
-from selfinformed.evidence.comparison import compare
+from selfinformed.evidence.comparing import compare
 from selfinformed.evidence.mistakes import Calibration
 from selfinformed.evidence.reporting import Findings
 from selfinformed.structure.counts import ConfusionCounts

@@ -13,7 +13,7 @@ from conftest import N_LABELS, Problem, SmallNet, draw, refused
 from selfinformed.augmented.network import augment
 from selfinformed.data.examples import Examples, open_dataset
 from selfinformed.data.labels import LabelSpace
-from selfinformed.evidence.comparison import compare
+from selfinformed.evidence.comparing import compare
 from selfinformed.evidence.evaluation import evaluate
 from selfinformed.network.wrap import WrappedClassifier, wrap
 from selfinformed.runtime.errors import SelfInformedError

@@ -13,7 +13,7 @@ import pytest
 from conftest import Problem
 from selfinformed.augmented.network import augment
 from selfinformed.data.labels import LabelSpace
-from selfinformed.evidence.comparison import compare
+from selfinformed.evidence.comparing import compare
 from selfinformed.evidence.evaluation import evaluate
 from selfinformed.network.wrap import wrap
 from selfinformed.structure.counts import ConfusionCounts

@@ -11,7 +11,7 @@ import torch
 from conftest import Problem
 from selfinformed.data.examples import open_dataset
 from selfinformed.data.targets import as_targets
-from selfinformed.evidence.comparison import compare
+from selfinformed.evidence.comparing import compare
 from selfinformed.training.features import FeatureStore
 from selfinformed.training.headroom import probe
 from selfinformed.training.overlaps import n_shared, told_of_shared

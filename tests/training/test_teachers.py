@@ -7,7 +7,7 @@ import torch
 
 from conftest import Problem
 from selfinformed.augmented.network import augment
-from selfinformed.evidence.comparison import compare
+from selfinformed.evidence.comparing import compare
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.training.features import FeatureStore, score_batches
 from selfinformed.training.fitting import fit

@@ -1,6 +1,7 @@
 """Evaluation, controls, comparison, report."""
 
-from selfinformed.evidence.comparison import Comparison, compare
+from selfinformed.evidence.comparing import compare
+from selfinformed.evidence.comparison import Comparison
 from selfinformed.evidence.conditional import conditional_curve
 from selfinformed.evidence.evaluation import Evaluation, evaluate, recall_on_subset
 from selfinformed.evidence.reporting import Findings, report

@@ -18,7 +18,8 @@ from selfinformed.data.examples import Examples
 from selfinformed.data.labels import LabelSpace
 from selfinformed.data.predictions import Predictions, open_predictions
 from selfinformed.evidence.arms import FOUND
-from selfinformed.evidence.comparison import Comparison, compare
+from selfinformed.evidence.comparing import compare
+from selfinformed.evidence.comparison import Comparison
 from selfinformed.evidence.conditional import conditional_curve
 from selfinformed.evidence.figures import conditional_figure, save_figure, sweep_figure
 from selfinformed.evidence.judging import judge
