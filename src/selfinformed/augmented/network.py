@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,17 +16,16 @@ from torch import nn
 
 from selfinformed.augmented.dispatch import Dispatch
 from selfinformed.augmented.heads import Heads
+from selfinformed.augmented.slot import AveragedWith, ClassifierSlot, Joined, Keep
 from selfinformed.data.examples import Inputs
 from selfinformed.data.labels import LabelSpace
-from selfinformed.network.averaged import AveragedClassifier, plain
+from selfinformed.network.averaged import AveragedClassifier
 from selfinformed.network.calls import call, evaluating, logits_of, told_of
-from selfinformed.network.wrap import AttachPoint, Output, WrappedClassifier, fingerprint_of, state_of
+from selfinformed.network.wrap import Output, WrappedClassifier, fingerprint_of, state_of
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.memory import free_memory
 from selfinformed.runtime.reading import reason_of
 from selfinformed.structure.plans import HeadPlan
-
-_Joined = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class AugmentedClassifier(nn.Module):
@@ -62,9 +60,9 @@ class AugmentedClassifier(nn.Module):
             kept = "where it keeps a tensor of an earlier call, call model.train().eval() and wrap it anew"
             raise SelfInformedError(f"augment: the network cannot be copied ({reason_of(error)}); {kept}") from None
         self.is_control = heads is not None or not isinstance(classifier, str)
-        slot = _ClassifierSlot(net, plan, classifier, heads)
+        slot = ClassifierSlot(net, plan, classifier, heads)
         for number, name in enumerate(net.classifier_names):
-            replaced, stand_in = self.base.get_submodule(name), slot if name == net.classifier_name else _AveragedWith(slot, number)
+            replaced, stand_in = self.base.get_submodule(name), slot if name == net.classifier_name else AveragedWith(slot, number)
             for other, module in list(self.base.named_modules(remove_duplicate=False)):
                 if module is replaced:  # which may have several names
                     parent, _, child = other.rpartition(".")
@@ -75,7 +73,7 @@ class AugmentedClassifier(nn.Module):
         self._tuned = False
         self._compared: tuple[Any, bool] | None = None
         for number, point in enumerate(net.attach_points):
-            reader, keep = self.base.get_submodule(point.module), _Keep(slot, point, number)
+            reader, keep = self.base.get_submodule(point.module), Keep(slot, point, number)
             reader.register_forward_pre_hook(keep) if point.side == "input" else reader.register_forward_hook(keep)
         self.eval()
         self._prove_that_it_is_called()
@@ -89,7 +87,7 @@ class AugmentedClassifier(nn.Module):
             try:
                 self(self.net.example_inputs)
             except AttributeError as error:
-                if _ClassifierSlot.__name__ not in str(error):
+                if ClassifierSlot.__name__ not in str(error):
                     raise
                 called.clear()
         if len(called) != 1:
@@ -110,9 +108,9 @@ class AugmentedClassifier(nn.Module):
         return self
 
     @property
-    def _slot(self) -> _ClassifierSlot:
+    def _slot(self) -> ClassifierSlot:
         slot = self.base.get_submodule(self._slot_name)
-        assert isinstance(slot, _ClassifierSlot)
+        assert isinstance(slot, ClassifierSlot)
         return slot
 
     @property
@@ -185,14 +183,14 @@ class AugmentedClassifier(nn.Module):
         """The base's, as it was; never trained."""
         return self._slot.original
 
-    def from_features(self, attached: torch.Tensor, penultimate: torch.Tensor, join: _Joined = torch.add) -> torch.Tensor:
+    def from_features(self, attached: torch.Tensor, penultimate: torch.Tensor, join: Joined = torch.add) -> torch.Tensor:
         """The same logits [B, C] from cached features: attached [B, D] and the classifier's input [B, P].
 
         `join` makes them of the classifier's logits and what the heads add; training may have another.
         """
         return self._slot.combine(attached, penultimate, join)
 
-    def by_group(self, attached: torch.Tensor, penultimate: torch.Tensor, order: torch.Tensor, join: _Joined = torch.add) -> torch.Tensor:
+    def by_group(self, attached: torch.Tensor, penultimate: torch.Tensor, order: torch.Tensor, join: Joined = torch.add) -> torch.Tensor:
         """The logits [B, C] of `from_features` with the labels in `group_order`: column p is label order[p].
 
         Permuting the classifier's rows costs much less than permuting the columns of a batch of logits, forward and backward.
@@ -356,105 +354,3 @@ def augment(
         if onto.heads is not None and aug.heads is not None:
             aug.heads.take(onto.heads)
     return aug
-
-
-class _Handed(NamedTuple):
-    """Of a forward pass: what was read at each attach point, and the logits of an average's other parts."""
-
-    attached: list[torch.Tensor | None]
-    others: list[torch.Tensor]
-
-
-def _plain(classifier: nn.Linear | AveragedClassifier) -> nn.Linear | AveragedClassifier:
-    return AveragedClassifier(list(map(plain, classifier.parts))) if isinstance(classifier, AveragedClassifier) else plain(classifier)
-
-
-class _ClassifierSlot(nn.Module):
-    """Stands where the base's classifier stood, or the last of several whose average is the logits."""
-
-    def __init__(self, net: WrappedClassifier, plan: HeadPlan, classifier: str | nn.Linear | AveragedClassifier, heads: Heads | None) -> None:
-        super().__init__()
-        self.original = _plain(net.classifier).requires_grad_(False)
-        self.classifier = _plain(net.classifier) if isinstance(classifier, str) else classifier
-        if classifier == "reinitialise":
-            self.classifier.reset_parameters()
-        if heads is None and len(plan.groups):
-            heads = Heads(plan, zero_outputs=classifier != "reinitialise", trunk=net.model)
-        self.heads = heads if heads is None else heads.to(net.classifier.weight)
-        self.disabled = False
-        self.dispatch: Dispatch | None = None
-        self._handed: dict[int, _Handed] = {}
-        self._n_points = len(net.attach_points)
-
-    def handed(self) -> _Handed:
-        """What the forward pass of this thread has handed on so far."""
-        if (key := _thread()) not in self._handed:
-            self._handed[key] = _Handed([None] * self._n_points, [])
-        return self._handed[key]
-
-    def forget(self) -> None:
-        """A pass begins, or has ended; one that failed may have left something."""
-        self._handed.pop(_thread(), None)
-
-    def forward(self, penultimate: torch.Tensor) -> torch.Tensor:
-        attached, others = self.handed()
-        self.forget()
-        classifier = self.original if self.disabled else self.classifier
-        if isinstance(classifier, nn.Linear):
-            return classifier(penultimate) if self.disabled else self.combine(_side_by_side(attached).to(penultimate.dtype), penultimate)
-        logits: torch.Tensor = classifier.parts[-1](penultimate)
-        if self.disabled:
-            return logits
-        n = len(classifier.parts)
-        return logits + n * self.added(_side_by_side(attached).to(logits.dtype), (sum(others) + logits) / n)  # the model divides by n
-
-    def combine(self, attached: torch.Tensor, penultimate: torch.Tensor, join: _Joined = torch.add) -> torch.Tensor:
-        if self.disabled:
-            return self.original(penultimate)  # type: ignore[no-any-return]
-        logits: torch.Tensor = self.classifier(penultimate)
-        return join(logits, self.added(attached, logits)) if self.heads is not None else logits
-
-    def added(self, attached: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        """What the heads add to the logits [B, C]."""
-        if self.heads is None:
-            return torch.zeros_like(logits)
-        return self.heads(attached) if self.dispatch is None else self.dispatch(self.heads, attached, logits)
-
-
-def _thread() -> int:
-    return 0 if torch.compiler.is_compiling() else threading.get_ident()
-
-
-class _AveragedWith(nn.Module):
-    """Stands where another classifier of an average stood."""
-
-    def __init__(self, slot: _ClassifierSlot, number: int) -> None:
-        super().__init__()
-        self.number = number
-        self.__dict__["slot"] = slot  # no child: its parameters are the slot's
-
-    def forward(self, penultimate: torch.Tensor) -> torch.Tensor:
-        slot = self.__dict__["slot"]
-        logits: torch.Tensor = (slot.original if slot.disabled else slot.classifier).parts[self.number](penultimate)
-        slot.handed().others.append(logits)
-        return logits
-
-
-class _Keep:
-    """A hook on an attach point that hands its tensor to the slot; copied along with the network."""
-
-    def __init__(self, slot: _ClassifierSlot, attach: AttachPoint, number: int) -> None:
-        self.slot, self.attach, self.number = slot, attach, number
-
-    def __call__(self, _: nn.Module, args: tuple[Any, ...], output: Any = None) -> None:
-        self.slot.handed().attached[self.number] = self.attach.read(args[0] if self.attach.side == "input" else output)
-
-
-def _side_by_side(parts: list[torch.Tensor | None]) -> torch.Tensor:
-    kept = [part for part in parts if part is not None]
-    if len(kept) < len(parts):
-        raise SelfInformedError(
-            "attach: the classifier was called before what heads read was computed; where parts of the network are checkpointed, "
-            "attach point and classifier belong in the same part, or in none"
-        )
-    return kept[0] if len(kept) == 1 else torch.cat(kept, 1)

@@ -1,0 +1,121 @@
+"""What stands in the place of the base's classifier: the new classifier and the heads, handed what was read at the attach points."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from selfinformed.augmented.dispatch import Dispatch
+from selfinformed.augmented.heads import Heads
+from selfinformed.network.averaged import AveragedClassifier, plain
+from selfinformed.network.wrap import AttachPoint, WrappedClassifier
+from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.structure.plans import HeadPlan
+
+Joined = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # logits [B, C] of the classifier's and of what the heads add
+
+
+class _Handed(NamedTuple):
+    """Of a forward pass: what was read at each attach point, and the logits of an average's other parts."""
+
+    attached: list[torch.Tensor | None]
+    others: list[torch.Tensor]
+
+
+def _plain(classifier: nn.Linear | AveragedClassifier) -> nn.Linear | AveragedClassifier:
+    return AveragedClassifier(list(map(plain, classifier.parts))) if isinstance(classifier, AveragedClassifier) else plain(classifier)
+
+
+class ClassifierSlot(nn.Module):
+    """Stands where the base's classifier stood, or the last of several whose average is the logits."""
+
+    def __init__(self, net: WrappedClassifier, plan: HeadPlan, classifier: str | nn.Linear | AveragedClassifier, heads: Heads | None) -> None:
+        super().__init__()
+        self.original = _plain(net.classifier).requires_grad_(False)
+        self.classifier = _plain(net.classifier) if isinstance(classifier, str) else classifier
+        if classifier == "reinitialise":
+            self.classifier.reset_parameters()
+        if heads is None and len(plan.groups):
+            heads = Heads(plan, zero_outputs=classifier != "reinitialise", trunk=net.model)
+        self.heads = heads if heads is None else heads.to(net.classifier.weight)
+        self.disabled = False
+        self.dispatch: Dispatch | None = None
+        self._handed: dict[int, _Handed] = {}
+        self._n_points = len(net.attach_points)
+
+    def handed(self) -> _Handed:
+        """What the forward pass of this thread has handed on so far."""
+        if (key := _thread()) not in self._handed:
+            self._handed[key] = _Handed([None] * self._n_points, [])
+        return self._handed[key]
+
+    def forget(self) -> None:
+        """A pass begins, or has ended; one that failed may have left something."""
+        self._handed.pop(_thread(), None)
+
+    def forward(self, penultimate: torch.Tensor) -> torch.Tensor:
+        attached, others = self.handed()
+        self.forget()
+        classifier = self.original if self.disabled else self.classifier
+        if isinstance(classifier, nn.Linear):
+            return classifier(penultimate) if self.disabled else self.combine(_side_by_side(attached).to(penultimate.dtype), penultimate)
+        logits: torch.Tensor = classifier.parts[-1](penultimate)
+        if self.disabled:
+            return logits
+        n = len(classifier.parts)
+        return logits + n * self.added(_side_by_side(attached).to(logits.dtype), (sum(others) + logits) / n)  # the model divides by n
+
+    def combine(self, attached: torch.Tensor, penultimate: torch.Tensor, join: Joined = torch.add) -> torch.Tensor:
+        if self.disabled:
+            return self.original(penultimate)  # type: ignore[no-any-return]
+        logits: torch.Tensor = self.classifier(penultimate)
+        return join(logits, self.added(attached, logits)) if self.heads is not None else logits
+
+    def added(self, attached: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """What the heads add to the logits [B, C]."""
+        if self.heads is None:
+            return torch.zeros_like(logits)
+        return self.heads(attached) if self.dispatch is None else self.dispatch(self.heads, attached, logits)
+
+
+def _thread() -> int:
+    return 0 if torch.compiler.is_compiling() else threading.get_ident()
+
+
+class AveragedWith(nn.Module):
+    """Stands where another classifier of an average stood."""
+
+    def __init__(self, slot: ClassifierSlot, number: int) -> None:
+        super().__init__()
+        self.number = number
+        self.__dict__["slot"] = slot  # no child: its parameters are the slot's
+
+    def forward(self, penultimate: torch.Tensor) -> torch.Tensor:
+        slot = self.__dict__["slot"]
+        logits: torch.Tensor = (slot.original if slot.disabled else slot.classifier).parts[self.number](penultimate)
+        slot.handed().others.append(logits)
+        return logits
+
+
+class Keep:
+    """A hook on an attach point that hands its tensor to the slot; copied along with the network."""
+
+    def __init__(self, slot: ClassifierSlot, attach: AttachPoint, number: int) -> None:
+        self.slot, self.attach, self.number = slot, attach, number
+
+    def __call__(self, _: nn.Module, args: tuple[Any, ...], output: Any = None) -> None:
+        self.slot.handed().attached[self.number] = self.attach.read(args[0] if self.attach.side == "input" else output)
+
+
+def _side_by_side(parts: list[torch.Tensor | None]) -> torch.Tensor:
+    kept = [part for part in parts if part is not None]
+    if len(kept) < len(parts):
+        raise SelfInformedError(
+            "attach: the classifier was called before what heads read was computed; where parts of the network are checkpointed, "
+            "attach point and classifier belong in the same part, or in none"
+        )
+    return kept[0] if len(kept) == 1 else torch.cat(kept, 1)
