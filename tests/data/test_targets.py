@@ -145,6 +145,17 @@ def test_columns_of_class_numbers():
         as_targets(pd.Series(["a", "b"]), C)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", "uint64", "int8"])
+def test_class_numbers_of_any_integer_type(dtype: str):
+    for form in (np.array([2, 0, 1], dtype), torch.from_numpy(np.array([2, 0, 1], dtype))):
+        assert as_targets(form, C).labels.tolist() == [2, 0, 1]
+
+
+def test_multi_hot_in_bfloat16():
+    for form in (torch.eye(C, dtype=torch.bfloat16), torch.eye(C, dtype=torch.bfloat16).to_sparse()):
+        assert as_targets(form, C).labels.tolist() == list(range(C))
+
+
 @properties
 @given(label_lists, st.sampled_from([sp.csr_array, sp.csc_matrix, sp.coo_array]), st.sampled_from([np.int8, np.bool_, np.float64]))
 def test_sparse_multi_hot(lists, kind, dtype):

@@ -141,6 +141,19 @@ def test_probabilities_that_round_to_one_are_ranked_nevertheless():
     assert one == 1
 
 
+@pytest.mark.parametrize("margin", [90, 110, 1e4])
+def test_examples_of_which_a_network_is_quite_sure_are_ranked(margin: float):
+    scores = torch.zeros(4, 3)
+    scores[:, 0] = margin - torch.arange(4)
+    assert mean_average_precision(scores, [0, 0, 1, 2], 50, "probabilities") == pytest.approx(5 / 6)
+
+
+def test_scores_may_ask_for_gradients():
+    metrics = RankingMetrics(3)
+    metrics.update(torch.eye(3, requires_grad=True), [0, 1, 2])
+    assert metrics.compute().mean_average_precision == 1
+
+
 def test_no_examples_are_refused():
     with pytest.raises(SelfInformedError, match="no examples"):
         RankingMetrics(3).compute()

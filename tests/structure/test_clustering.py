@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -189,9 +190,23 @@ def test_a_component_is_never_torn_even_where_fewer_groups_are_asked_for(seed: i
     block = np.random.default_rng(seed).permutation(60) // 10
     counts = counts_of(2 * (block[:, None] == block) + np.eye(60, dtype=int))
     for n_groups in (2, 3, 4, 6):
-        groups = cluster(counts, n_groups)
+        with pytest.warns(Remark, match=f"6 parts never .* in {n_groups} groups") if n_groups < 6 else nullcontext():
+            groups = cluster(counts, n_groups)
         assert all(len(set(groups.assignment[block == b])) == 1 for b in range(6))
         assert len(groups.ungrouped) == 0
+        assert groups.sizes == {2: [30, 30], 3: [20, 20, 20], 4: [20, 20, 10, 10], 6: [10] * 6}[n_groups]
+
+
+@pytest.mark.parametrize("n_pairs", [32, 33, 300])
+def test_parts_that_are_more_than_groups_share_them_evenly(n_pairs: int) -> None:
+    """By 32 eigenvalues of 1 as well as by more: one group of all that is left over would be one head for nearly all labels."""
+    counts = counts_of(np.kron(np.eye(n_pairs, dtype=int), np.ones((2, 2), dtype=int)))
+    with pytest.warns(Remark, match=f"{n_pairs} parts") if n_pairs > 32 else nullcontext():
+        assert set(cluster(counts).sizes) <= {2 * (n_pairs // 32), 2 * (n_pairs // 32) + 2}
+    for method in ("spectral", "balanced"):
+        with pytest.warns(Remark, match=f"{n_pairs} parts"):
+            groups = cluster(counts, 5, method=method)
+        assert max(groups.sizes) - min(groups.sizes) <= (2 if method == "spectral" else 1)
 
 
 def test_labels_that_share_no_detection_go_to_no_group() -> None:
@@ -245,7 +260,8 @@ def test_auto_on_the_smallest_graph_keeps_the_pair_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("eigenvalues", "expected"), [([1, 0.2], 1), ([1, 0.9, 0.1], 2), ([1, 0.3, 0.29, 0.28, 0.0], 4), ([1, 1, 1, 1, 0.5, 0.4], 4), ([1] * 5, 2)]
+    ("eigenvalues", "expected"),
+    [([1, 0.2], 1), ([1, 0.9, 0.1], 2), ([1, 0.3, 0.29, 0.28, 0.0], 4), ([1, 1, 1, 1, 0.5, 0.4], 4), ([1] * 5, 4), ([1, *[-0.2] * 5], 2)]
 )
 def test_largest_gap(eigenvalues: list[float], expected: int) -> None:
     assert largest_gap(np.array(eigenvalues, dtype=float)) == expected

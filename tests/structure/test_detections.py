@@ -56,6 +56,12 @@ def test_scores_must_be_a_batch() -> None:
         detections(torch.zeros(6), 1)
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.complex64])
+def test_scores_are_real_numbers(dtype: torch.dtype) -> None:
+    with pytest.raises(SelfInformedError, match=f"^scores: expected logits, real numbers; got {str(dtype)[6:]}$"):
+        detections(torch.eye(3).to(dtype), 1)
+
+
 @pytest.mark.parametrize(("n_labels", "expected"), [(1, 1), (4, 4), (5, 5), (750, 5), (900, 6), (2965, 19), (15_000, 100), (17_000, 100)])
 def test_default_top_k_keeps_the_papers_ratio(n_labels: int, expected: int) -> None:
     assert default_top_k(n_labels) == expected

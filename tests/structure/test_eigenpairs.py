@@ -192,3 +192,26 @@ def test_counts_of_fewer_rows_than_labels_are_multiplied_alike() -> None:
     for part in (matrix, sp.vstack([matrix] * 12, format="csr")):
         similarity = Similarity(sp.csr_array(part), similarity_degrees(part))
         np.testing.assert_allclose(similarity.times(block), dense(part) @ block, atol=1e-12)
+
+
+@pytest.mark.parametrize("diagonal", [1_000, 100_000])
+def test_labels_that_are_nearly_always_right_cost_no_exactness(diagonal: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of float32 products of their counts nothing would be left but rounding."""
+    monkeypatch.setattr(eigenpairs, "_SINGLE", 100)
+    rounds = []
+    filtered = eigenpairs._filtered
+    monkeypatch.setattr(eigenpairs, "_filtered", lambda *given: rounds.append(1) or filtered(*given))
+    matrix = planted(480, 24, 0.02, 0)
+    matrix = sp.csr_array(matrix + diagonal * sp.eye_array(480, dtype=np.int64))
+    found = leading_eigenpairs(matrix, similarity_degrees(matrix), 24)
+    assert found.vectors.dtype == np.float32
+    np.testing.assert_allclose(found.values, np.linalg.eigvalsh(dense(matrix))[::-1][:24], atol=2e-5)
+    assert found.residuals.max() <= 2e-5
+    assert len(rounds) < 12
+
+
+def test_what_is_not_exact_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eigenpairs, "_ROUNDS", 1)
+    matrix = planted(480, 24, 0.05, 0)
+    with pytest.warns(UserWarning, match="cluster: of \\d+ eigenvectors the least exact has a residual of .* after 1 rounds"):
+        leading_eigenpairs(matrix, similarity_degrees(matrix), 24)

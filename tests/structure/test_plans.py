@@ -162,12 +162,14 @@ def test_no_groups_need_no_budget(net: WrappedClassifier) -> None:
         ({"budget": float("inf")}, "expected budget > 0"),
         ({"dense_share": 1}, "0 <= dense_share < 1"),
         ({"dense_share": -0.1}, "0 <= dense_share < 1"),
-        ({"depth": -1}, "depth >= 0"),
+        ({"depth": -1}, "depth: expected a whole number of at least 0; got -1"),
         ({"budget": 1e-6}, "do not reach for 3 heads of one unit"),
         ({"budget": 0.05, "dense_share": 0.001}, "do not reach for 1 heads of one unit"),
         ({"capacity": "label"}, "capacity: expected one of uniform, labels, examples, confusions; got 'label'"),
         ({"capacity": "examples"}, "needs examples="),
         ({"capacity": "examples", "examples": [1, 2, 3]}, r"examples: expected 12 numbers, one per label; got shape \[3\]"),
+        ({"capacity": "examples", "examples": [np.nan] + [1] * 11}, "examples: expected finite numbers of training examples, at least 0; got nan"),
+        ({"capacity": "examples", "examples": [-1000] + [1] * 11}, "examples: expected finite .* got -1000"),
         ({"capacity": "confusions"}, "needs counts="),
         ({"capacity": "confusions", "counts": ConfusionCounts(20, 1)}, "counts: made for 20 labels, the groups for 12"),
         ({"hidden": ()}, "at least one ReLU layer"),
@@ -273,7 +275,10 @@ def test_heads_without_layers_of_their_own_share_one_that_the_budget_sets(proble
         plan(problem.net, problem.groups, depth=0, shared=8)
 
 
-@pytest.mark.parametrize("options", [{"hidden": (2.5,)}, {"hidden": 8}, {"budget": "3%"}, {"budget": None}, {"depth": "1"}], ids=str)
+@pytest.mark.parametrize("options", [
+    {"hidden": (2.5,)}, {"hidden": 8}, {"hidden": (True,)}, {"budget": "3%"}, {"budget": None}, {"budget": True}, {"depth": "1"}, {"depth": 1.5},
+    {"shared": 2.5}, {"shared": -1}, {"kernel": 0},
+], ids=str)  # fmt: skip
 def test_widths_and_budgets_that_are_none_are_refused(net: WrappedClassifier, options: dict[str, Any]) -> None:
-    with pytest.raises(SelfInformedError, match=r"^(hidden|plan): expected .* got "):
+    with pytest.raises(SelfInformedError, match=r"^(hidden|plan|depth|shared|kernel): expected .* got "):
         plan(net, PARTITION, **options)

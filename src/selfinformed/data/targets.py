@@ -103,6 +103,8 @@ def as_targets(targets: Any, n_labels: int | None = None, first_example: int = 0
         return targets
     if isinstance(targets, torch.Tensor):
         targets = targets.detach().cpu()
+        if targets.dtype == torch.bfloat16:  # which NumPy has not
+            targets = targets.float()
         if targets.layout != torch.strided and targets.ndim == 2:
             entries = targets.to_sparse_coo().coalesce()  # in the order of the rows
             values = entries.values().numpy()
@@ -122,7 +124,7 @@ def as_targets(targets: Any, n_labels: int | None = None, first_example: int = 0
         return _from_lists(targets, n_labels, first_example)
     array = np.asarray(targets)
     if array.ndim == 1 and (array.dtype.kind in "iu" or array.size == 0):
-        if array.dtype.kind == "u":  # the largest of 64 bits would become negative
+        if array.dtype == np.uint64:  # the largest would become negative
             array = np.minimum(array, np.iinfo(np.int64).max)
         return _checked(np.arange(len(array) + 1, dtype=np.int64), array.astype(np.int64), n_labels, first_example)
     if array.ndim == 2 and array.dtype.kind in "biuf":

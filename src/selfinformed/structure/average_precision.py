@@ -84,12 +84,12 @@ class RankingMetrics:
 
     def update(self, scores: torch.Tensor, targets: Any, name: Callable[[int], str] | None = None) -> None:
         """Adds a batch: logits [B, C] and targets in any form; `name` says how errors call row b."""
-        annotated = as_targets(targets, self.n_labels, self.n_examples)
+        annotated, scores = as_targets(targets, self.n_labels, self.n_examples), scores.detach().cpu()
         if scores.shape != (len(annotated), self.n_labels):
             raise SelfInformedError(f"scores: expected shape [{len(annotated)}, {self.n_labels}], got {list(scores.shape)}")
         ids = detections(scores, min(max(self.top_k, 5), self.n_labels), name)
         scores = scores if scores.dtype == torch.float64 else scores.float()  # rounded, different ones could be equal
-        kept = (_log_probabilities(scores, ids) if self.ranked_by == "probabilities" else scores.gather(1, ids)).numpy()
+        kept = (_log_odds(scores, ids) if self.ranked_by == "probabilities" else scores.gather(1, ids)).numpy()
         labels = ids.numpy()
         examples, truth = annotated.pairs()
         keys = np.arange(len(labels))[:, None] * self.n_labels + labels
@@ -134,13 +134,14 @@ class RankingMetrics:
             return np.where(self._positives > 0, sums / self._positives, np.nan)
 
 
-def _log_probabilities(scores: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """Of the labels `ids` [B, K], best first. That of the best is computed from the others', since its difference to all of them rounds to 0 for every
-    example of which a network is sure."""
+def _log_odds(scores: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """log p / (1 - p) of the labels `ids` [B, K], best first, which rank as the probabilities p do. That of the best is its difference to the others:
+    the probability, and its logarithm, are the same number for every example of which a network is sure."""
     logits = scores.gather(1, ids)
     others = scores.scatter(1, ids[:, :1], -torch.inf).logsumexp(1)
-    found = logits - scores.logsumexp(1, keepdim=True)
-    found[:, 0] = -torch.nn.functional.softplus(others - logits[:, 0])
+    logs = (logits - scores.logsumexp(1, keepdim=True)).clamp_(max=0)
+    found = logs - torch.log1p(-logs.exp())
+    found[:, 0] = logits[:, 0] - others
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import warnings
 from collections.abc import Sequence
 from typing import Any, Literal, cast, get_args
@@ -15,6 +16,7 @@ from threadpoolctl import threadpool_limits
 from selfinformed.data.labels import LabelSpace
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.remarks import remark
+from selfinformed.structure import kernels
 from selfinformed.structure.counts import ConfusionCounts, Kind
 from selfinformed.structure.eigenpairs import FloatArray, leading_eigenpairs
 from selfinformed.structure.groupings import Method, balanced, confusion_graph, covariance_rows, greedy, leiden, random_groups
@@ -173,15 +175,31 @@ class Spectrum:
         with threadpool_limits(1, "blas"):  # sums taken in one order
             found = leading_eigenpairs(confused.columns(), confused.degree, min(max(wanted + 4, 16), n), needed)
         self.values, self.vectors, self.n_groups = found.values, found.vectors, needed(found.values)
+        columns = confused.columns()
+        self._component = np.unique(kernels.components(columns.indptr, columns.indices, n), return_inverse=True)[1]  # of each label
 
     def groups(self, n_groups: int, seed: int, balance: bool = False) -> LabelGroups:
         """The labels in n_groups by k-means on the unit rows of as many eigenvectors: at most those asked for, or just as many of balanced sizes."""
-        points = unit_rows(self.vectors[:, :n_groups])
+        points = self._packed(n_groups) if self._component.max() >= n_groups else unit_rows(self.vectors[:, :n_groups])
         place = kmeans(points, n_groups, seed)
         if balance:
             with threadpool_limits(1, "blas"):
                 place = balanced(points, place, n_groups)
         return self.confused.groups(place, "balanced" if balance else "spectral", self.values)
+
+    def _packed(self, n_groups: int) -> npt.NDArray[np.float32]:
+        """Points [C, n_groups] of more components than groups: a corner for each group, and components, the largest first, in what is least full yet.
+
+        Any n_groups of the vectors, all with the eigenvalue 1, tell as many components from the rest, which would be one group.
+        """
+        sizes = np.bincount(self._component)
+        remark(f"n_groups: the labels fall into {len(sizes):,} parts never mixed up with each other; put together in {n_groups:,} groups, none divided")
+        place, filled = np.empty(len(sizes), np.int64), [(0, group) for group in range(n_groups)]
+        for part in np.argsort(-sizes, kind="stable"):
+            size, group = filled[0]
+            place[part] = group
+            heapq.heapreplace(filled, (size + int(sizes[part]), group))
+        return np.eye(n_groups, dtype=np.float32)[place[self._component]]
 
 
 def covering(groups: LabelGroups, counts: ConfusionCounts, share: float) -> LabelGroups:
@@ -241,9 +259,12 @@ def similarity_degrees(matrix: sp.csr_array) -> FloatArray:
 
 
 def largest_gap(eigenvalues: FloatArray) -> int:
-    """How many groups: the n >= 2 with the largest drop from the n-th eigenvalue to the next (1 where there are fewer than three)."""
+    """How many groups: the n >= 2 with the largest drop from the n-th eigenvalue to the next (1 where there are fewer than three), or all where each is 1,
+    of a component of its own."""
     if len(eigenvalues) < 3:
         return 1
+    if eigenvalues[-1] > 1 - 1e-6:
+        return len(eigenvalues) - 1
     drops = eigenvalues[1:-1] - eigenvalues[2:]
     return int(np.argmax(np.round(drops, 9))) + 2
 

@@ -31,6 +31,8 @@ def detections(scores: torch.Tensor, top_k: int, name: Callable[[int], str] | No
     """
     if scores.ndim != 2:
         raise SelfInformedError(f"scores: expected logits [batch, labels], got a tensor of shape {list(scores.shape)}")
+    if scores.dtype == torch.bool or scores.is_complex():
+        raise SelfInformedError(f"scores: expected logits, real numbers; got {str(scores.dtype).removeprefix('torch.')}")
     n_labels = scores.shape[1]
     top_k = whole_number("top_k", top_k, n_labels, ", the number of labels")
     if not torch.isfinite(scores.sum()) and not (finite := torch.isfinite(scores)).all():  # a sum of finite scores can overflow

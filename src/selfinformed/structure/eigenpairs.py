@@ -15,6 +15,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from selfinformed.runtime.memory import require_memory
+from selfinformed.runtime.remarks import remark
 from selfinformed.structure import kernels
 from selfinformed.structure.tables import Array, in_threads
 
@@ -22,6 +23,7 @@ FloatArray = npt.NDArray[np.float64]
 
 _DENSE = 400  # up to this many labels a dense eigensolver is exact and faster
 _SINGLE = 5_000  # from this many labels on vectors are float32
+_CANCELS = 32.0  # a product from which more of a vector is taken than this is summed in float64
 _ROWS = 1024  # of a product done at a time
 _COLUMNS = 32  # of a block multiplied at a time, so that they stay in cache
 _DEGREE = 24  # of the polynomial at most
@@ -68,8 +70,10 @@ class Similarity:
         self.dtype = np.dtype(np.float32 if self.size > _SINGLE else np.float64)
         scale = 1 / np.sqrt(degree)
         scaled = sp.csr_array(((matrix.data * scale[matrix.indices]).astype(self.dtype), matrix.indices, matrix.indptr), shape=matrix.shape)
-        squares = np.bincount(matrix.indices, np.square(matrix.data, dtype=np.float64), self.size)
-        self.own = (squares / degree).astype(self.dtype)  # the diagonal that W leaves out
+        own = np.bincount(scaled.indices, np.square(scaled.data, dtype=np.float64), self.size)  # the diagonal that W leaves out
+        # Of labels that are nearly always right it is thousands of times what is left, which rounding in float32 would drown.
+        self._sums = np.dtype(np.float64) if own.max() > _CANCELS else self.dtype
+        self.own = own.astype(self._sums)
         self._forward, self._back = scaled, scaled.T.tocsr()
         self.component = np.unique(kernels.components(matrix.indptr, matrix.indices, self.size), return_inverse=True)[1]  # of each label
         self.root_degree = np.sqrt(degree)
@@ -97,9 +101,9 @@ class Similarity:
 
     def _times(self, block: Array, numbers: tuple[float, float, float], before: Array | None, out: Array) -> None:
         block = np.ascontiguousarray(block, self.dtype)
-        between = np.empty((self._forward.shape[0], block.shape[1]), self.dtype)
-        product = np.empty_like(block)
-        forward, back, (shift, factor, weight) = self._forward, self._back, map(self.dtype.type, numbers)
+        between = np.empty((self._forward.shape[0], block.shape[1]), self._sums)
+        product = np.empty(block.shape, self._sums)
+        forward, back, (shift, factor, weight) = self._forward, self._back, map(self._sums.type, numbers)
 
         def first(start: int) -> None:
             kernels.sparse_times(forward.indptr, forward.indices, forward.data, block, start, between[start : start + _ROWS])
@@ -137,6 +141,8 @@ def _leading(similarity: Similarity, n: int, needed: Callable[[FloatArray], int]
         if (residuals[:exact] <= tolerance).all():
             break
         largest = min(2 * largest, _DEGREE)  # the first rounds only find where the unwanted eigenvalues lie
+    else:
+        remark(f"cluster: of {exact} eigenvectors the least exact has a residual of {residuals[:exact].max():.1g} after {_ROUNDS} rounds, not {tolerance:g}")
     return np.concatenate([ones, values[:wanted]]), np.hstack([trivial, block[:, :wanted]])
 
 

@@ -151,19 +151,20 @@ def transpose_into(
 
 @njit(nogil=True, cache=True)
 def sparse_times(starts: Array, columns: Array, data: Array, block: Array, first: int, out: Array) -> None:  # pragma: no cover - compiled
-    """Rows first, first + 1, ... of a sparse matrix times `block` [C, m], into `out` [R, m]; four entries at a time, to write less often."""
+    """Rows first, first + 1, ... of a sparse matrix times `block` [C, m], into `out` [R, m], in whose type sums are taken; four at a time: less is written."""
+    number = out.dtype.type
     for r in range(out.shape[0]):
         row = out[r]
         row[:] = 0
         i, last = starts[first + r], starts[first + r + 1]
         while i + 4 <= last:
             a, b, c, d = block[columns[i]], block[columns[i + 1]], block[columns[i + 2]], block[columns[i + 3]]
-            p, q, s, t = data[i], data[i + 1], data[i + 2], data[i + 3]
+            p, q, s, t = number(data[i]), number(data[i + 1]), number(data[i + 2]), number(data[i + 3])
             for k in range(len(row)):
                 row[k] += p * a[k] + q * b[k] + s * c[k] + t * d[k]
             i += 4
         while i < last:
-            a, p = block[columns[i]], data[i]
+            a, p = block[columns[i]], number(data[i])
             for k in range(len(row)):
                 row[k] += p * a[k]
             i += 1

@@ -261,6 +261,9 @@ def plan(
     """
     if groups.n_labels != net.n_labels:
         raise SelfInformedError(f"groups: made for {groups.n_labels} labels, the network has {net.n_labels}")
+    for name, value, least in (("depth", depth, 0), ("shared", shared, 0), ("kernel", kernel, 1)):
+        if not _is_whole(value) or value < least:
+            raise SelfInformedError(f"{name}: expected a whole number of at least {least}; got {value!r}")
     base, parameters, source = net.cost.multiply_adds, net.cost.parameters, _source(net, attach, kernel, copy, shared, linear)
     used = np.full(len(groups), usage, dtype=float) if np.ndim(usage) == 0 else np.asarray(usage, dtype=float)
 
@@ -268,12 +271,12 @@ def plan(
         return HeadPlan(groups, tuple(widths), net.feature_size, base, parameters, (source,) * len(groups))
 
     if hidden is not None:
-        if not isinstance(hidden, Sequence) or not all(isinstance(width, int | np.integer) for width in hidden):
+        if not isinstance(hidden, Sequence) or not all(map(_is_whole, hidden)):
             raise SelfInformedError(f"hidden: expected whole widths of at least 1, one for each layer, e.g. (64,); got {hidden!r}")
         return made(groups, [tuple(hidden)] * len(groups))
-    numbers = all(isinstance(number, int | float | np.number) for number in (budget, dense_share, depth))
-    if not numbers or not 0 < budget < math.inf or not 0 <= dense_share < 1 or depth < 0:
-        raise SelfInformedError(f"plan: expected budget > 0, 0 <= dense_share < 1, depth >= 0; got {budget!r}, {dense_share!r}, {depth!r}")
+    numbers = all(isinstance(number, int | float | np.number) and not isinstance(number, bool) for number in (budget, dense_share))
+    if not numbers or not 0 < budget < math.inf or not 0 <= dense_share < 1:
+        raise SelfInformedError(f"plan: expected budget > 0, 0 <= dense_share < 1; got {budget!r}, {dense_share!r}")
     if not depth and (shared or copy or dense_share or not len(groups)):
         raise SelfInformedError("plan: with depth=0 the budget sets the width of the shared layer of heads; give neither shared= nor dense_share= nor copy=")
     if len(used) != len(groups) or not ((used >= 0) & (used <= 1)).all() or not 0 <= shared_usage <= 1 or (dense_share and used.min(initial=1) < 1):
@@ -346,6 +349,10 @@ def _source(net: WrappedClassifier, attach: str | None, kernel: int, copy: bool,
     return Source(starts[place], starts[place + 1], net.shapes[place].map, kernel, shared, linear)
 
 
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
 def _shares(groups: LabelGroups, capacity: Capacity, counts: ConfusionCounts | None, examples: npt.ArrayLike | None) -> npt.NDArray[np.float64]:
     if capacity not in get_args(Capacity):
         raise SelfInformedError(f"capacity: expected one of {', '.join(get_args(Capacity))}; got {capacity!r}")
@@ -356,7 +363,10 @@ def _shares(groups: LabelGroups, capacity: Capacity, counts: ConfusionCounts | N
             raise SelfInformedError("capacity: 'examples' needs examples=, the number of training examples of each label")
         if np.shape(examples) != (groups.n_labels,):
             raise SelfInformedError(f"examples: expected {groups.n_labels} numbers, one per label; got shape {list(np.shape(examples))}")
-        mass = np.array([np.asarray(examples)[m].sum() for m in groups.members], dtype=float)
+        numbers = np.asarray(examples, dtype=float)
+        if len(wrong := numbers[~(np.isfinite(numbers) & (numbers >= 0))]):
+            raise SelfInformedError(f"examples: expected finite numbers of training examples, at least 0; got {wrong[0]}")
+        mass = np.array([numbers[m].sum() for m in groups.members])
     elif capacity == "confusions":
         if counts is None:
             raise SelfInformedError("capacity: 'confusions' needs counts=, the confusion counts the groups came from")
