@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from selfinformed.data.examples import Examples, open_dataset, take_inputs
 from selfinformed.data.labels import LabelSpace
@@ -177,7 +177,7 @@ def test_mappings_are_keyword_inputs():
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ([{"ids": [1, 2], "labels": 0}], r"example 0 of list is one dictionary of ids, labels; give pairs: a dictionary of what the network is called with"),
+        ([{"ids": [1, 2], "y": 0}], r"example 0 of list is one dictionary of ids, y; give labels too, as `labels` in it or in pairs"),
         (({"ids": [[1, 2], [3]]}, [0, 1]), r"'ids' of the inputs is no numbers .*; give all rows one length, with padding='max_length'"),
         (([[1, 2], [3]], [0, 1]), r"the inputs are no numbers .*; give all rows one length, with padding='max_length'"),
         (({"ids": [torch.zeros(2), torch.zeros(1)]}, [0, 1]), r"'ids' of the inputs is no numbers .*; give all rows one length, with padding='max_length'"),
@@ -211,14 +211,46 @@ def test_a_dataset_names_its_classes():
     assert open_dataset(Squares(classes=["x", "y", "z"]), list("abc")).labels.names == ("a", "b", "c")
 
 
+def test_classes_of_a_dataset_find_their_outputs_by_name():
+    """Taken by their numbers, a network that is always right would be always wrong, and nobody told."""
+    data = Squares(classes=["b", "c", "a"])
+    for data_set in (data, Subset(Subset(data, range(len(CLASSES))), range(len(CLASSES)))):
+        examples = open_dataset(data_set, ["a", "c", "d", "b"])
+        assert examples.labels.names == ("a", "c", "d", "b")
+        assert [examples.targets.of(row).tolist() for row in range(len(CLASSES))] == [[[3], [1], [0]][label] for label in CLASSES]
+    several = Several([[0, 2], [0], [], [1, 2], [0, 1, 2], [2]], ["b", "c", "a"])
+    assert lists_of(open_dataset(several, ["a", "c", "d", "b"])) == [[0, 3], [3], [], [0, 1], [0, 1, 3], [0]]
+    with pytest.raises(SelfInformedError, match="no label is named 'b'"):
+        open_dataset(data, ["a", "c", "d"])
+    assert lists_of(open_dataset(Squares(classes=["b", "c", "a", "unused"]), ["a", "c", "d", "b"])) == [[[3], [1], [0]][label] for label in CLASSES]
+    for names in ("012", "xyz"):  # which say nothing of the data's
+        assert [open_dataset(data, list(names)).targets.of(row).tolist() for row in range(len(CLASSES))] == [[label] for label in CLASSES]
+
+
+def test_items_may_hold_their_labels_beside_the_inputs():
+    examples = open_dataset([{"input_ids": torch.tensor([1, 2]), "labels": torch.tensor(1)}, {"input_ids": torch.tensor([3, 4]), "labels": torch.tensor(0)}])
+    assert lists_of(examples) == [[1], [0]]
+    assert {name: values.tolist() for name, values in examples.read([1]).items()} == {"input_ids": [[3, 4]]}
+
+
 def test_a_dataset_that_fails_names_the_example():
     examples = open_dataset(Squares(broken=4, targets=CLASSES))
     with pytest.raises(SelfInformedError, match=r"example 4 of Squares cannot be read \(OSError: torn page\)"):
         examples.read([4])
     with pytest.raises(SelfInformedError, match="example 4 of Squares"):
         open_dataset(Squares(broken=4))
+    with pytest.raises(SelfInformedError, match="torn page.*; to set such examples aside give the data set an attribute `targets`$"):
+        open_dataset(Squares(broken=4), skip_bad=1)
     lenient = open_dataset(Squares(broken=4, targets=CLASSES), skip_bad=1)
     assert [row for rows, _ in lenient.batches(4) for row in rows] == [0, 1, 2, 3, 5]
+
+
+class Several(list):
+    """Items with the labels given."""
+
+    def __init__(self, labels: list[list[int]], classes: list[str]) -> None:
+        super().__init__((torch.zeros(2), row) for row in labels)
+        self.classes = classes
 
 
 class Transformed(Squares):

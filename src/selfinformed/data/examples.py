@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from selfinformed.data.hub_datasets import PADDING, HubDataset, as_tensor
+from selfinformed.data.hub_datasets import LABELS, PADDING, HubDataset, as_tensor
 from selfinformed.data.images import IMAGENET, Augmentation, ImageFiles, Images, Pixels, Transform, distorting, image_transform
 from selfinformed.data.labels import LabelSpace
 from selfinformed.data.tar_shards import TarShards
@@ -293,22 +293,26 @@ def _from_map_style(dataset: Any, labels: LabelSpace | None, skip_bad: int) -> E
         who = f"example {row} of {type(dataset).__name__}"
         try:
             found = dataset[row]
+            if isinstance(found, Mapping) and (column := next((name for name in LABELS if name in found), None)):
+                found = {name: value for name, value in found.items() if name != column}, found[column]
             if not isinstance(found, Mapping) and len(found) != 2:
                 raise ValueError(f"it has {len(found)} members, not inputs and labels")
             value = found if isinstance(found, Mapping) else found[part]
         except Exception as error:  # a data set may do anything
-            raise SelfInformedError(f"data: {who} cannot be read ({type(error).__name__}: {error})") from error
+            aside = "; to set such examples aside give the data set an attribute `targets`" if part and skip_bad else ""
+            raise SelfInformedError(f"data: {who} cannot be read ({type(error).__name__}: {error}){aside}") from error
         if isinstance(found, Mapping):
             names = ", ".join(map(str, found))
-            raise SelfInformedError(f"data: {who} is one dictionary of {names}; give pairs: a dictionary of what the network is called with, and the labels")
+            raise SelfInformedError(f"data: {who} is one dictionary of {names}; give labels too, as `labels` in it or in pairs (dictionary, labels)")
         return _tensors(value, f"the inputs of {who}") if part == 0 else _as_target(value)
 
     targets = getattr(dataset, "targets", None)
     if targets is None:
         targets = [item(row, 1) for row in range(len(dataset))]
-    if labels is None and getattr(dataset, "classes", None):
-        labels = LabelSpace(dataset.classes)
-    checked = as_targets(targets, None if labels is None else len(labels))
+    classes = _classes_of(dataset)
+    by_name = classes is not None and labels is not None and not labels.is_numbers and bool({*classes.names} & {*labels.names})
+    numbered = classes if by_name or labels is None else labels  # what the class numbers are of
+    checked = as_targets(targets, len(numbered) if numbered else None)
     if len(checked) != len(dataset):
         raise SelfInformedError(f"data: {type(dataset).__name__} has {len(dataset)} examples, and its `targets` are of {len(checked)}")
     for row in np.linspace(0, len(checked) - 1, min(len(checked), _COMPARED), dtype=np.int64).tolist():
@@ -320,10 +324,31 @@ def _from_map_style(dataset: Any, labels: LabelSpace | None, skip_bad: int) -> E
             hint = "the attribute is of other examples, or before a transform: give (inputs, targets), or take it away"
             raise SelfInformedError(f"data: example {row} of {type(dataset).__name__} {said}; {hint}")
 
+    labels = labels or numbered or LabelSpace.numbered(checked.n_labels)
+    if numbered and by_name:
+        checked = _renumbered(checked, numbered, labels)
+
     def read(rows: Sequence[int]) -> Inputs:
         return _stacked([item(row, 0) for row in rows], [f"example {row}" for row in rows], PADDING)
 
-    return Examples(read, checked, labels or LabelSpace.numbered(checked.n_labels), skip_bad=skip_bad, content=lambda: _sample_of(read, len(checked)))
+    return Examples(read, checked, labels, skip_bad=skip_bad, content=lambda: _sample_of(read, len(checked)))
+
+
+def _classes_of(dataset: Any) -> LabelSpace | None:
+    """The names that a data set, or the one of which it is a `Subset`, gives its class numbers."""
+    while not getattr(dataset, "classes", None) and hasattr(dataset, "dataset"):
+        dataset = dataset.dataset
+    found = getattr(dataset, "classes", None)
+    return LabelSpace(found) if found else None
+
+
+def _renumbered(targets: Targets, classes: LabelSpace, labels: LabelSpace) -> Targets:
+    """Targets that number `classes`, as targets that number `labels`, by their names."""
+    used = np.flatnonzero(targets.positives())
+    place = np.full(len(classes), -1)
+    place[used] = labels.indices([classes.names[label] for label in used])
+    examples, numbers = targets.pairs()
+    return Targets(targets.offsets, place[numbers][np.lexsort((place[numbers], examples))], len(labels))
 
 
 def _sample_of(read: Callable[[Sequence[int]], Inputs], n: int) -> bytes:

@@ -17,7 +17,7 @@ from selfinformed.data.labels import LabelSpace, checked_labels, resolved
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.reading import reason_of, shown
 
-_LABELS = ("labels", "label", "fine_label")  # columns that are taken for the labels, the first that is there
+LABELS = ("labels", "label", "fine_label")  # columns that are taken for the labels, the first that is there
 _MASKS = ("attention_mask", "token_type_ids", "pixel_mask")  # which are input beside another one only
 _INPUTS = ("input_ids", "pixel_values", "input_values", "input_features", *_MASKS)  # what tokenizers and processors leave
 PADDING = "give all rows one length, with padding='max_length' of the tokenizer"
@@ -61,7 +61,7 @@ class HubDataset:
             raise SelfInformedError("data: the data set has no rows")
         kinds = {name: dataset.features[name] for name in dataset.format["columns"]}
         classes = [name for name, kind in kinds.items() if isinstance(getattr(kind, "feature", kind), datasets.ClassLabel)]
-        column = next((name for name in _LABELS if name in kinds), classes[0] if len(classes) == 1 else None)
+        column = next((name for name in LABELS if name in kinds), classes[0] if len(classes) == 1 else None)
         if column is None:
             raise SelfInformedError(f"data: the data set has no column `labels` or `label`; its columns are {shown(list(kinds))}")
         if dataset.format["type"] == "custom":

@@ -71,11 +71,15 @@ class LabelSpace:
         other is of other names."""
         if self is other or self.names == other.names:
             return None
-        numbers = tuple(map(str, range(len(self))))
-        if numbers in (self.names, other.names) and self._index.keys() != other._index.keys():
+        if (self.is_numbers or other.is_numbers) and self._index.keys() != other._index.keys():
             return None
         both = ((name, i, other._index.get(name, i)) for name, i in self._index.items())
         return next((found for found in both if found[1] != found[2]), None)
+
+    @cached_property
+    def is_numbers(self) -> bool:
+        """Whether each label is named by its number, which says nothing of what it is."""
+        return self.names == tuple(map(str, range(len(self))))
 
     @cached_property
     def _index(self) -> dict[str, int]:

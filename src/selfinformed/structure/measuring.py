@@ -11,7 +11,6 @@ import numpy.typing as npt
 import torch
 
 from selfinformed.data.examples import Examples, named
-from selfinformed.data.labels import LabelSpace
 from selfinformed.data.predictions import Predictions, open_predictions
 from selfinformed.network.calls import Classifies
 from selfinformed.runtime.errors import SelfInformedError
@@ -127,7 +126,7 @@ def check_labels(net: Classifies, examples: Examples) -> None:
     if (elsewhere := net.labels.first_elsewhere(examples.labels)) is not None:
         name, own, other = elsewhere
         hint = "open the data with labels=net.labels"
-        if net.labels.names == LabelSpace.numbered(net.n_labels).names:  # nobody may have said what its outputs are
+        if net.labels.is_numbers:  # nobody may have said what its outputs are
             hint += ", or, where its outputs are in the data's order (as of torchvision's ImageFolder), wrap the network with labels=data.labels"
         raise SelfInformedError(f"data: the label {shown(name)} is output {own} of the network and label {other} of the data; {hint}")
     wrapped = getattr(getattr(net, "net", net), "example_inputs", None)  # of an augmented network its base's
