@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from conftest import Problem, refused
-from selfinformed.augmented.network import augment
+from selfinformed.augmented.network import AugmentedClassifier, augment
 from selfinformed.augmented.readers import InputTransform
 from selfinformed.augmented.saved import load
 from selfinformed.data.examples import open_dataset
@@ -588,6 +588,37 @@ def test_a_classifier_that_is_taken_over_is_not_initialised_anew(problem: Proble
     aug = augment(problem.net, problem.plan())
     with refused("classifier: with onto its trained classifier is taken over"):
         augment(problem.net, problem.plan(), onto=aug, classifier="reinitialise")
+
+
+def norms_move(aug: AugmentedClassifier, inputs: torch.Tensor) -> None:
+    aug.requires_grad_(True)
+    aug.train()(3 * inputs + 1)
+    aug.eval()
+
+
+def units_are_pruned(aug: AugmentedClassifier, inputs: torch.Tensor) -> None:
+    prune.l1_unstructured(aug.base.stack[0], "weight", 0.5)
+
+
+def weights_get_a_norm(aug: AugmentedClassifier, inputs: torch.Tensor) -> None:
+    nn.utils.parametrizations.weight_norm(aug.base.stack[0])
+    aug.base.stack[0].parametrizations.weight.original0.data *= 1.1
+
+
+@pytest.mark.parametrize("change", [norms_move, units_are_pruned, weights_get_a_norm])
+def test_whatever_changes_the_base_is_noticed(problem: Problem, tmp_path, change) -> None:
+    """Saved, it would load as another network; judged on cached features it would be the one that it was."""
+    aug, inputs = augment(problem.net, problem.plan()), problem.test.read(range(50))
+    change(aug, inputs)
+    assert aug.base_was_tuned
+    with refused("features: the whole network was trained on"):
+        rank(aug, problem.store("test"))
+    if change is norms_move:
+        aug.save_pretrained(tmp_path)
+        assert torch.equal(load(tmp_path, problem.net).logits(inputs), aug.logits(inputs))
+    else:
+        with refused("save_pretrained: the base has other modules than the network that was wrapped", "merge or remove"):
+            aug.save_pretrained(tmp_path)
 
 
 def test_a_base_that_was_trained_on_in_a_loop_of_ones_own_is_noticed(problem: Problem, tmp_path) -> None:

@@ -453,3 +453,12 @@ def test_what_a_model_keeps_of_its_calls_makes_it_no_other():
     assert net.fingerprint == before
     net.model.train()(VECTORS)  # its statistics move
     assert net.fingerprint != before
+
+
+def test_any_other_buffer_does():
+    model = Counts()
+    model.register_buffer("mean", torch.zeros(()))
+    net = wrap(model, VECTORS)
+    before = net.fingerprint
+    model.mean.fill_(1.0)
+    assert net.fingerprint != before

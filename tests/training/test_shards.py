@@ -268,3 +268,21 @@ def test_the_estimate_is_what_the_features_then_take(problem, tmp_path, dtype, s
     FeatureStore.build(problem.net, [problem.holdout] * 3, folder=tmp_path, dtype=dtype)
     files = sum(map(len, shards(tmp_path).values()))
     assert about["bytes"] < files < about["bytes"] + 3 * 600 * 24 + 2000 * len(shards(tmp_path))  # with targets, numbers and headers
+
+
+class Capped(torch.nn.Module):
+    """Its logits are cut at 3, which those of its example inputs do not reach."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.classifier = torch.nn.Linear(4, 8), torch.nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.trunk(x)).clamp(-3, 3)
+
+
+def test_what_follows_the_classifier_for_some_examples_only_is_noticed():
+    net, inputs = wrap(Capped(), torch.zeros(2, 4)), torch.randn(8, 4)
+    assert len(FeatureStore.build(net, open_dataset((inputs, [0] * 8), net.labels)))
+    with refused("features: the logits of example 0 differ by", "from what the classifier gives: something comes after it"):
+        FeatureStore.build(net, open_dataset((100 * inputs, [0] * 8), net.labels))

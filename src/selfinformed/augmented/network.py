@@ -153,20 +153,26 @@ class AugmentedClassifier(nn.Module):
 
     @property
     def base_was_tuned(self) -> bool:
-        """Whether the whole network was trained on, in a second stage or a loop of one's own, or the model since: its copy has other weights, but for the
-        classifier. Then the base is not what it was, nor what features of the model are for."""
+        """Whether the whole network was trained on, in a second stage or a loop of one's own, or the model since: its copy has other weights, buffers or
+        modules, but for the classifier. Then the base is not what it was, nor what features of the model are for."""
         if self._tuned:
             return True
-        state = state_of(self.base), state_of(self.net.model)
+        state = [state_of(model, self.net.changing) for model in (self.base, self.net.model)]
         if self._compared is None or self._compared[0] != state:
-            own = dict(self.base.named_parameters())
-            differ = any(not torch.equal(own[name], p.to(own[name])) for name, p in self.net.model.named_parameters() if name in own)
-            self._compared = state, differ
+            own, wrapped = self.around_the_classifier(self.base), self.around_the_classifier(self.net.model)
+            same = own.keys() == wrapped.keys()
+            same = same and all(torch.equal(own[name], tensor.to(own[name])) for name, tensor in wrapped.items() if name not in self.net.changing)
+            self._compared = state, not same
         return self._compared[1]
 
     @base_was_tuned.setter
     def base_was_tuned(self, tuned: bool) -> None:
         self._tuned = tuned
+
+    def around_the_classifier(self, model: nn.Module) -> dict[str, torch.Tensor]:
+        """Parameters and persistent buffers of the base or of the model of which it is a copy, but for what stands where the classifier stood."""
+        stand_ins = [f"{name}." for name, module in self.base.named_modules(remove_duplicate=False) if isinstance(module, ClassifierSlot | AveragedWith)]
+        return {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if not name.startswith(tuple(stand_ins))}
 
     def forward(self, inputs: Inputs | None = None, /, *more: Any, **named: Any) -> torch.Tensor:
         """Inputs as the base takes them, or its keyword arguments as one dictionary, to logits [B, C]."""

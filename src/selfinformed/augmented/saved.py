@@ -34,6 +34,9 @@ def save(aug: AugmentedClassifier, folder: str | Path, made_with: Mapping[str, A
     if aug.heads is not None:
         weights |= {f"heads.{k}": v for k, v in aug.heads.to_weights().items()}
     if aug.base_was_tuned:
+        if others := aug.around_the_classifier(aug.base).keys() ^ aug.around_the_classifier(net.model).keys():
+            said = f"{shown(min(others))} is in one of the two only"
+            raise SelfInformedError(f"save_pretrained: the base has other modules than the network that was wrapped ({said}); merge or remove what was added")
         weights |= {f"base.{k}": v for k, v in aug.base.state_dict().items()}
     # numpy has no bfloat16: float32 holds it exactly, and loading casts it back
     arrays = {name: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().cpu().numpy() for name, tensor in weights.items()}

@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +15,7 @@ from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from selfinformed.data.examples import Inputs
 from selfinformed.data.labels import LabelSpace
@@ -104,6 +105,7 @@ class WrappedClassifier:
         self.labels = labels
         self.output = output
         self.example_inputs = example_inputs
+        self.changing: frozenset[str] = frozenset()  # buffers that a call writes to
         self._fingerprint: tuple[Any, str] | None = None
         self.is_replaceable = False  # whether `augment` has seen that what stands in the classifier's place is called
 
@@ -174,7 +176,7 @@ class WrappedClassifier:
     @property
     def fingerprint(self) -> str:
         """SHA-256 over the names, types, shapes and bytes of the model's parameters and persistent buffers, taken again when it was trained on."""
-        state = state_of(self.model)
+        state = state_of(self.model, self.changing)
         if self._fingerprint is None or self._fingerprint[0] != state:
             self._fingerprint = state, fingerprint_of(self.model)
         return self._fingerprint[1]
@@ -237,6 +239,7 @@ def wrap(
     if output is not None and output not in get_args(Output):
         raise SelfInformedError(f"output: expected one of {', '.join(get_args(Output))}, got {output!r}")
     example_inputs = dict(example_inputs) if isinstance(example_inputs, Mapping) else example_inputs
+    before = state_of(model)
     logits, calls = record(model, example_inputs)
     found = _find_classifiers(model, calls, logits, (classifier,) if isinstance(classifier, str) else classifier)
     labels = labels_of(model) if labels is None else labels
@@ -255,17 +258,17 @@ def wrap(
     shapes = [_shape_at(model, calls, point, found) for point in points]
     names = tuple(c.name for c in stack if isinstance(c.module, nn.Linear))
     net = WrappedClassifier(model, [call.name for call in found], names, points, shapes, space, output, example_inputs)
+    net.changing = frozenset(name for name, state in state_of(model).items() if before.get(name, state) != state)
     if uncounted := _uncounted(net):
         remark(f"not counted in the network's multiply-adds: {', '.join(uncounted)}; it costs more than is said, and heads a smaller share of it")
     return net
 
 
-def state_of(model: nn.Module) -> tuple[tuple[int, int], ...]:
-    """Another one whenever what training changes was written to or replaced, parameters and the statistics of BatchNorm, told without a look at their
-    values; not other buffers, in which a model may keep what it likes of each call."""
-    statistics = (tensor for name, tensor in model.named_buffers() if name.rpartition(".")[2] in ("running_mean", "running_var", "num_batches_tracked"))
-    tensors = itertools.chain(model.parameters(), statistics)
-    return tuple((tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
+def state_of(model: nn.Module, changing: Set[str] = frozenset()) -> dict[str, tuple[int, int]]:
+    """Another one whenever a parameter or a persistent buffer was written to or replaced, told without a look at their values; but for the buffers
+    `changing`, in which a model keeps something of each call."""
+    tensors = {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if name not in changing and not is_lazy(tensor)}
+    return {name: (tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for name, tensor in tensors.items()}
 
 
 def fingerprint_of(model: nn.Module) -> str:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from selfinformed.data.examples import Examples
-from selfinformed.network.wrap import AttachPoint, WrappedClassifier
+from selfinformed.network.wrap import AttachPoint, Features, WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import write_json
 from selfinformed.runtime.memory import require_memory
@@ -52,6 +52,7 @@ def compute(
     rows, n = [np.empty(0, np.int64)], 0
     for batch, inputs in examples.batches(batch_size, what):
         features = net.features(inputs)
+        _check_classifier(net, features, name(int(batch[0])))
         for part, whole in made.items():
             values = getattr(features, part).float().cpu()
             _check_values(values, dtype, lambda b, batch=batch: name(int(batch[b])))  # type: ignore[misc]
@@ -59,6 +60,17 @@ def compute(
         rows.append(batch)
         n += len(batch)
     return np.concatenate(rows), {part: whole[:n] for part, whole in made.items()}
+
+
+def _check_classifier(net: WrappedClassifier, features: Features, name: str) -> None:
+    """Stops where the classifier does not give the logits of the first example of a batch: on the example inputs it did."""
+    logits, own = features.logits[:1].float(), net.classifier(features.penultimate[:1]).float()
+    difference = float((own - logits).detach().abs().max())
+    if difference > 0.01 * (1 + float(logits.abs().max())):
+        raise SelfInformedError(
+            f"features: the logits of {name} differ by {difference:.3g} from what the classifier gives: something comes after it (a clamp, a mask, a cap) that "
+            "did nothing on the example inputs; leave that to what reads the logits"
+        )
 
 
 def write_shards(net: WrappedClassifier, examples: Examples, folder: Path, batch_size: int, dtype: FeatureType, what: str) -> None:
