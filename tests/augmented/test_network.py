@@ -590,6 +590,61 @@ def test_a_classifier_that_is_taken_over_is_not_initialised_anew(problem: Proble
         augment(problem.net, problem.plan(), onto=aug, classifier="reinitialise")
 
 
+def test_all_that_can_be_trained_is_what_asks_for_gradients(problem: Problem) -> None:
+    """What never gets a gradient stops DistributedDataParallel."""
+    aug = augment(problem.net, problem.plan()).requires_grad_()
+    assert {id(p) for p in aug.parameters() if p.requires_grad} == {*map(id, aug.all_parameters())}
+    aug(problem.test.read(range(4))).sum().backward()
+    assert all(p.grad is not None for p in aug.all_parameters())
+
+
+def test_a_network_made_in_inference_mode_can_be_trained(problem: Problem) -> None:
+    with torch.inference_mode():
+        aug = augment(problem.net, problem.plan())
+    before = aug.classifier.weight.clone()
+    fit(aug, problem.store("train"), epochs=0.05)
+    assert not torch.equal(aug.classifier.weight, before)
+
+
+class Several(nn.Module):
+    """Averages several logits as it is trained, as over drawn masks."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.skip = model, False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        model = self.model
+        features = model.trunk(x)
+        penultimate = features[:, :16] if self.skip else model.stack(features)
+        if not self.training:
+            return model.classifier(penultimate)
+        return (model.classifier(penultimate) + model.classifier(2 * penultimate)) / 2
+
+
+def test_the_classifier_may_be_called_several_times_in_training(problem: Problem) -> None:
+    inputs = problem.test.read(range(8))
+    net = wrap(Several(copy.deepcopy(problem.net.model)), inputs[:2], attach=AttachPoint("model.stack", "input"))
+    aug = augment(net, plan(net, problem.groups, hidden=(4,)), classifier="reinitialise")
+    features = net.features(inputs)
+    parts = [aug.from_features(features.attached, factor * features.penultimate) for factor in (1, 2)]
+    aug.base.train()
+    aug.base.model.eval()
+    torch.testing.assert_close(aug(inputs), (parts[0] + parts[1]) / 2)
+    aug.base.skip = True  # not what an earlier pass read
+    with refused("attach: the classifier was called before what heads read was computed, or that was left out"):
+        aug(inputs)
+
+
+def test_parts_may_be_compiled_or_quantised(problem: Problem) -> None:
+    aug, inputs = augment(problem.net, problem.plan(), classifier="reinitialise"), problem.test.read(range(8))
+    expected = aug.logits(inputs)
+    for name in ("stack", "classifier", "trunk"):
+        part = copy.deepcopy(aug)
+        part.base.get_submodule(name).compile(backend="eager")
+        torch.testing.assert_close(part.logits(inputs), expected)
+
+
 def norms_move(aug: AugmentedClassifier, inputs: torch.Tensor) -> None:
     aug.requires_grad_(True)
     aug.train()(3 * inputs + 1)

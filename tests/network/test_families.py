@@ -127,6 +127,16 @@ def test_a_transformers_models_labels_order_the_data(tmp_path):
     assert sorted(zip(inputs.examples("holdout").names, inputs.examples("holdout").targets.labels))[0][1] == 1  # ape
 
 
+def test_a_transformers_model_names_the_labels_of_what_it_is_in():
+    import transformers
+
+    names = ["cat", "dog", "eel"]
+    config = transformers.BertConfig(**BERT, id2label=dict(enumerate(names)), label2id={n: i for i, n in enumerate(names)})
+    within = nn.ModuleDict({"encoder": nn.Identity(), "model": transformers.BertForSequenceClassification(config)})
+    assert labels_of(within, 3) == names
+    assert labels_of(within, 4) is None
+
+
 class Averaging(nn.Module):
     def __init__(self, n=3):
         super().__init__()

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from conftest import refused
 from selfinformed.data.labels import LabelSpace
 from selfinformed.network.wrap import AttachPoint, wrap
 from selfinformed.runtime.errors import SelfInformedError
@@ -431,6 +432,22 @@ def test_inputs_that_the_network_cannot_take_are_named_beside_those_it_was_wrapp
     said = rf"model: it does not run on these inputs \(.*\); it was wrapped with float32 \[{len(VECTORS)}, 128\], and these are float64 \[4, 128\]"
     with pytest.raises(SelfInformedError, match=said):
         net.logits(torch.zeros(4, 128, dtype=torch.float64))
+
+
+def test_mixed_precision_of_a_training_loop_is_told_apart():
+    model = mlp()
+    forward = model.forward
+    model._original_forward = forward  # as accelerate leaves it
+
+    def in_bfloat16(x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return forward(x)
+
+    model.forward = in_bfloat16
+    with refused(r"has weights of torch.float32 and is given torch.bfloat16; accelerate put autocast into its forward: give accelerator.unwrap_model"):
+        wrap(model, VECTORS)
+    with torch.autocast("cpu", torch.bfloat16), refused("is given torch.bfloat16; call wrap outside of autocast"):
+        wrap(mlp(), VECTORS)
 
 
 class Counts(nn.Module):

@@ -72,6 +72,8 @@ class AugmentedClassifier(nn.Module):
         self.above: float | None = None
         self._tuned = False
         self._compared: tuple[Any, bool] | None = None
+        self.base.register_forward_pre_hook(slot.forget)
+        self.base.register_forward_hook(slot.forget)
         for number, point in enumerate(net.attach_points):
             reader, keep = self.base.get_submodule(point.module), Keep(slot, point, number)
             reader.register_forward_pre_hook(keep) if point.side == "input" else reader.register_forward_hook(keep)
@@ -105,6 +107,12 @@ class AugmentedClassifier(nn.Module):
         if not any(parameter.requires_grad for parameter in self.base.parameters() if id(parameter) not in own):
             self.base.eval()
             self._slot.train(mode)
+        return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> AugmentedClassifier:
+        """As in PyTorch, of `all_parameters`: the base's own classifier, which no call reads but within `heads_disabled`, never asks for gradients."""
+        super().requires_grad_(requires_grad)
+        self._slot.original.requires_grad_(False)
         return self
 
     @property
@@ -176,7 +184,6 @@ class AugmentedClassifier(nn.Module):
 
     def forward(self, inputs: Inputs | None = None, /, *more: Any, **named: Any) -> torch.Tensor:
         """Inputs as the base takes them, or its keyword arguments as one dictionary, to logits [B, C]."""
-        self._slot.forget()
         return logits_of(call(self.base, inputs, *more, **named))
 
     def logits(self, inputs: Inputs) -> torch.Tensor:
@@ -352,7 +359,7 @@ def augment(
     needed, free = 4 * (plan.parameters - plan.base_parameters), free_memory()
     if needed > free:
         raise SelfInformedError(f"plan: its heads take {needed:,} bytes and {free:,} are free; lower the budget or hidden")
-    with torch.random.fork_rng(devices=[]):
+    with torch.inference_mode(False), torch.random.fork_rng(devices=[]):  # or its weights could not be trained
         torch.manual_seed(seed)
         aug = AugmentedClassifier(net, plan, classifier)
     if onto is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,11 +19,15 @@ from selfinformed.structure.plans import HeadPlan
 Joined = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # logits [B, C] of the classifier's and of what the heads add
 
 
-class _Handed(NamedTuple):
-    """Of a forward pass: what was read at each attach point, and the logits of an average's other parts."""
+class _Handed(threading.local):
+    """Of the forward pass of each thread: what was read at each attach point, and the logits of an average's other parts."""
 
-    attached: list[torch.Tensor | None]
-    others: list[torch.Tensor]
+    def __init__(self, n_points: int) -> None:
+        self.attached: list[torch.Tensor | None] = [None] * n_points
+        self.others: list[torch.Tensor] = []
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Handed, (len(self.attached),)  # a copy has seen no pass
 
 
 def _plain(classifier: nn.Linear | AveragedClassifier) -> nn.Linear | AveragedClassifier:
@@ -44,24 +48,18 @@ class ClassifierSlot(nn.Module):
         self.heads = heads if heads is None else heads.to(net.classifier.weight)
         self.disabled = False
         self.dispatch: Dispatch | None = None
-        self._handed: dict[int, _Handed] = {}
-        self._n_points = len(net.attach_points)
+        self.handed = _Handed(len(net.attach_points))
 
-    def handed(self) -> _Handed:
-        """What the forward pass of this thread has handed on so far."""
-        if (key := _thread()) not in self._handed:
-            self._handed[key] = _Handed([None] * self._n_points, [])
-        return self._handed[key]
-
-    def forget(self) -> None:
+    def forget(self, *_: Any) -> None:
         """A pass begins, or has ended; one that failed may have left something."""
-        self._handed.pop(_thread(), None)
+        self.handed.attached = [None] * len(self.handed.attached)
+        self.handed.others = []
 
     def forward(self, penultimate: torch.Tensor) -> torch.Tensor:
-        attached, others = self.handed()
-        self.forget()
+        attached, others = self.handed.attached, self.handed.others
+        self.handed.others = []
         classifier = self.original if self.disabled else self.classifier
-        if isinstance(classifier, nn.Linear):
+        if not isinstance(classifier, AveragedClassifier):
             return classifier(penultimate) if self.disabled else self.combine(_side_by_side(attached).to(penultimate.dtype), penultimate)
         logits: torch.Tensor = classifier.parts[-1](penultimate)
         if self.disabled:
@@ -82,10 +80,6 @@ class ClassifierSlot(nn.Module):
         return self.heads(attached) if self.dispatch is None else self.dispatch(self.heads, attached, logits)
 
 
-def _thread() -> int:
-    return 0 if torch.compiler.is_compiling() else threading.get_ident()
-
-
 class AveragedWith(nn.Module):
     """Stands where another classifier of an average stood."""
 
@@ -97,7 +91,7 @@ class AveragedWith(nn.Module):
     def forward(self, penultimate: torch.Tensor) -> torch.Tensor:
         slot = self.__dict__["slot"]
         logits: torch.Tensor = (slot.original if slot.disabled else slot.classifier).parts[self.number](penultimate)
-        slot.handed().others.append(logits)
+        slot.handed.others.append(logits)
         return logits
 
 
@@ -108,14 +102,14 @@ class Keep:
         self.slot, self.attach, self.number = slot, attach, number
 
     def __call__(self, _: nn.Module, args: tuple[Any, ...], output: Any = None) -> None:
-        self.slot.handed().attached[self.number] = self.attach.read(args[0] if self.attach.side == "input" else output)
+        self.slot.handed.attached[self.number] = self.attach.read(args[0] if self.attach.side == "input" else output)
 
 
 def _side_by_side(parts: list[torch.Tensor | None]) -> torch.Tensor:
     kept = [part for part in parts if part is not None]
     if len(kept) < len(parts):
         raise SelfInformedError(
-            "attach: the classifier was called before what heads read was computed; where parts of the network are checkpointed, "
+            "attach: the classifier was called before what heads read was computed, or that was left out, as by stochastic depth; where parts are checkpointed "
             "attach point and classifier belong in the same part, or in none"
         )
     return kept[0] if len(kept) == 1 else torch.cat(kept, 1)

@@ -44,8 +44,15 @@ def classifiers_of(model: nn.Module) -> tuple[str, ...]:
     return tuple(names[id(module)] for module in linear if module is not None)
 
 
-def labels_of(model: nn.Module) -> list[str] | None:
-    """The label names a transformers model carries in its `id2label`; None where they are placeholders."""
+def labels_of(model: nn.Module, n_labels: int = 0) -> list[str] | None:
+    """The label names that a transformers model carries in its `id2label`, or one inside of another module that has just so many; None where they are
+    placeholders."""
+    if (labels := _labels_of(model)) is not None:
+        return labels
+    return next((labels for module in model.modules() if (labels := _labels_of(module)) is not None and len(labels) == n_labels), None)
+
+
+def _labels_of(model: nn.Module) -> list[str] | None:
     names = getattr(getattr(model, "config", None), "id2label", None)
     if family_of(model) != "transformers" or not isinstance(names, Mapping) or sorted(names) != list(range(len(names))):
         return None

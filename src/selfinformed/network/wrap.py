@@ -242,7 +242,7 @@ def wrap(
     before = state_of(model)
     logits, calls = record(model, example_inputs)
     found = _find_classifiers(model, calls, logits, (classifier,) if isinstance(classifier, str) else classifier)
-    labels = labels_of(model) if labels is None else labels
+    labels = labels_of(model, logits.shape[1]) if labels is None else labels
     space = labels if isinstance(labels, LabelSpace) else LabelSpace(labels or LabelSpace.numbered(logits.shape[1]).names)
     if len(space) != logits.shape[1]:
         raise SelfInformedError(f"labels: {len(space)} label names for a network with {logits.shape[1]} outputs; give one per output unit")
@@ -313,7 +313,7 @@ def _find_classifiers(model: nn.Module, calls: list[Call], logits: torch.Tensor,
             raise SelfInformedError(f"classifier: {name!r} is called {len(mine)} times in one forward pass; expected once")
         found.append(mine[0])
     found.sort(key=calls.index)
-    outputs = [_as_linear(c) for c in found]
+    outputs = [_as_linear(c, model) for c in found]
     recomposed = outputs[0] if len(outputs) == 1 else sum(outputs[1:], outputs[0]) / len(outputs)
     if not _same(recomposed, logits):
         difference = float((recomposed - logits).abs().max()) if recomposed.shape == logits.shape else float("inf")
@@ -326,7 +326,7 @@ def _find_classifiers(model: nn.Module, calls: list[Call], logits: torch.Tensor,
 
 
 @torch.no_grad()
-def _as_linear(found: Call) -> torch.Tensor:
+def _as_linear(found: Call, model: nn.Module) -> torch.Tensor:
     """What a classifier's weight and bias give for its input; proved to be all that it does."""
     layer = cast("nn.Linear", found.module)
     # the tensor itself unless it was changed since: a copy lies otherwise in memory, for which a product may round otherwise
@@ -334,10 +334,13 @@ def _as_linear(found: Call) -> torch.Tensor:
     if not isinstance(read, torch.Tensor):
         raise SelfInformedError(f"classifier: {found.name!r} is not given its input by place; call it so in the model's forward: self.{found.name}(x)")
     if read.dtype != layer.weight.dtype:
-        raise SelfInformedError(
-            f"classifier: {found.name!r} has weights of {layer.weight.dtype} and is given {read.dtype}; take autocast out of the model's forward and put it "
-            "around the call, or cast before the layer"
-        )
+        if hasattr(model, "_original_forward"):  # of accelerate, and so of transformers' Trainer
+            hint = "accelerate put autocast into its forward: give accelerator.unwrap_model(model, keep_fp32_wrapper=False)"
+        elif torch.is_autocast_enabled(read.device.type):
+            hint = "call wrap outside of autocast"
+        else:
+            hint = "take autocast out of the model's forward and put it around the call, or cast before the layer"
+        raise SelfInformedError(f"classifier: {found.name!r} has weights of {layer.weight.dtype} and is given {read.dtype}; {hint}")
     output = nn.functional.linear(read, layer.weight, layer.bias)
     with evaluating(layer):
         if not _same(layer(read), output):
