@@ -44,10 +44,10 @@ def measured(net: WrappedClassifier, examples: Examples, folder: Path, dtype: An
     stores = {"disk": FeatureStore.build(net, examples, 500, folder=folder, dtype=dtype, memory=0)}
     assert isinstance(stores["disk"].attached, StoredRows)
     shards = stores["disk"].attached.shards
-    quarter = replace(shards, window=N // 4)
-    stores["disk, a window of a quarter"] = replace(
-        stores["disk"], **{part: replace(getattr(stores["disk"], part), shards=quarter) for part in ("attached", "penultimate")}
-    )
+    for name, window in (("two shards", 0), ("a quarter", N // 4)):
+        narrow = replace(shards, window=window)
+        parts = {part: replace(getattr(stores["disk"], part), shards=narrow) for part in ("attached", "penultimate")}
+        stores[f"disk, a window of {name}"] = replace(stores["disk"], shards=narrow, **parts)
     stores["memory"] = FeatureStore.load(folder, net, examples, memory=1)
     rows = torch.randint(N, (BATCH,), generator=torch.Generator().manual_seed(0))
     assert all(torch.equal(a, b) for a, b in zip(stores["disk"].batch(rows), stores["memory"].batch(rows), strict=True))

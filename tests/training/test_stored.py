@@ -17,6 +17,7 @@ from selfinformed.augmented.network import augment
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_tensors, write_tensors
 from selfinformed.training import features as module
+from selfinformed.training import stored
 from selfinformed.training.features import FeatureStore, rank
 from selfinformed.training.fitting import fit
 from selfinformed.training.shards import FORMAT
@@ -33,7 +34,7 @@ def stores(request, problem: Problem, tmp_path_factory) -> tuple[FeatureStore, F
 
 def windowed(store: FeatureStore, window: int) -> FeatureStore:
     shards = replace(store.attached.shards, window=window)
-    return replace(store, attached=replace(store.attached, shards=shards), penultimate=replace(store.penultimate, shards=shards))
+    return replace(store, attached=replace(store.attached, shards=shards), penultimate=replace(store.penultimate, shards=shards), shards=shards)
 
 
 def equal(one: FeatureStore, other: FeatureStore, rows: torch.Tensor) -> bool:
@@ -69,7 +70,7 @@ def test_a_permutation_has_every_row_once_and_few_shards_in_use(stores, window, 
     assert torch.equal(order, shards.permutation(torch.Generator().manual_seed(seed)))
     shard = torch.bucketize(order, shards.starts[1:], right=True)
     used = [set(part.tolist()) for part in shard.split(32)]
-    assert max(map(len, used)) <= max(window, 128) / 64 + 4  # parts of one at both ends, and the short last one
+    assert window >= 600 or max(map(len, used)) <= max(window, 128) / 64 + 4  # parts of one at both ends, and the short last one
     assert max(map(len, used)) <= 10
 
 
@@ -94,6 +95,35 @@ def test_a_window_of_everything_is_a_full_shuffle(stores):
     assert (means - 299.5).abs().max() < 5 * 173 / 20
 
 
+def test_the_order_of_a_pass_is_the_same_whatever_memory_is_free(problem, tmp_path, monkeypatch):
+    row_bytes = FeatureStore.build(problem.net, problem.holdout, 64, folder=tmp_path).shards.row_bytes
+    orders = []
+    for window in (2**30, 600 * row_bytes, 599 * row_bytes, 200 * row_bytes):
+        monkeypatch.setattr(stored, "_WINDOW", window)
+        seen = []
+        for free in (2**30, 1200 * row_bytes - 1, 300 * row_bytes, 0):
+            monkeypatch.setattr(module, "free_memory", lambda free=free: free)
+            store = FeatureStore.load(tmp_path, problem.net, problem.holdout)
+            assert isinstance(store.attached, torch.Tensor) == (free >= 1200 * row_bytes)
+            seen.append(store.permutation(torch.Generator().manual_seed(5)))
+        assert all(torch.equal(order, seen[0]) for order in seen)
+        orders.append(seen[0])
+    assert torch.equal(orders[0], torch.randperm(600, generator=torch.Generator().manual_seed(5)))  # what the window holds: as in memory
+    assert torch.equal(orders[0], orders[1])
+    assert not torch.equal(orders[1], orders[2])
+    assert not torch.equal(orders[2], orders[3])
+
+
+def test_a_checkpoint_knows_the_order_of_its_passes(stores, problem, tmp_path):
+    def trained(store: FeatureStore) -> None:
+        fit(augment(problem.net, problem.plan(), seed=0), store, epochs=0.2, checkpoint=tmp_path / "training.safetensors")
+
+    trained(stores[0])
+    trained(stores[1])
+    with pytest.raises(SelfInformedError, match="order None, now '10 shards, 128 rows at a time'"):
+        trained(windowed(stores[0], 128))
+
+
 def test_statistics_and_transforms_are_those_in_memory(stores):
     lazy, resident = stores
     for kind in ("whitened", "standardised", "raw"):
@@ -109,7 +139,6 @@ def test_statistics_and_transforms_are_those_in_memory(stores):
         torch.testing.assert_close(seen[0].attached[:], ours(resident.attached.float()), rtol=1e-4, atol=1e-4)
         assert seen[0].attached.shape == tuple(seen[1].attached.shape)
         assert torch.equal(seen[0].permutation(torch.Generator().manual_seed(1)), lazy.permutation(torch.Generator().manual_seed(1)))
-        assert not torch.equal(seen[0].permutation(torch.Generator().manual_seed(1)), resident.permutation(torch.Generator().manual_seed(1)))
 
 
 def test_a_transform_that_memory_cannot_hold_is_applied_to_what_is_read(stores, monkeypatch):
@@ -125,9 +154,8 @@ def test_a_transform_that_memory_cannot_hold_is_applied_to_what_is_read(stores, 
     assert resident.transformed(transform) is seen
 
 
-def test_ranking_and_training_are_those_in_memory(stores, problem, monkeypatch):
+def test_ranking_and_training_are_those_in_memory(stores, problem):
     lazy, resident = stores
-    monkeypatch.setattr(Shards, "permutation", lambda self, generator: torch.randperm(len(self), generator=generator))
     ours, theirs = rank(problem.net, lazy), rank(problem.net, resident)
     assert ours.mean_average_precision == theirs.mean_average_precision
     assert np.array_equal(ours.average_precision, theirs.average_precision, equal_nan=True)
@@ -155,7 +183,7 @@ def test_some_rows_taken_into_memory_are_a_store_of_their_own(stores):
     lazy, _ = stores
     rows = torch.arange(5, 505, 5)
     attached, penultimate = lazy.batch(rows)
-    part = replace(lazy, attached=attached, penultimate=penultimate, targets=lazy.targets.take(rows.numpy()), examples=None)
+    part = replace(lazy, attached=attached, penultimate=penultimate, targets=lazy.targets.take(rows.numpy()), examples=None, shards=None)
     assert torch.equal(part.permutation(torch.Generator()).sort().values, torch.arange(100))
 
 

@@ -30,7 +30,7 @@ from selfinformed.structure.measuring import check_labels
 from selfinformed.structure.plans import Source
 from selfinformed.training.moments import HeadInput, transform_of
 from selfinformed.training.shards import FeatureType, compute, part_widths, places_read, write_shards
-from selfinformed.training.stored import Rows, StoredRows, TransformedRows, open_shards
+from selfinformed.training.stored import Rows, Shards, StoredRows, TransformedRows, open_shards
 
 __all__ = ["FeatureStore", "HeadInput", "Model", "estimate", "metrics_of", "net_of", "rank", "score_batches", "scores_from_features"]
 
@@ -57,6 +57,7 @@ class FeatureStore:
         n_views: how many views of the same examples follow one another.
         places: [module, side, reduce] of each attach point; None where these are not known.
         skips: whether some view of an example could not be read.
+        shards: where all these examples were read from a folder, what gives the order of a pass.
     """
 
     attached: Rows
@@ -69,6 +70,7 @@ class FeatureStore:
     n_views: int = 1
     places: list[list[str]] | None = None
     skips: bool = False
+    shards: Shards | None = None
     _made: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)  # transforms, which several trainings ask for alike
 
     def __post_init__(self) -> None:
@@ -107,11 +109,8 @@ class FeatureStore:
         return attached, attached if self.penultimate is self.attached else self.penultimate[rows].float()
 
     def permutation(self, generator: torch.Generator) -> torch.Tensor:
-        """All example numbers, of all views, in a random order that can be read fast: any where they are in memory, else near shard by shard."""
-        rows = self.attached
-        while isinstance(rows, TransformedRows):
-            rows = rows.rows
-        return rows.shards.permutation(generator) if isinstance(rows, StoredRows) else torch.randperm(len(self), generator=generator)
+        """All example numbers, of all views, in a random order that can be read fast, and depends on nothing but the generator and what is stored."""
+        return torch.randperm(len(self), generator=generator) if self.shards is None else self.shards.permutation(generator)
 
     def transformed(self, transform: InputTransform) -> FeatureStore:
         """The same examples as heads see them behind a transform: all at once if memory holds that too, else whenever some are read."""
@@ -217,7 +216,7 @@ class FeatureStore:
     @classmethod
     def _open(cls, folder: Path, net: WrappedClassifier, examples: Examples | None, memory: float) -> FeatureStore:
         room = int(memory * free_memory())
-        shards = open_shards(folder, net, examples, room)
+        shards = open_shards(folder, net, examples)
         if not len(shards):
             raise SelfInformedError(_NOTHING)
         source = examples.take(shards.rows) if examples is not None and shards.skipped else examples
@@ -226,7 +225,7 @@ class FeatureStore:
         attached, penultimate = parts.get("attached", parts["penultimate"]), parts["penultimate"]
         with naming(folder):
             places, skips = places_read(net), bool(shards.skipped)
-            return cls(attached, penultimate, shards.targets, net.fingerprint, shards.seconds, source, net.shapes, shards.n_views, places, skips)
+            return cls(attached, penultimate, shards.targets, net.fingerprint, shards.seconds, source, net.shapes, shards.n_views, places, skips, shards)
 
     def input_transform(self, kind: HeadInput, copies: Mapping[Source, CopiedEnd] | None = None) -> InputTransform:
         """What gives each attach point, over these examples (and the positions of a map), zero mean and unit deviations (`standardised`)

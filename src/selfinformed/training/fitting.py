@@ -145,6 +145,8 @@ def fit(
         about |= {"revision": REVISION, "features": _digest(store), "watched": held_out and _digest(held_out), "starting weights": _starting(aug)}
         chosen = None if aug.dispatch is None else aug.dispatch.told()
         more = {"teacher": told(teacher), "heads run": chosen, **({} if held_out is None else {"watched by": aug.net.output})}
+        if store.shards is not None and store.shards.window < len(store):  # else the order is that of memory
+            more["order"] = f"{len(store.shards.paths)} shards, {store.shards.window} rows at a time"
         kept = Checkpoint(Path(checkpoint), about | more, checkpoint_every)
     trained = sum(p.numel() for p in aug.new_parameters())
     needed = 4 * (4 * trained + 4 * batch_size * aug.n_labels)  # weights, gradients and two moments; logits, targets and two gradients

@@ -336,4 +336,4 @@ def _take(store: FeatureStore, rows: npt.NDArray[np.int64]) -> FeatureStore:
     """Some of the examples, in the order of the store, in memory."""
     rows = np.sort(rows)
     attached, penultimate = store.batch(torch.from_numpy(rows))
-    return replace(store, attached=attached, penultimate=penultimate, targets=store.targets.take(rows), examples=None)
+    return replace(store, attached=attached, penultimate=penultimate, targets=store.targets.take(rows), examples=None, shards=None)

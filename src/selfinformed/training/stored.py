@@ -24,6 +24,7 @@ from selfinformed.runtime.reading import MOST_LABELS, check_tensors, parsed, rea
 from selfinformed.training.shards import FORMAT, FeatureType, part_widths, places_read, seconds_file
 
 _MOST_OPEN = 256  # shards mapped at a time, each of which takes a file handle
+_WINDOW = 2**30  # bytes; what all machines can hold, since the order must not depend on which one reads
 
 
 class Rows(Protocol):
@@ -38,8 +39,8 @@ class Rows(Protocol):
     def __getitem__(self, rows: Any, /) -> torch.Tensor: ...
 
 
-def open_shards(folder: Path, net: WrappedClassifier, examples: Examples | None, room: int) -> Shards:
-    """Opens a folder that is whole; reads everything of every shard but its features, of which `room` bytes may be in memory at a time.
+def open_shards(folder: Path, net: WrappedClassifier, examples: Examples | None) -> Shards:
+    """Opens a folder that is whole; reads everything of every shard but its features.
 
     Raises:
         SelfInformedError: shards are missing, cut short, of another network, other data, or another unit; more examples are unreadable than
@@ -66,7 +67,7 @@ def open_shards(folder: Path, net: WrappedClassifier, examples: Examples | None,
     return Shards(
         tuple(paths), torch.from_numpy(np.cumsum([0, *(len(shard.rows) for shard in opened)])), tuple(shard.places for shard in opened),
         manifest["widths"], getattr(torch, manifest["dtype"]), targets, np.concatenate([shard.rows for shard in opened]), skipped,
-        manifest["n_views"], seconds, room // row_bytes,
+        manifest["n_views"], seconds, _WINDOW // row_bytes,
     )  # fmt: skip
 
 
@@ -92,7 +93,7 @@ class Shards:
         skipped: messages of the unreadable examples.
         n_views: how many views of the same examples follow one another.
         seconds: how long the network ran.
-        window: how many rows may take memory at a time while they are read in the order of `permutation`.
+        window: how many rows are in use at a time while they are read in the order of `permutation`; those of a gigabyte, wherever they are read.
     """
 
     paths: tuple[Path, ...]
@@ -146,10 +147,13 @@ class Shards:
         return whole
 
     def permutation(self, generator: torch.Generator) -> torch.Tensor:
-        """All rows in a random order that is read shard by shard, with no more than `window` rows (of two shards at least) in use at a time.
+        """All rows in a random order, which is the same whether they are in memory or not: any order where the window holds them all, else one that is
+        read shard by shard, with no more than `window` rows (of two shards at least) in use at a time.
 
-        The shards are put in a random order; then each row moves on by a random distance of less than the window, around the end too.
+        Then the shards are put in a random order, and each row moves on by a random distance of less than the window, around the end too.
         """
+        if self.window >= len(self):
+            return torch.randperm(len(self), generator=generator)
         shards, starts = torch.randperm(len(self.paths), generator=generator).tolist(), self.starts.tolist()
         rows = torch.cat([torch.arange(starts[s], starts[s + 1]) for s in shards])
         window = min(len(self), max(self.window, 2 * int(self.starts.diff().max())))
