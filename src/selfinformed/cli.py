@@ -120,7 +120,7 @@ def _verb(options: list[str], example: str, trains: bool = False) -> Callable[[C
                 if rank() == 0:
                     function(run, json)
                 elif trains:
-                    run.augmented()
+                    run.augmented(replace_others=True)  # as the first does
                 elif "top_k" in options:
                     run.counts()  # the other processes of torchrun help with this stage and leave the rest to the first
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -38,6 +39,7 @@ from selfinformed.structure.counts import ConfusionCounts
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import HeadPlan
 from selfinformed.training import structures as structures_module
+from selfinformed.training.checkpoints import Checkpoint
 from selfinformed.training.stepping import Training
 from selfinformed.training.structures import Structure
 
@@ -951,8 +953,25 @@ def test_what_a_process_left_behind_at_the_very_end_goes(done: Run) -> None:
     """Killed between a result and the removal of what led to it."""
     claim, checkpoint = done.folder / "features" / "test" / "claims" / "000000.json", done.folder / "training.safetensors"
     claim.write_text("{}")
-    checkpoint.write_bytes(b"whatever")
+    Checkpoint(checkpoint, {}).write({}, {"finished": True})
     again = Run(done.config)
-    again.features("test"), again.augmented()
+    again.features("test"), again.augmented(replace_others=True)
     assert not claim.exists()
     assert not checkpoint.exists()
+
+
+def test_who_reads_the_heads_leaves_a_training_of_others_alone(done: Run, monkeypatch) -> None:
+    checkpoint = done.folder / "training.safetensors"
+    Checkpoint(checkpoint, {}).write({}, {"finished": True})
+    Run(done.config).augmented()
+    assert checkpoint.exists()  # its process may be about to save the heads
+    Checkpoint(checkpoint, {}).write({}, {"finished": False})
+    Run(done.config).augmented(replace_others=True)
+    assert checkpoint.exists()  # of another structure, stopped within its training
+    checkpoint.unlink()
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "unlink", refuse)  # what a read-only mount says of a file that is not there, too
+    Run(done.config).augmented()

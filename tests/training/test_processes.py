@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from conftest import Problem, write_config
 from selfinformed.augmented.network import augment
 from selfinformed.cli import main
+from selfinformed.pipeline.run import Run
 from selfinformed.runtime.files import read_tensors, write_tensors
 from selfinformed.training.fitting import fit
 from selfinformed.training.processes import Processes
@@ -129,6 +130,20 @@ def test_the_command_line_trains_in_two_processes_what_it_does_in_one(workspace:
     assert {p.name for p in (workspace / "one").iterdir()} == {p.name for p in (workspace / "two").iterdir()}
     again = two_processes(workspace, "-m", "selfinformed", "fit", str(workspace / "two"))
     assert (again.returncode, again.stderr.count("is there already")) == (0, 1)
+
+
+def test_all_processes_may_replace_heads_of_another_structure(workspace: Path, monkeypatch) -> None:
+    """As the first does, or they stop it."""
+    asked: list[bool] = []
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("selfinformed.cli._joined", lambda device: nullcontext())
+    monkeypatch.setattr(Run, "augmented", lambda self, replace_others=False: asked.append(replace_others))
+    monkeypatch.setattr("os._exit", sys.exit)
+    monkeypatch.setattr(sys, "argv", ["selfinformed", "fit", str(write_config(workspace))])
+    with pytest.raises(SystemExit, match="^0$"):
+        main()
+    assert asked == [True]
 
 
 def test_what_stops_the_first_process_stops_the_others(workspace: Path) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -154,12 +154,16 @@ class RunFolder:
     def _is_begun(self) -> bool:
         return self.path.is_dir() and any(p.name in ARTEFACTS for p in self.path.iterdir())
 
+    def held(self, work: str) -> AbstractContextManager[None]:
+        """The right to change what is here, for this process alone."""
+        return self._lock.held(work)
+
     def stage(
         self, stage: str, name: str, read: Callable[[Path], T], make: Callable[[], T], save: Callable[[T, Path], None], also: str = ""
     ) -> T:
         """What `name` (and the file `also` beside it) holds: read where it is there, else made, and saved by the first process; once per run."""
         if name not in self._done and not self._read_there(stage, name, read, also):
-            with self._lock.held(stage) if rank() == 0 and stage not in _SHARED else nullcontext():
+            with self.held(stage) if rank() == 0 and stage not in _SHARED else nullcontext():
                 if not self._read_there(stage, name, read, also):  # another process may have made it meanwhile
                     self._check_config()
                     start, before = time.perf_counter(), self._seconds

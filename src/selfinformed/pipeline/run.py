@@ -43,6 +43,7 @@ from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.measuring import count, detect
 from selfinformed.structure.plans import HeadPlan, plan
 from selfinformed.structure.stability import stability
+from selfinformed.training.checkpoints import is_finished
 from selfinformed.training.features import FeatureStore, estimate
 from selfinformed.training.headroom import probe
 from selfinformed.training.processes import Processes
@@ -244,7 +245,7 @@ class Run:
         Processes joined by `torch.distributed` call this alike: they share the measuring, the features and each batch; the first writes the rest.
 
         Args:
-            replace_others: whether heads of another `structure`, or of an earlier search, may be replaced.
+            replace_others: whether heads of another `structure`, or of an earlier search, may be replaced, and what led to those that are there removed.
         """
         c, checkpoint, processes = self.config, self.folder / "training.safetensors", Processes.joined()
         if (self.folder / "config.json").exists() and not self.is_trained and not replace_others:
@@ -274,8 +275,9 @@ class Run:
             return aug
 
         def read(path: Path) -> AugmentedClassifier:
-            if rank() == 0:
-                checkpoint.unlink(missing_ok=True)  # of a process that ended right after the training
+            if replace_others and rank() == 0 and is_finished(checkpoint):  # of a process that ended right after the training
+                with self._kept.held("fit"):  # or of one that is about to save what it trained
+                    checkpoint.unlink(missing_ok=True)
             return load(path.parent, self.net)
 
         def save(aug: AugmentedClassifier, path: Path) -> None:

@@ -63,6 +63,14 @@ class Checkpoint:
         return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}, state
 
 
+def is_finished(path: Path) -> bool:
+    """Whether a file holds the state of a training that came to its end; no for one that is damaged or not there."""
+    try:
+        return parsed(read_tensors(path, FORMAT)[1]["state"])["finished"] is True
+    except (SelfInformedError, KeyError, ValueError, TypeError, RecursionError):
+        return False
+
+
 def _array(tensor: torch.Tensor) -> np.ndarray:
     tensor = tensor.detach().cpu()
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
