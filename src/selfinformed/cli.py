@@ -19,7 +19,7 @@ import typer
 
 from selfinformed.pipeline.config import RunConfig, demo_config, read_config
 from selfinformed.runtime.device import rank, world_size
-from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.errors import InUseError, SelfInformedError
 from selfinformed.runtime.remarks import on_one_line
 from selfinformed.runtime.tabular import Table, one_line, percent
 
@@ -55,7 +55,7 @@ _SMALLER = "what was finished is kept; give a smaller --forward-batch-size, --ba
 
 
 def main() -> None:
-    """Runs a verb; an error is one line and exit code 2."""
+    """Runs a verb; an error is one line and exit code 2, or 75 where another process is at work there."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names may hold what the terminal's encoding has not
             stream.reconfigure(errors="backslashreplace")
@@ -71,6 +71,9 @@ def main() -> None:
 def _exit_code() -> int:
     try:
         code = app(standalone_mode=False)
+    except InUseError as error:
+        _fail(str(error))
+        return 75
     except SelfInformedError as error:
         return _fail(str(error))
     except KeyboardInterrupt:

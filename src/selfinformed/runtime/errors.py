@@ -10,5 +10,9 @@ class SelfInformedError(Exception):
     """
 
 
+class InUseError(SelfInformedError):
+    """Another process works on it. The command line exits with code 75 (EX_TEMPFAIL): the same command may succeed later."""
+
+
 class NotFiniteError(SelfInformedError):
     """Training gave numbers that are not finite; with lower learning rates it may not."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shlex
@@ -11,12 +12,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock, SoftFileLock, Timeout
 
-from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.errors import InUseError, SelfInformedError
 from selfinformed.runtime.files import read_object, write_json
 from selfinformed.runtime.work import remove_old
 
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+_SHORT = 60.0  # seconds, for which a file is locked at most while it is read and written
 _PART = re.compile(r"\..+\.[a-z0-9_]{8}\.part")  # as `written_atomically` calls them
 
 
@@ -41,14 +44,17 @@ class FolderLock:
             work: what is done, for whoever finds the folder locked.
 
         Raises:
-            SelfInformedError: another process holds it; the message names it. The folder cannot be written.
+            InUseError: another process holds it; the message names it.
+            SelfInformedError: the folder cannot be written or locked, or is not there any more.
         """
+        if not self.folder.is_dir():  # the lock would make it anew
+            raise SelfInformedError(f"{self.folder} was moved or deleted while it was in use; start again with the folder as it is named now")
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise SelfInformedError(f"{self.folder} is in use by {self._other()}; wait for it, or choose another --output") from None
+            raise InUseError(f"{self.folder} is in use by {self._other()}, or choose another --output") from None
         except OSError as error:
-            raise SelfInformedError(f"{self.folder} cannot be written: {error.strerror}; free the disk or choose another folder") from None
+            raise _cannot_lock(self.folder, error) from None
         try:
             if self._lock.lock_counter == 1:
                 command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
@@ -63,8 +69,42 @@ class FolderLock:
             self._lock.release()
 
     def _other(self) -> str:
+        """Who holds the lock, and what to do about it."""
         try:
             owner = read_object(self._owner, "lock")
-            return "process {process} on {host} ({work}: {command})".format(**owner)
+            who, host = "process {process} on {host} ({work}: {command})".format(**owner), owner["host"]
         except (SelfInformedError, KeyError):  # it has just begun, or just ended
-            return "another process"
+            who, host = "another process", None
+        return f"{who}; wait for it{_if_gone(self._lock) if host != socket.gethostname() else ''}"
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Within this context no other process that asks for it changes a file; `.NAME.lock` beside it is what is locked.
+
+    Raises:
+        InUseError: another process has it, and does not let go of it.
+        SelfInformedError: the folder cannot be written or locked.
+    """
+    lock = FileLock(path.parent / f".{path.name}.lock")
+    try:
+        lock.acquire(timeout=_SHORT)
+    except Timeout:
+        raise InUseError(f"{path} is in use by another process; wait for it{_if_gone(lock)}") from None
+    except OSError as error:
+        raise _cannot_lock(path, error) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _if_gone(lock: FileLock) -> str:
+    """What to do about a lock that is a mere file, where the file system knows no others: nobody removes it for a process of another host that was killed."""
+    return f", or, if that process is gone, delete {lock.lock_file}" if isinstance(lock, SoftFileLock) else ""
+
+
+def _cannot_lock(path: Path, error: OSError) -> SelfInformedError:
+    if error.errno in _NO_LOCKS:
+        return SelfInformedError(f"{path} cannot be locked: {error.strerror}; its file system is mounted without locks, mount it with them or choose another")
+    return SelfInformedError(f"{path} cannot be written: {error.strerror}; free the disk or choose another folder")
