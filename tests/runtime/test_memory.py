@@ -37,6 +37,7 @@ def system(tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "_SYSTEM", tmp_path / "meminfo")
     monkeypatch.setattr(module, "_GROUP", tmp_path)
+    monkeypatch.setattr(module, "_GROUPS", tmp_path / "cgroup")
     return system
 
 
@@ -45,6 +46,25 @@ def test_the_least_of_system_and_container_is_free(system):
     assert system(500, "max") == 500 * 1024
     assert system(500, "4000", used=3000, cached=1500) == 2500
     assert system(500, "4000", used=5000) == 0
+
+
+V2 = ("memory.max", "memory.current", "inactive_file")
+V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+
+
+@pytest.mark.parametrize(("lines", "folder", "names"), [("0::{}", "", V2), ("11:cpu:/x\n4:memory,hugetlb:{}", "memory", V1)], ids=["version 2", "version 1"])
+def test_the_limit_of_a_job_counts_wherever_in_its_groups_it_stands(system, tmp_path, lines: str, folder: str, names: tuple[str, str, str]):
+    (tmp_path / "cgroup").write_text(lines.format("/slurm/uid_7/job_8/step_0:1") + "\n")
+    groups = [tmp_path / folder / part for part in ("slurm/uid_7/job_8/step_0:1", "slurm/uid_7/job_8", "slurm/uid_7", "slurm", ".")]
+    assert system(500) == 500 * 1024
+    for group in groups:
+        group.mkdir(parents=True, exist_ok=True)
+        for name, content in zip(names, ("4000", "3000", ""), strict=True):
+            (group / name).write_text(content)
+        (group / "memory.stat").write_text(f"anon 1\n{names[2]} 1500\n")
+        assert system(500) == 2500
+        (group / names[0]).write_text("max" if names is V2 else "9223372036854771712")
+        assert system(500) == 500 * 1024
 
 
 def test_elsewhere_it_is_half_of_what_there_is(system, monkeypatch):

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from selfinformed.runtime.errors import SelfInformedError
 
-_SYSTEM, _GROUP, _OWN = Path("/proc/meminfo"), Path("/sys/fs/cgroup"), Path("/proc/self/statm")
+_SYSTEM, _GROUPS, _GROUP, _OWN = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"), Path("/proc/self/statm")
+_NAMES = {"": ("memory.max", "memory.current", "inactive_file"), "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")}
 
 
 def free_memory() -> int:
-    """Bytes that can be taken without swapping: what the system has available, within the limit of this process's container."""
-    return int(max(0, min(_of_system(), _of_container())))
+    """Bytes that can be taken without swapping: what the system has available, within the limits of this process's container, or of the job it belongs to."""
+    return int(max(0, min([_of_system(), *_of_groups()])))
 
 
 def require_memory(needed: float, what: str, instead: str) -> None:
@@ -67,10 +68,22 @@ def _of_system() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-def _of_container() -> float:
+def _of_groups() -> Iterator[int]:
+    """Of each control group that this process is in, of version 2 and 1, from its own up to the root, which in a container is all that can be seen."""
     try:
-        limit, used = (int((_GROUP / name).read_text()) for name in ("memory.max", "memory.current"))
-        lines = dict(line.split() for line in (_GROUP / "memory.stat").read_text().splitlines())
-        return limit - used + int(lines["inactive_file"])  # cached files give way
-    except (OSError, KeyError, ValueError):  # no container, or one without a limit ("max")
-        return float("inf")
+        lines = [line.split(":", 2) for line in _GROUPS.read_text().splitlines()]
+    except OSError:
+        lines = []
+    for controllers, path in {("", "/"), *((controllers, path) for _, controllers, path in lines)}:
+        for controller in _NAMES.keys() & set(controllers.split(",")):
+            own = (_GROUP / controller / path.lstrip("/")).absolute()
+            root = (_GROUP / controller).absolute()
+            for group in (own, *own.parents):
+                if group.is_relative_to(root):
+                    yield from _of_group(group, *_NAMES[controller])
+
+
+def _of_group(group: Path, limit: str, used: str, cached: str) -> Iterator[int]:
+    with suppress(OSError, KeyError, ValueError):  # it is not there, or without a limit ("max")
+        lines = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        yield int((group / limit).read_text()) - int((group / used).read_text()) + int(lines[cached])  # cached files give way
