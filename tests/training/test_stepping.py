@@ -85,6 +85,18 @@ def test_what_was_done_is_not_done_again(problem: Problem, tmp_path, monkeypatch
     assert same(whole, again)
 
 
+def test_within_a_pass_it_is_kept_as_time_goes_by(problem: Problem, tmp_path, monkeypatch) -> None:
+    path = tmp_path / "state.safetensors"
+    whole, history = trained(problem)
+    monkeypatch.setattr("selfinformed.training.stepping._SAVE_EVERY", 0.0)
+    monkeypatch.setattr("selfinformed.training.stepping._SAVE_SHARE", float("inf"))
+    stopped(problem, 5, monkeypatch, checkpoint=path)
+    again, history_again, steps = counted(problem, monkeypatch, checkpoint=path)
+    assert steps == 18 - 4
+    assert same(again, whole)
+    assert rows(history_again) == rows(history)
+
+
 def test_early_stopping_that_was_cut_short_does_not_train_on(problem: Problem, tmp_path, monkeypatch) -> None:
     options = {"recipe": {"patience": 1}, "learning_rate": 1e-9, "classifier_learning_rate": 1e-9, "checkpoint": tmp_path / "state.safetensors"}
 

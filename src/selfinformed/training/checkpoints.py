@@ -25,7 +25,7 @@ class Checkpoint:
     Attributes:
         path: a safetensors file.
         about: everything the weights depend on, as JSON values; a file about something else is refused.
-        every: steps between two writings; None writes after each pass.
+        every: steps between two writings, beside those after each pass and each minute.
     """
 
     path: Path
@@ -33,7 +33,7 @@ class Checkpoint:
     every: int | None = None
 
     def due(self, step: int) -> bool:
-        """Whether to write after this many steps, in the midst of a pass."""
+        """Whether to write after this many steps, in the midst of a pass, whatever the time."""
         return self.every is not None and step % self.every == 0
 
     def write(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:

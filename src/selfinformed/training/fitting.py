@@ -90,7 +90,7 @@ def fit(
             function of their numbers [b] that gives logits [b, C], as a `TeacherNetwork` is (default: the base itself).
         checkpoint: a file that takes the state of this training; called again with the same arguments and the network as it was at first,
             `fit` goes on from it to the same weights, bit for bit. It is left where it is: a finished one gives its result at once.
-        checkpoint_every: steps between two writings of it (default: after each pass).
+        checkpoint_every: steps between two writings of it, beside those after each pass and each minute.
         log: a folder that takes training.jsonl, a row each fourth step, and TensorBoard's events.
         tensorboard: whether it does (default: if TensorBoard is installed).
         finetune: train the whole network in a second stage, on inputs; `train` must then be examples. Checkpoint and log are of the first stage

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Forward = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
 _LOSS_EVERY = 4  # steps; training needs only its gradient
+_SAVE_EVERY, _SAVE_SHARE = 60.0, 0.05  # seconds of training that may be lost, and the share of the time that writing may take
 _ALONE = Processes()
 
 
@@ -144,6 +145,7 @@ class Training:
         """Trains to the end; `log` opens the log, given the steps already done."""
         self.log = log(self.state.step) if log is not None and self.processes.rank == 0 else None
         self.start = time.perf_counter()
+        self.save_at = self.start + _SAVE_EVERY
         try:
             with torch.enable_grad():
                 while not self._over():
@@ -176,7 +178,7 @@ class Training:
                 break
             self._step(rows)
             state.within += 1
-            if self.checkpoint is not None and self.checkpoint.due(state.step):
+            if self.checkpoint is not None and (self.checkpoint.due(state.step) or time.perf_counter() >= self.save_at):
                 self._save()
         if state.losses:  # none where the time was up before the first step
             seconds = round(state.seconds + time.perf_counter() - self.start, 2)
@@ -269,13 +271,15 @@ class Training:
     def _save(self) -> None:
         if self.checkpoint is None or self.processes.rank:
             return
+        start = time.perf_counter()
         tensors = {"drawn_from": self.drawn_from if self.state.within else self.order.generator.get_state()}
         for name, values in (("weights", self.parameters), ("average", self.average or []), ("best", self.best or [])):
             tensors |= {f"{name}.{i}": value for i, value in enumerate(values)}
         for i, parameter in enumerate(self.parameters):
             tensors |= {f"adamw.{i}.{name}": value for name, value in self.optimizer.state.get(parameter, {}).items()}
-        seconds = self.state.seconds + time.perf_counter() - self.start
+        seconds = self.state.seconds + start - self.start
         self.checkpoint.write(tensors, asdict(self.state) | {"seconds": seconds, "rows": self.history.rows})
+        self.save_at = (now := time.perf_counter()) + max(_SAVE_EVERY, (now - start) / _SAVE_SHARE)
 
     @torch.no_grad()
     def _restore(self) -> None:
