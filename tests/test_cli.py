@@ -16,6 +16,7 @@ import yaml
 
 from conftest import write_config, write_images
 from selfinformed import cli
+from selfinformed.__main__ import main as entry
 from selfinformed.pipeline.config import demo_config, read_config
 from selfinformed.pipeline.run import Run
 from selfinformed.runtime.remarks import Remark
@@ -334,6 +335,19 @@ def test_stopping_says_how_to_go_on(call, workspace: Path, monkeypatch) -> None:
     assert code == 130
     assert f"Resume with: selfinformed fit {workspace / 'config.yaml'} --epochs 1" in err
     assert "Traceback" not in err
+
+
+def test_stopping_while_the_command_line_is_imported_is_one_line(monkeypatch, capsys) -> None:
+    class Stops:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "selfinformed.cli":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "selfinformed.cli")
+    monkeypatch.setattr(sys, "meta_path", [Stops(), *sys.meta_path])
+    with pytest.raises(SystemExit, match="^130$"):
+        entry()
+    assert capsys.readouterr().err == "\nstopped; nothing had begun\n"
 
 
 def test_an_unforeseen_error_is_not_hidden(monkeypatch, workspace: Path) -> None:

@@ -70,6 +70,7 @@ def main() -> None:
 
 def _exit_code() -> int:
     try:
+        rank()  # refused before anything begins, where it cannot be
         code = app(standalone_mode=False)
     except InUseError as error:
         _fail(str(error))
@@ -182,6 +183,8 @@ def demo(
 
     Example: selfinformed demo --output runs/demo
     """
+    if rank():  # of torchrun's processes the first does it alone
+        return
     folder = output or ("runs/demo" if base == "budget" else f"runs/demo-{base}")
     config = demo_config(base, fonts, folder).with_changes({"seeds": seeds})
     if print_config:
@@ -323,6 +326,8 @@ def report(
 
     Example: selfinformed report runs/demo; selfinformed report runs/six-groups runs/twelve-groups --output groups.html
     """
+    if rank():
+        return
     if len(runs) == 1:
         if output is not None:
             raise SelfInformedError("report: --output names the page of several runs; a single run's report.html is written into its folder")
@@ -369,6 +374,8 @@ def serve(
 
     Example: selfinformed serve runs/demo
     """
+    if rank():
+        return
     from selfinformed.augmented.exported import is_export_of
     from selfinformed.runtime.progress import say
     from selfinformed.serving.bodies import image_reader

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
-from selfinformed.runtime.device import choose_device
+from selfinformed.cli import main
+from selfinformed.runtime.device import choose_device, rank, world_size
 from selfinformed.runtime.errors import SelfInformedError
 
 
@@ -29,3 +32,26 @@ def test_a_named_device_is_taken():
 def test_a_device_that_cannot_be_used_is_named(device):
     with pytest.raises(SelfInformedError, match=rf"device: '{device}' cannot be used here .*device='auto'"):
         choose_device(device)
+
+
+@pytest.mark.parametrize(("variables", "number"), [({}, (0, 1)), ({"WORLD_SIZE": "3", "RANK": "2"}, (2, 3)), ({"WORLD_SIZE": "0"}, (0, 1))])
+def test_a_process_knows_its_number(monkeypatch, variables: dict[str, str], number: tuple[int, int]):
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert (rank(), world_size()) == number
+
+
+@pytest.mark.parametrize("variables", [{"RANK": "1"}, {"RANK": "x"}, {"RANK": "-1"}, {"RANK": ""}, {"RANK": "2", "WORLD_SIZE": "2"}, {"WORLD_SIZE": "two"}])
+def test_a_number_that_none_of_the_processes_can_have_is_refused(monkeypatch, capsys, variables: dict[str, str]):
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SelfInformedError, match=f"^{next(iter(variables))} is '.*': expected .*, or unset"):
+        rank()
+    monkeypatch.setattr(sys, "argv", ["selfinformed", "--help"])
+    with pytest.raises(SystemExit, match="^2$"):
+        main()
+    assert capsys.readouterr().err.count("\n") == 1

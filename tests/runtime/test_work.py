@@ -108,7 +108,7 @@ def test_results_come_in_order_and_are_made_once(tmp_path, n):
     fill_only(tmp_path, n=n)
 
 
-@pytest.mark.parametrize(("rank", "world", "order"), [(0, 2, "01234567"), (1, 2, "45670123"), (2, 3, "56701234"), (9, 0, "01234567"), (7, 20, "23456701")])
+@pytest.mark.parametrize(("rank", "world", "order"), [(0, 2, "01234567"), (1, 2, "45670123"), (2, 3, "56701234"), (0, 0, "01234567"), (7, 20, "23456701")])
 def test_each_rank_begins_at_another_place(tmp_path, monkeypatch, rank, world, order):
     monkeypatch.setenv("RANK", str(rank))
     monkeypatch.setenv("WORLD_SIZE", str(world))

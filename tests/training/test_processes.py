@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from conftest import Problem, write_config
+from conftest import Problem, refused, write_config
 from selfinformed.augmented.network import augment
 from selfinformed.cli import main
 from selfinformed.pipeline.run import Run
 from selfinformed.runtime.files import read_tensors, write_tensors
 from selfinformed.training.fitting import fit
-from selfinformed.training.processes import Processes
+from selfinformed.training.processes import Processes, joined
 
 SCRIPT = """
 import os
@@ -144,6 +144,28 @@ def test_all_processes_may_replace_heads_of_another_structure(workspace: Path, m
     with pytest.raises(SystemExit, match="^0$"):
         main()
     assert asked == [True]
+
+
+@pytest.mark.parametrize("arguments", [["demo"], ["report", "nowhere"], ["serve", "nowhere"]])
+def test_what_is_not_divided_the_first_process_does_alone(monkeypatch, arguments: list[str]) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("os._exit", sys.exit)
+    monkeypatch.setattr(sys, "argv", ["selfinformed", *arguments])
+    monkeypatch.setattr("selfinformed.cli._open", lambda *_: pytest.fail("it began"))
+    with pytest.raises(SystemExit, match="^0$"):
+        main()
+
+
+@pytest.mark.parametrize("said", ["[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:999", "of the network"])
+def test_what_another_process_is_missed_for_is_one_line(monkeypatch, said: str) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("init_process_group", "destroy_process_group"):
+        monkeypatch.setattr(f"torch.distributed.{name}", lambda *_, **__: None)
+    expected = refused("torchrun: stopped with another process") if "gloo" in said else pytest.raises(RuntimeError, match="^of the network$")
+    with expected, joined("cpu"):
+        raise RuntimeError(said)
 
 
 def test_what_stops_the_first_process_stops_the_others(workspace: Path) -> None:

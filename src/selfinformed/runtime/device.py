@@ -27,10 +27,24 @@ def choose_device(device: str = "auto") -> torch.device:
 
 
 def rank() -> int:
-    """This process's number under torchrun, 0 without it."""
-    return int(os.environ.get("RANK", "0"))
+    """This process's number under torchrun, 0 without it.
+
+    Raises:
+        SelfInformedError: RANK is no number of one of WORLD_SIZE processes.
+    """
+    text, world = os.environ.get("RANK", "0"), world_size()
+    if not (text.isdecimal() and int(text) < world):
+        raise SelfInformedError(f"RANK is {text!r}: expected a number from 0 to {world - 1}, of WORLD_SIZE processes; start with torchrun, or unset RANK")
+    return int(text)
 
 
 def world_size() -> int:
-    """How many processes torchrun started, 1 without it."""
-    return max(int(os.environ.get("WORLD_SIZE", "1")), 1)
+    """How many processes torchrun started, 1 without it.
+
+    Raises:
+        SelfInformedError: WORLD_SIZE is no such number.
+    """
+    text = os.environ.get("WORLD_SIZE", "1")
+    if not text.isdecimal():
+        raise SelfInformedError(f"WORLD_SIZE is {text!r}: expected how many processes there are; start them with torchrun, or unset WORLD_SIZE")
+    return max(int(text), 1)

@@ -111,7 +111,7 @@ def joined(device: str = "auto") -> Iterator[None]:
     They speak by NCCL on CUDA devices, of which each takes its own unless `device` names one, otherwise by Gloo.
 
     Raises:
-        SelfInformedError: they cannot be joined, or there are fewer CUDA devices than processes on this host.
+        SelfInformedError: they cannot be joined, there are fewer CUDA devices than processes on this host, or another of them ended.
     """
     if world_size() < 2:
         yield
@@ -130,5 +130,9 @@ def joined(device: str = "auto") -> Iterator[None]:
     try:
         yield
         distributed.barrier()  # so that none leaves while another still speaks
+    except RuntimeError as error:
+        if isinstance(error, distributed.DistError) or "gloo" in str(error):
+            raise SelfInformedError("torchrun: stopped with another process, whose message says why, or which was killed; run again to go on") from None
+        raise
     finally:
         distributed.destroy_process_group()
