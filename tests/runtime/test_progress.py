@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -23,6 +24,19 @@ def test_items_pass_through_and_only_a_terminal_sees_a_bar(drawn):
     terminal, file = drawn
     assert list(progress(iter(range(5)), 5, "counting")) == [0, 1, 2, 3, 4]
     assert ("counting" in file.getvalue()) == terminal
+
+
+def test_without_a_terminal_a_line_says_how_far_it_is_now_and_then(monkeypatch):
+    file, clock = io.StringIO(), iter([0, 30, 59, 70, 131, 200])
+    monkeypatch.setattr(progress_module, "console", Console(file=file, width=100))
+    monkeypatch.setattr(progress_module, "time", SimpleNamespace(monotonic=clock.__next__))
+    assert list(progress(range(6), 6, "comparing")) == [0, 1, 2, 3, 4, 5]
+    assert file.getvalue().splitlines() == [f"           comparing: {n} of 6, about 1 min left" for n in (3, 4, 5)]
+    clock = iter([0, 600])
+    monkeypatch.setattr(progress_module, "time", SimpleNamespace(monotonic=clock.__next__))
+    items = progress(range(2000), 1250, "training")
+    next(items), next(items)
+    assert file.getvalue().splitlines()[-1] == "           training: 1 of 1,250, about 12,490 min left"
 
 
 def test_the_bar_goes_away_when_the_loop_fails(drawn):

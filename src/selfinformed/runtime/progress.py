@@ -1,7 +1,8 @@
-"""Progress bars with an estimate of the time left; silent without a terminal."""
+"""Progress bars with an estimate of the time left; without a terminal a line each minute."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -13,6 +14,7 @@ from selfinformed.runtime.device import rank
 T = TypeVar("T")
 
 console = Console(stderr=True)
+_EVERY = 60.0  # seconds between two lines
 
 
 def say(line: str) -> None:
@@ -22,9 +24,14 @@ def say(line: str) -> None:
 
 
 def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """Yields `items` under a bar named `what`; the bar is drawn only on a terminal and is gone when done."""
+    """Yields `items` under a bar named `what`, which is gone when done; without a terminal it says each minute how far it is."""
     if not console.is_terminal:
-        yield from items
+        start = said = time.monotonic()
+        for n, item in enumerate(items, 1):
+            yield item
+            if n < total and (now := time.monotonic()) - said >= _EVERY:
+                said = now
+                say(f"           {what}: {n:,} of {total:,}, about {max(1, round((now - start) / n * (total - n) / 60)):,} min left")
         return
     columns = (
         TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
