@@ -199,3 +199,25 @@ def test_half_precision_is_refused_with_what_to_do(problem: Problem, tmp_path) -
     with refused("export: the network is in bfloat16", r"aug\.float\(\)"):
         export_onnx(aug, tmp_path / "model.onnx", inputs.bfloat16())
     assert export_onnx(aug.float(), tmp_path / "model.onnx", inputs).top1_agreement == 1
+
+
+def test_an_export_leaves_the_network_in_training(problem: Problem) -> None:
+    aug = augment(problem.net, problem.plan()).requires_grad_(True).train()
+    before = [module.training for module in aug.modules()]
+    program = export_program(aug, problem.test.read(range(4)))
+    assert [module.training for module in aug.modules()] == before
+    inputs = problem.test.read(range(3))
+    torch.testing.assert_close(program.module()(inputs), aug.logits(inputs), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_without_heads_an_export_claims_none(problem: Problem, tmp_path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    aug = augment(problem.net, problem.plan(), classifier="reinitialise")
+    aug.save_pretrained(tmp_path)
+    with aug.heads_disabled():
+        check = export_onnx(aug, tmp_path / "model.onnx", problem.test.read(range(4)), heads=tmp_path / "heads.safetensors")
+    assert check.extra_computation == 1
+    metadata = onnxruntime.InferenceSession(str(check.path)).get_modelmeta().custom_metadata_map
+    assert (metadata["extra_computation"], metadata["heads"]) == ("1.0", "")
+    assert not is_export_of(check.path, tmp_path / "heads.safetensors")

@@ -13,7 +13,7 @@ import torch
 
 from selfinformed.augmented.network import AugmentedClassifier
 from selfinformed.data.examples import Inputs, take_inputs
-from selfinformed.network.calls import batch_size_of, logits_of
+from selfinformed.network.calls import batch_size_of, evaluating, logits_of
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.extras import extra
 from selfinformed.runtime.files import digest_of, written_atomically
@@ -29,7 +29,7 @@ class ExportCheck:
         n_inputs: examples compared.
         max_difference: largest absolute difference of logits.
         top1_agreement: share of examples with the same best label, or two best that are equal to within 1e-6.
-        extra_computation: multiply-adds of what was written, which computes all heads, over the base's.
+        extra_computation: multiply-adds of what was written, which computes all heads, or none within `heads_disabled`, over the base's.
     """
 
     path: Path
@@ -56,8 +56,8 @@ def export_program(aug: AugmentedClassifier, inputs: Inputs) -> torch.export.Exp
     names, tensors = (list(inputs), tuple(inputs.values())) if isinstance(inputs, dict) else ([], (inputs,))
     batch = torch.export.Dim("batch")
     shapes = {"tensors": tuple({0: batch} for _ in tensors)}
-    with torch.no_grad(), _quiet():
-        return torch.export.export(_Logits(aug.base, names).eval(), tensors, dynamic_shapes=shapes, strict=False)
+    with evaluating(aug.base), _quiet():
+        return torch.export.export(_Logits(aug.base, names), tensors, dynamic_shapes=shapes, strict=False)
 
 
 @contextmanager
@@ -77,7 +77,8 @@ def export_onnx(aug: AugmentedClassifier, path: str | Path, inputs: Inputs, tole
             keyword arguments are, or `inputs`; its output `logits`.
         inputs: at least two examples to check with.
         tolerance: the largest absolute difference of logits that is accepted.
-        heads: the heads.safetensors that the network was saved as; its digest is kept in the metadata, for `is_export_of`.
+        heads: the heads.safetensors that the network was saved as; its digest is kept in the metadata, for `is_export_of`;
+            within `heads_disabled` that it is of none.
 
     Raises:
         SelfInformedError: the `onnx` extra is not installed, the network is in half precision, or the exported network differs by more than the
@@ -108,8 +109,10 @@ def export_onnx(aug: AugmentedClassifier, path: str | Path, inputs: Inputs, tole
         exported: Any = onnx.load(str(temporary))
         metadata = {
             "labels": "\n".join(map(one_line, aug.net.labels.names)), "max_difference": str(check.max_difference), "top1_agreement": str(check.top1_agreement),
-            "checked_inputs": str(check.n_inputs), "extra_computation": str(check.extra_computation), **({"heads": digest_of(heads)} if heads else {}),
+            "checked_inputs": str(check.n_inputs), "extra_computation": str(check.extra_computation),
         }  # fmt: skip
+        if aug.is_base or heads:
+            metadata["heads"] = digest_of(heads) if heads and not aug.is_base else ""
         onnx.helper.set_model_props(exported, metadata)
         onnx.save(exported, str(temporary))
     return check
@@ -143,7 +146,7 @@ def _check(aug: AugmentedClassifier, inputs: Inputs, path: str | Path, session: 
         tied = (expected.max(1).values - got.gather(1, best).flatten()).abs() + (got.max(1).values - got.gather(1, best).flatten()) < 1e-6
         agreeing += int(((got.argmax(1) == best.flatten()) | tied).sum())
         start, size = start + size, min(64, size + 2)
-    return ExportCheck(Path(path), n, largest, agreeing / n, aug.plan.extra_computation)
+    return ExportCheck(Path(path), n, largest, agreeing / n, 1.0 if aug.is_base else aug.plan.extra_computation)
 
 
 class _Logits(torch.nn.Module):
