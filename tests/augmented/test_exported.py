@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 import sys
+from collections import UserDict
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -221,3 +224,116 @@ def test_without_heads_an_export_claims_none(problem: Problem, tmp_path) -> None
     metadata = onnxruntime.InferenceSession(str(check.path)).get_modelmeta().custom_metadata_map
     assert (metadata["extra_computation"], metadata["heads"]) == ("1.0", "")
     assert not is_export_of(check.path, tmp_path / "heads.safetensors")
+
+
+class Hard(torch.nn.Module):
+    def __init__(self, between) -> None:
+        super().__init__()
+        self.mix, self.classifier, self.between = torch.nn.Linear(6, 16), torch.nn.Linear(16, 36), between
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.between(self.mix(x)))
+
+
+UNTRACEABLE = [
+    lambda h: h * 2 if h.sum() > 1e9 else h,
+    lambda h: torch.from_numpy(h.numpy() + 1),
+    lambda h: h * torch.linalg.svdvals(h.reshape(-1, 4, 4))[:, :1],
+]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("between", "reason"), [*zip(UNTRACEABLE, ["data-dependent expression", "numpy", "svd"], strict=True)], ids=["branch", "numpy", "svd"])
+def test_what_cannot_be_traced_is_one_line_with_its_place(problem: Problem, tmp_path, capfd, between, reason) -> None:
+    pytest.importorskip("onnxruntime")
+    inputs = torch.randn(4, 6)
+    net = wrap(Hard(between), inputs)
+    aug = augment(net, plan(net, problem.groups, hidden=(3,)))
+    place = "" if reason == "svd" else rf", at {Path(__file__)}:{between.__code__.co_firstlineno}"
+    with refused("export: the network cannot be traced", rf"{reason}.*{place}\); its forward may take torch's operators alone"):
+        export_onnx(aug, tmp_path / "model.onnx", inputs)
+    assert capfd.readouterr() == ("", "")
+    assert logging.getLogger("torch").isEnabledFor(logging.WARNING)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_any_mapping_is_exported_with_what_is_no_tensor_in_it(problem: Problem, tmp_path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+
+    class Named(Hard):
+        def forward(self, x: torch.Tensor, return_dict: bool = False) -> dict[str, torch.Tensor] | tuple[torch.Tensor]:  # type: ignore[override]
+            logits = super().forward(x)
+            return {"logits": logits} if return_dict else (logits,)
+
+    inputs: dict = UserDict(return_dict=True, x=torch.randn(4, 6))  # type: ignore[assignment]
+    net = wrap(Named(torch.relu), inputs)
+    aug = augment(net, plan(net, problem.groups, hidden=(3,)), classifier="reinitialise")
+    check = export_onnx(aug, tmp_path / "model.onnx", inputs)
+    assert check.n_inputs == 4
+    session = onnxruntime.InferenceSession(str(check.path))
+    (given,), (output,) = session.get_inputs(), session.get_outputs()
+    assert (given.name, given.shape, output.shape) == ("x", ["batch", 6], ["batch", 36])
+    with refused("export: 1 input to check with"):
+        export_program(aug, UserDict(return_dict=True, x=torch.randn(1, 6)))  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_wrap_gave_is_exported_as_the_base(problem: Problem, tmp_path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    inputs = problem.test.read(range(4))
+    check = export_onnx(problem.net, tmp_path / "model.onnx", inputs)
+    got = onnxruntime.InferenceSession(str(check.path)).run(["logits"], {"inputs": inputs.numpy()})[0]
+    torch.testing.assert_close(torch.from_numpy(got), problem.net.logits(inputs), rtol=1e-4, atol=1e-4)
+    assert check.extra_computation == 1
+    with refused("export: expected what augment gave, or wrap, got Linear"):
+        export_program(torch.nn.Linear(2, 2), inputs)  # type: ignore[arg-type]
+
+
+def test_inputs_that_the_network_cannot_take_are_told(problem: Problem) -> None:
+    inputs, aug = problem.test.read(range(4)), augment(problem.net, problem.plan())
+    for other in (inputs[:, :, :4], inputs.double(), {"other": inputs}):
+        with refused("model: it does not run on these inputs", "it was wrapped with"):
+            export_program(aug, other)
+    with refused("model: it does not run on these inputs"):
+        aug.logits(inputs.numpy())
+    with refused("export: expected a tensor, or a mapping with tensors", r"got ndarray; torch\.as_tensor"):
+        export_program(aug, inputs.numpy())
+    with refused("export: the network is on the device meta"):
+        export_program(aug.to("meta"), inputs)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_the_runtime_cannot_run_is_one_line(problem: Problem, tmp_path, monkeypatch) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+
+    def refuse(*_, **__):
+        raise RuntimeError("[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : Could not find an implementation for Conv(11)")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
+    aug, inputs = augment(problem.net, problem.plan()), problem.test.read(range(4))
+    with refused("export: onnxruntime cannot run the network", r"Conv\(11\)\); nothing was written"):
+        export_onnx(aug, tmp_path / "model.onnx", inputs)
+    with refused("export: onnxruntime cannot run the network", r"the network is in float64; export it in float32: aug\.float\(\)"):
+        export_onnx(aug.double(), tmp_path / "model.onnx", inputs.double())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_no_code_is_in_what_is_exported_and_more_than_a_file_holds_is_refused(problem: Problem, tmp_path, monkeypatch, capfd) -> None:
+    pytest.importorskip("onnxruntime")
+    from torch.onnx._internal.exporter import _onnx_program
+
+    monkeypatch.setattr(_onnx_program, "_LARGE_MODEL_THRESHOLD", 10)  # beyond it torch writes weights beside the file
+    aug, inputs = augment(problem.net, problem.plan(), classifier="reinitialise"), problem.test.read(range(4))
+    export_onnx(aug, tmp_path / "model.onnx", inputs)
+    assert capfd.readouterr().err == ""
+    assert os.listdir(tmp_path) == ["model.onnx"]
+    written = (tmp_path / "model.onnx").read_bytes()
+    assert b"stack_trace" not in written
+    assert b".py" not in written
+    assert not any("stack_trace" in node.meta for node in export_program(aug, inputs).graph.nodes)
+    monkeypatch.setattr("selfinformed.augmented.exported._MOST_BYTES", 1000)
+    with refused("export: the network's weights take", "an ONNX file holds 1,000; take export_program"):
+        export_onnx(aug, tmp_path / "other.onnx", inputs)
+    assert os.listdir(tmp_path) == ["model.onnx"]

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import io
+import logging
+import os
+import sys
+import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +18,20 @@ from typing import Any
 
 import torch
 
+import selfinformed
 from selfinformed.augmented.network import AugmentedClassifier
 from selfinformed.data.examples import Inputs, take_inputs
-from selfinformed.network.calls import batch_size_of, evaluating, logits_of
+from selfinformed.network.calls import batch_size_of, evaluating, first_line, logits_of
+from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.extras import extra
 from selfinformed.runtime.files import digest_of, written_atomically
+from selfinformed.runtime.reading import reason_of
 from selfinformed.runtime.tabular import one_line
+
+_MOST_BYTES = 2_000_000_000  # of weights: a file of protobuf ends at 2 GiB
+_NOT_THE_NETWORKS = (*(str(Path(module.__file__ or "").parent) + os.sep for module in (torch, selfinformed)), contextlib.__file__, functools.__file__)
+_TALKATIVE = ("torch", "torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor", "onnxscript", "onnx_ir")
 
 
 @dataclass(frozen=True)
@@ -39,40 +53,49 @@ class ExportCheck:
     extra_computation: float
 
 
-def export_program(aug: AugmentedClassifier, inputs: Inputs) -> torch.export.ExportedProgram:
+def export_program(aug: AugmentedClassifier | WrappedClassifier, inputs: Inputs) -> torch.export.ExportedProgram:
     """The augmented network as a `torch.export` program with a dynamic batch, to compile ahead of time or to run elsewhere.
 
     Where each example runs only some heads (`run_conditionally`) the program computes all of them and leaves out what was not chosen: the same
     logits, at the multiply-adds of `aug.plan`.
 
     Args:
-        aug: what to export.
-        inputs: at least two examples; their other dimensions stay as they are. The program takes the tensors of a dictionary in its order.
+        aug: what to export; what `wrap` gave is exported without heads.
+        inputs: at least two examples; their other dimensions stay as they are. The program takes the tensors of a dictionary in its order; what else
+            is in it becomes part of the program.
+
+    Raises:
+        SelfInformedError: the network does not run on the inputs, or cannot be traced.
     """
+    if not isinstance(aug, AugmentedClassifier | WrappedClassifier):
+        raise SelfInformedError(f"export: expected what augment gave, or wrap, got {type(aug).__name__}")
+    tensors, constants = _divided(inputs)
+    if not tensors:
+        raise SelfInformedError(f"export: expected a tensor, or a mapping with tensors, to check with, got {type(inputs).__name__}; torch.as_tensor makes one")
+    if any(parameter.is_meta for parameter in _model(aug).parameters()):
+        raise SelfInformedError("export: the network is on the device meta, where weights have no values; load them on another first")
     if batch_size_of(inputs) < 2:
         raise SelfInformedError(f"export: {batch_size_of(inputs)} input to check with; give at least two, since the batch may be of any size")
-    if aug.dispatch is not None and aug.dispatch.share is not None:
+    if isinstance(aug, AugmentedClassifier) and aug.dispatch is not None and aug.dispatch.share is not None:
         raise SelfInformedError("export: with conditional(share=...) which heads run depends on the rest of the batch; leave that context, or give above=")
-    names, tensors = (list(inputs), tuple(inputs.values())) if isinstance(inputs, dict) else ([], (inputs,))
-    batch = torch.export.Dim("batch")
+    aug.logits(take_inputs(inputs, slice(2)))  # which says what is wrong with them
+    model, batch, device = _model(aug), torch.export.Dim("batch"), aug.classifier.weight.device
+    module = _Logits(model, list(tensors) if isinstance(inputs, Mapping) else [], constants)
     shapes = {"tensors": tuple({0: batch} for _ in tensors)}
-    with evaluating(aug.base), _quiet():
-        return torch.export.export(_Logits(aug.base, names), tensors, dynamic_shapes=shapes, strict=False)
+    with evaluating(model), _traced():
+        program = torch.export.export(module, tuple(tensor.to(device) for tensor in tensors.values()), dynamic_shapes=shapes, strict=False)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # lines of code and where they are on this machine
+    return program
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what torch says of its own code: that it will change."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        yield
-
-
-def export_onnx(aug: AugmentedClassifier, path: str | Path, inputs: Inputs, tolerance: float = 1e-4, heads: str | Path | None = None) -> ExportCheck:
+def export_onnx(
+    aug: AugmentedClassifier | WrappedClassifier, path: str | Path, inputs: Inputs, tolerance: float = 1e-4, heads: str | Path | None = None
+) -> ExportCheck:
     """Writes the augmented network as ONNX with a dynamic batch, and compares onnxruntime's logits with torch's.
 
     Args:
-        aug: what to export.
+        aug: what to export; what `wrap` gave is exported without heads.
         path: the .onnx file; its metadata holds the label names and the result of the check. Its inputs are called as the network's
             keyword arguments are, or `inputs`; its output `logits`.
         inputs: at least two examples to check with.
@@ -81,8 +104,8 @@ def export_onnx(aug: AugmentedClassifier, path: str | Path, inputs: Inputs, tole
             within `heads_disabled` that it is of none.
 
     Raises:
-        SelfInformedError: the `onnx` extra is not installed, the network is in half precision, or the exported network differs by more than the
-            tolerance.
+        SelfInformedError: the `onnx` extra is not installed, the network is in half precision, does not run on the inputs, cannot be traced, has more
+            weights than such a file holds, or the exported network differs by more than the tolerance.
     """
     try:
         import onnx
@@ -90,29 +113,42 @@ def export_onnx(aug: AugmentedClassifier, path: str | Path, inputs: Inputs, tole
         import onnxscript  # noqa: F401
     except (ImportError, RuntimeError):
         raise SelfInformedError("export: ONNX needs an extra; run: pip install 'selfinformed[onnx]'") from None
-    kind = aug.classifier.weight.dtype
-    if kind in (torch.float16, torch.bfloat16):
-        name = str(kind).removeprefix("torch.")
-        raise SelfInformedError(f"export: the network is in {name}, which onnxruntime's CPU lacks; export it in float32: aug.float()")
-    names = list(inputs) if isinstance(inputs, dict) else ["inputs"]
-    with _quiet():
-        program = torch.onnx.export(export_program(aug, inputs), dynamo=True, input_names=names, output_names=["logits"], verbose=False)
-    assert program is not None
+    program = export_program(aug, inputs)
+    kind = str(aug.classifier.weight.dtype).removeprefix("torch.")
+    if kind in ("float16", "bfloat16"):
+        raise SelfInformedError(f"export: the network is in {kind}, which onnxruntime's CPU lacks; export it in float32: aug.float()")
+    names = list(_divided(inputs)[0])
+    with _traced():
+        converted = torch.onnx.export(program, dynamo=True, input_names=names, output_names=["logits"], verbose=False)
+    assert converted is not None
+    _without_source(converted)
+    converted.rename_axes({str(converted.model.graph.outputs[0].shape[0]): "batch"})  # type: ignore[index]  # logits have a shape
+    if (size := sum(value.const_value.nbytes for value in converted.model.graph.initializers.values() if value.const_value is not None)) > _MOST_BYTES:
+        raise SelfInformedError(
+            f"export: the network's weights take {size:,} bytes and an ONNX file holds {_MOST_BYTES:,}; take export_program, or save_pretrained and si.load"
+        )
+    exported: Any = converted.model_proto
     with written_atomically(path) as temporary:
-        program.save(str(temporary))
-        session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
-        check = _check(aug, inputs, path, session)
+        onnx.save(exported, str(temporary))
+        try:
+            session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
+            check = _check(aug, inputs, path, session)
+        except SelfInformedError:
+            raise
+        except Exception as error:  # the runtime has a class of its own for each reason
+            remedy = "export_program needs no onnxruntime" if kind == "float32" else f"the network is in {kind}; export it in float32: aug.float()"
+            raise SelfInformedError(f"export: onnxruntime cannot run the network ({reason_of(error)}); nothing was written; {remedy}") from None
         if not check.max_difference <= tolerance:
             raise SelfInformedError(
                 f"export: onnxruntime's logits differ by up to {check.max_difference:.2g} (accepted: {tolerance:.2g}); nothing was written"
             )
-        exported: Any = onnx.load(str(temporary))
         metadata = {
-            "labels": "\n".join(map(one_line, aug.net.labels.names)), "max_difference": str(check.max_difference), "top1_agreement": str(check.top1_agreement),
+            "labels": "\n".join(map(one_line, aug.labels.names)), "max_difference": str(check.max_difference), "top1_agreement": str(check.top1_agreement),
             "checked_inputs": str(check.n_inputs), "extra_computation": str(check.extra_computation),
         }  # fmt: skip
-        if aug.is_base or heads:
-            metadata["heads"] = digest_of(heads) if heads and not aug.is_base else ""
+        is_base = isinstance(aug, WrappedClassifier) or aug.is_base
+        if heads or is_base:
+            metadata["heads"] = digest_of(heads) if heads and not is_base else ""
         onnx.helper.set_model_props(exported, metadata)
         onnx.save(exported, str(temporary))
     return check
@@ -130,15 +166,73 @@ def is_export_of(path: Path, heads: Path) -> bool:
     return said["heads"] == digest_of(heads) if "heads" in said else path.stat().st_mtime >= heads.stat().st_mtime
 
 
-def _check(aug: AugmentedClassifier, inputs: Inputs, path: str | Path, session: Any) -> ExportCheck:
+def _model(aug: AugmentedClassifier | WrappedClassifier) -> torch.nn.Module:
+    return aug.model if isinstance(aug, WrappedClassifier) else aug.base
+
+
+def _divided(inputs: Inputs) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The tensors among inputs, by the names they have in an export, and what else is a keyword argument."""
+    named = inputs if isinstance(inputs, Mapping) else {"inputs": inputs}
+    tensors = {name: value for name, value in named.items() if isinstance(value, torch.Tensor)}
+    return tensors, {name: value for name, value in named.items() if name not in tensors}
+
+
+@contextmanager
+def _traced() -> Iterator[None]:
+    """Within this context a program is made: without what torch and its helpers say of their own code, and with one line where it cannot be made.
+
+    Raises:
+        SelfInformedError: with the reason, and the last line of the network's own code that led to it.
+    """
+    loggers, said = [logging.getLogger(name) for name in _TALKATIVE], io.StringIO()
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(said):  # where torch writes the whole program as far as it came
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    except (SelfInformedError, MemoryError):
+        raise
+    except Exception as error:  # torch has a class for each reason, and raises the network's own
+        remedy = "its forward may take torch's operators alone, and no branch on values that it computes; without an export use it in PyTorch (si.load)"
+        raise SelfInformedError(f"export: the network cannot be traced ({_why(error)}); {remedy}") from error
+    else:
+        sys.stderr.write(said.getvalue())
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _why(error: BaseException) -> str:
+    """The first line of the innermost reason, and the last line of the network's own code on the way to it."""
+    frames: list[traceback.FrameSummary] = []
+    while True:
+        frames += [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_NOT_THE_NETWORKS)]
+        if error.__cause__ is None:
+            break
+        error = error.__cause__
+    return first_line(error).rstrip(".") + (f", at {frames[-1].filename}:{frames[-1].lineno}" if frames else "")
+
+
+def _without_source(program: Any) -> None:
+    """Takes from an ONNX program what torch notes beside its steps: lines of code and where they are on this machine."""
+    model = program.model
+    for graph in (model.graph, *model.functions.values()):
+        for part in (graph, *graph.inputs, *graph.outputs, *graph.all_nodes(), *(value for node in graph.all_nodes() for value in node.outputs)):
+            part.metadata_props.clear()
+    for value in model.graph.initializers.values():
+        value.metadata_props.clear()
+
+
+def _check(aug: AugmentedClassifier | WrappedClassifier, inputs: Inputs, path: str | Path, session: Any) -> ExportCheck:
     """Compares the two, in batches of several sizes, since an export can tie itself to the batch it saw."""
     n, start, size = batch_size_of(inputs), 0, 1
     largest, agreeing = 0.0, 0
     known = {given.name for given in session.get_inputs()}
     while start < n:
         part = take_inputs(inputs, slice(start, start + size))
-        tensors = part if isinstance(part, dict) else {"inputs": part}
-        feed = {name: tensor.cpu().numpy() for name, tensor in tensors.items() if name in known}  # an input that is not used is dropped
+        feed = {name: tensor.cpu().numpy() for name, tensor in _divided(part)[0].items() if name in known}  # an input that is not used is dropped
         got, expected = torch.from_numpy(session.run(None, feed)[0]), aug.logits(part).cpu()
         difference = (got - expected).abs()
         largest = max(largest, float(difference.max())) if not difference.isnan().any() else float("nan")
@@ -146,15 +240,16 @@ def _check(aug: AugmentedClassifier, inputs: Inputs, path: str | Path, session: 
         tied = (expected.max(1).values - got.gather(1, best).flatten()).abs() + (got.max(1).values - got.gather(1, best).flatten()) < 1e-6
         agreeing += int(((got.argmax(1) == best.flatten()) | tied).sum())
         start, size = start + size, min(64, size + 2)
-    return ExportCheck(Path(path), n, largest, agreeing / n, 1.0 if aug.is_base else aug.plan.extra_computation)
+    extra_computation = 1.0 if isinstance(aug, WrappedClassifier) or aug.is_base else aug.plan.extra_computation
+    return ExportCheck(Path(path), n, largest, agreeing / n, extra_computation)
 
 
 class _Logits(torch.nn.Module):
-    """A network that takes tensors in order, whatever it calls them, and gives its logits alone, whatever else it returns."""
+    """A network that takes tensors in order, whatever it calls them, beside what is always the same, and gives its logits alone, whatever else it returns."""
 
-    def __init__(self, base: torch.nn.Module, names: list[str]) -> None:
+    def __init__(self, model: torch.nn.Module, names: list[str], constants: dict[str, Any]) -> None:
         super().__init__()
-        self.base, self.names = base, names
+        self.base, self.names, self.constants = model, names, constants
 
     def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
-        return logits_of(self.base(**dict(zip(self.names, tensors, strict=True))) if self.names else self.base(*tensors))
+        return logits_of(self.base(**dict(zip(self.names, tensors, strict=True)), **self.constants) if self.names else self.base(*tensors))

@@ -211,9 +211,9 @@ def open_dataset(
 
 
 def take_inputs(inputs: Inputs, rows: Any) -> Inputs:
-    """Some examples of a batch of inputs."""
-    if isinstance(inputs, dict):
-        return {name: tensor[rows] for name, tensor in inputs.items()}
+    """Some examples of a batch of inputs; keyword arguments that are no tensors stay as they are."""
+    if isinstance(inputs, Mapping):
+        return {name: value[rows] if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
     return inputs[rows]
 
 

@@ -59,7 +59,7 @@ def logits_of(output: Any) -> torch.Tensor:
 
 
 def batch_size_of(inputs: Inputs) -> int:
-    return len(next(iter(inputs.values()))) if isinstance(inputs, dict) else len(inputs)
+    return len(next(value for value in inputs.values() if isinstance(value, torch.Tensor)) if isinstance(inputs, Mapping) else inputs)
 
 
 @contextmanager
@@ -71,12 +71,12 @@ def told_of(inputs: Inputs, example_inputs: Inputs) -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, ValueError, IndexError) as error:
-        reason, given, wrapped = _first_line(error), _shapes(inputs), _shapes(example_inputs)
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        reason, given, wrapped = first_line(error), _shapes(inputs), _shapes(example_inputs)
         raise SelfInformedError(f"model: it does not run on these inputs ({reason}); it was wrapped with {wrapped}, and these are {given}") from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
@@ -84,6 +84,11 @@ def _shapes(inputs: Inputs) -> str:
     named = inputs.items() if isinstance(inputs, Mapping) else [("", inputs)]
     told = (f"{name}{' ' * bool(name)}{str(x.dtype).removeprefix('torch.')} {list(x.shape)}" for name, x in named if isinstance(x, torch.Tensor))
     return ", ".join(told) or type(inputs).__name__
+
+
+def is_traced() -> bool:
+    """Whether a program is made of the steps that are taken now, which then may not depend on the data."""
+    return torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
 
 
 @contextmanager
@@ -138,7 +143,7 @@ def record(model: nn.Module, inputs: Inputs) -> tuple[torch.Tensor, list[Call]]:
         with evaluating(model):
             output = call(model, inputs)
     except Exception as error:  # whatever a model raises on inputs that are not its own
-        raise SelfInformedError(f"model: it does not run on the example inputs ({_first_line(error)}); give inputs of the shape it was trained on") from error
+        raise SelfInformedError(f"model: it does not run on the example inputs ({first_line(error)}); give inputs of the shape it was trained on") from error
     finally:
         for hook in hooks:
             hook.remove()
