@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from unittest import mock
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from conftest import Problem
 from selfinformed.augmented import dispatch as module
 from selfinformed.augmented.dispatch import Dispatch, uncertainty
+from selfinformed.augmented.exported import export_program
 from selfinformed.augmented.heads import Heads
 from selfinformed.augmented.network import AugmentedClassifier, augment
 from selfinformed.runtime.errors import SelfInformedError
@@ -163,6 +165,30 @@ def test_compiled_and_transformed_it_gives_the_same(problem: Problem, trained: A
         torch.testing.assert_close(second, torch.autograd.grad(plain.square().sum(), weights)[0], rtol=1e-3, atol=1e-3)
 
 
+def test_for_each_example_of_a_vmap_and_without_values_it_gives_the_same(problem: Problem, trained: AugmentedClassifier):
+    trained.run_conditionally(2)
+    inputs = problem.test.read(range(7))
+    with torch.no_grad():
+        torch.testing.assert_close(torch.vmap(lambda example: trained(example[None])[0])(inputs), trained(inputs), rtol=1e-4, atol=1e-5)
+    assert copy.deepcopy(trained).to("meta")(inputs.to("meta")).shape == (7, problem.net.n_labels)
+
+
+def test_compiled_it_is_not_compiled_anew_for_each_batch(problem: Problem, trained: AugmentedClassifier):
+    import torch._dynamo  # not before something is compiled: it takes seconds
+
+    inputs = problem.test.read(range(60))
+    graphs: list[object] = []
+    torch._dynamo.reset()
+    with trained.conditional(2) as dispatch, torch.no_grad(), torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        compiled = torch.compile(trained, backend=lambda graph, _: graphs.append(graph) or graph.forward)
+        got = [compiled(inputs[:5])]
+        first = len(graphs)
+        got += [compiled(inputs[start : start + 5]) for start in range(5, 60, 5)]
+        assert len(graphs) == first
+        assert dispatch.examples == 60  # counted as ever
+        torch.testing.assert_close(torch.cat(got), trained(inputs), rtol=1e-4, atol=1e-5)
+
+
 def test_contexts_nest_and_survive_an_error(problem: Problem, trained: AugmentedClassifier):
     with trained.conditional(3) as outer:
         with pytest.raises(RuntimeError, match="mine"), trained.conditional(1):
@@ -302,6 +328,24 @@ def test_gradients_of_chosen_heads_are_those_of_running_them_one_by_one(problem:
     (trained.classifier(features.penultimate) + mask * trained.heads(features.attached)).square().mean().backward()
     for parameter, gradient in zip(trained.heads.parameters(), found, strict=True):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_exported_or_traced_is_in_32_bits(problem: Problem, trained: AugmentedClassifier):
+    inputs = problem.test.read(range(4))
+    with trained.quantized_heads():
+        program = export_program(trained, inputs).module()
+        with torch.no_grad():
+            traced = torch.jit.trace(trained, inputs, check_trace=False)
+    for made in (program, traced):
+        torch.testing.assert_close(made(problem.test.read(range(20))), trained.logits(problem.test.read(range(20))), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_depends_on_the_batch_is_not_traced(problem: Problem, trained: AugmentedClassifier):
+    trained.output = "softmax"
+    with trained.conditional(2, share=0.5), pytest.raises(SelfInformedError, match=r"conditional\(share=...\) which heads run depends on the rest"):
+        torch.jit.trace(trained, problem.test.read(range(4)), check_trace=False)
 
 
 @pytest.mark.filterwarnings("ignore")

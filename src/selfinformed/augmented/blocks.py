@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from selfinformed.network.calls import is_traced
+
 _LARGE = 225_000  # weights of a block that take longer to read in 32 bits than a product takes to start
 
 _INT8_BATCH = 8  # beyond it a product no longer waits for memory, and float32 is as fast or faster
@@ -160,8 +162,8 @@ def in_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def suits_int8(x: torch.Tensor) -> bool:
-    """Whether a product of x [B, a] gains from weights in 8 bits: a small batch, and no gradient asked for."""
-    return len(x) <= _INT8_BATCH and not torch.is_grad_enabled()
+    """Whether a product of x [B, a] gains from weights in 8 bits: a small batch, no gradient asked for, and no program made, which has any batch."""
+    return not is_traced() and len(x) <= _INT8_BATCH and not torch.is_grad_enabled()
 
 
 def int8_product(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch._compile import _disable_dynamo
 
 from selfinformed.augmented import choosing
 from selfinformed.augmented.choosing import IntArray
 from selfinformed.augmented.heads import Heads
+from selfinformed.network.calls import is_traced
 from selfinformed.network.wrap import Output
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.plans import HeadPlan
@@ -43,6 +46,18 @@ class Divided(Protocol):
 
     def own(self, numbers: torch.Tensor) -> torch.Tensor:
         """Of the numbers of examples in the batch, those of this process's part, as numbers in it."""
+
+
+def _uncompiled(method: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """A method that `torch.compile` leaves alone. torch's own decorator imports what compiles: seconds, where nothing is compiled."""
+    left_alone = _disable_dynamo(method)
+
+    @functools.wraps(method)
+    def call(*args: Any) -> torch.Tensor:
+        compiling = torch.compiler.is_compiling() or "torch._dynamo" in sys.modules
+        return left_alone(*args) if compiling else method(*args)
+
+    return call
 
 
 class Dispatch:
@@ -131,7 +146,7 @@ class Dispatch:
         best = scores.new_full((n, len(self.plan.groups) + 1), -torch.inf)  # the last is for labels in no group
         best = best.scatter_reduce_(1, self._group_of.to(scores.device).expand(n, -1), scores, "amax")[:, :-1]
         best = best.masked_fill(self._always.to(best.device), torch.inf)
-        if _is_traced():  # ONNX knows one sort, which is stable
+        if is_traced():  # ONNX knows one sort, which is stable
             return best.sort(dim=1, descending=True).indices[:, : self.top_groups]
         return best.sort(dim=1, descending=True, stable=True).indices[:, : self.top_groups]
 
@@ -151,8 +166,13 @@ class Dispatch:
 
     def __call__(self, heads: Heads, attached: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """What the chosen heads add to the logits: attached [B, D], logits [B, C] -> [B, C]"""
-        if _is_traced():
+        if is_traced() or (self.share is None and _is_fixed(logits)):
             return self._masked(heads, attached, logits)
+        return self._counted(heads, attached, logits)
+
+    @_uncompiled
+    def _counted(self, heads: Heads, attached: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """The same for the examples that run heads, each head on those that chose it."""
         self.examples += len(logits)
         if not self.top_groups:
             return torch.zeros_like(logits)
@@ -168,6 +188,8 @@ class Dispatch:
 
     def _masked(self, heads: Heads, attached: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """The same without a step that depends on the data: all heads run, and what was not chosen is left out."""
+        if self.share is not None:
+            raise SelfInformedError("export: with conditional(share=...) which heads run depends on the rest of the batch; leave that context, or give above=")
         runs = torch.zeros(logits.shape[0], len(self.plan.groups), dtype=logits.dtype, device=logits.device)
         runs = torch.scatter(runs, 1, self.choose(logits), 1.0)
         if self.output is not None and self.above is not None:
@@ -215,13 +237,13 @@ class Dispatch:
                 yield group, read if len(rows[group]) == len(read) else read.index_select(0, rows[group])
 
 
-def _is_traced() -> bool:
-    """Whether a program is made of the steps that are taken now, which then may not depend on the data."""
-    return torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
+def _is_fixed(x: torch.Tensor) -> bool:
+    """Whether the steps taken now may not depend on the values in x: they become a program, are taken for all of a `vmap` at once, or there are none."""
+    return is_traced() or x.is_meta or torch._C._are_functorch_transforms_active()
 
 
 def _suits_kernels(x: torch.Tensor) -> bool:
-    if torch.compiler.is_compiling() or _is_traced() or torch._C._are_functorch_transforms_active():  # which give tensors without memory
+    if torch.compiler.is_compiling() or _is_fixed(x):  # which give tensors without memory
         return False
     return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
 

@@ -76,8 +76,6 @@ def export_program(aug: AugmentedClassifier | WrappedClassifier, inputs: Inputs)
         raise SelfInformedError("export: the network is on the device meta, where weights have no values; load them on another first")
     if batch_size_of(inputs) < 2:
         raise SelfInformedError(f"export: {batch_size_of(inputs)} input to check with; give at least two, since the batch may be of any size")
-    if isinstance(aug, AugmentedClassifier) and aug.dispatch is not None and aug.dispatch.share is not None:
-        raise SelfInformedError("export: with conditional(share=...) which heads run depends on the rest of the batch; leave that context, or give above=")
     aug.logits(take_inputs(inputs, slice(2)))  # which says what is wrong with them
     model, batch, device = _model(aug), torch.export.Dim("batch"), aug.classifier.weight.device
     module = _Logits(model, list(tensors) if isinstance(inputs, Mapping) else [], constants)
