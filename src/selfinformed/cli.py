@@ -345,7 +345,7 @@ def report(
         _show(json, {"report": str(path)}, [], f"open {path}")
 
 
-@_verb(["output"], "selfinformed export runs/demo")
+@_verb(["output", "opset"], "selfinformed export runs/demo")
 def export(run: Run, json: bool) -> None:
     """Exports the augmented network as model.onnx and verifies it with onnxruntime."""
     check = _exported(run)
@@ -406,7 +406,7 @@ def _exported(run: Run) -> ExportCheck:
     from selfinformed.augmented.exported import export_onnx
 
     _, inputs = next(run.inputs.examples("test").batches(64))
-    return export_onnx(run.augmented(), run.folder / "model.onnx", inputs, heads=run.folder / "heads.safetensors")
+    return export_onnx(run.augmented(), run.folder / "model.onnx", inputs, heads=run.folder / "heads.safetensors", opset=run.config.opset)
 
 
 def _joined(device: str) -> AbstractContextManager[None]:

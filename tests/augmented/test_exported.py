@@ -337,3 +337,28 @@ def test_no_code_is_in_what_is_exported_and_more_than_a_file_holds_is_refused(pr
     with refused("export: the network's weights take", "an ONNX file holds 1,000; take export_program"):
         export_onnx(aug, tmp_path / "other.onnx", inputs)
     assert os.listdir(tmp_path) == ["model.onnx"]
+
+
+def test_a_program_holds_the_weights_it_reads(problem: Problem, tmp_path) -> None:
+    aug, inputs = augment(problem.net, problem.plan(), classifier="reinitialise"), problem.test.read(range(4))
+    aug.output = "softmax"
+    aug.run_conditionally(1, 0.5)
+    torch.export.save(export_program(aug, inputs), tmp_path / "program.pt2")
+    program = torch.export.load(tmp_path / "program.pt2")
+    assert {name for name in aug.base.state_dict() if "original" not in name and "num_batches" not in name} == {name[5:] for name in program.state_dict}
+    torch.testing.assert_close(program.module()(inputs), aug.logits(inputs), rtol=1e-4, atol=1e-4)
+    with aug.heads_disabled():
+        program = export_program(aug, inputs)
+        torch.testing.assert_close(program.module()(inputs), aug.logits(inputs), rtol=1e-4, atol=1e-4)
+    assert not any("heads" in name for name in (*program.state_dict, *program.constants))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_opset_can_be_chosen(problem: Problem, tmp_path) -> None:
+    onnx = pytest.importorskip("onnx")
+    aug, inputs = augment(problem.net, problem.plan()), problem.test.read(range(4))
+    check = export_onnx(aug, tmp_path / "model.onnx", inputs, opset=18)
+    assert onnx.load(str(check.path)).opset_import[0].version == 18
+    for wrong in (17, 24, True, "18"):
+        with refused("opset: expected a number from 18 to 23, got"):
+            export_onnx(aug, tmp_path / "model.onnx", inputs, opset=wrong)  # type: ignore[arg-type]

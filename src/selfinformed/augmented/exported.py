@@ -84,11 +84,12 @@ def export_program(aug: AugmentedClassifier | WrappedClassifier, inputs: Inputs)
         program = torch.export.export(module, tuple(tensor.to(device) for tensor in tensors.values()), dynamic_shapes=shapes, strict=False)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # lines of code and where they are on this machine
-    return program
+    return _without_unused(program)
 
 
 def export_onnx(
-    aug: AugmentedClassifier | WrappedClassifier, path: str | Path, inputs: Inputs, tolerance: float = 1e-4, heads: str | Path | None = None
+    aug: AugmentedClassifier | WrappedClassifier, path: str | Path, inputs: Inputs, tolerance: float = 1e-4, heads: str | Path | None = None,
+    opset: int | None = None,
 ) -> ExportCheck:
     """Writes the augmented network as ONNX with a dynamic batch, and compares onnxruntime's logits with torch's.
 
@@ -100,6 +101,7 @@ def export_onnx(
         tolerance: the largest absolute difference of logits that is accepted.
         heads: the heads.safetensors that the network was saved as; its digest is kept in the metadata, for `is_export_of`;
             within `heads_disabled` that it is of none.
+        opset: of ONNX's operators, 18 to 23, for what is older or newer than torch's choice.
 
     Raises:
         SelfInformedError: the `onnx` extra is not installed, the network is in half precision, does not run on the inputs, cannot be traced, has more
@@ -111,13 +113,15 @@ def export_onnx(
         import onnxscript  # noqa: F401
     except (ImportError, RuntimeError):
         raise SelfInformedError("export: ONNX needs an extra; run: pip install 'selfinformed[onnx]'") from None
+    if opset is not None and (isinstance(opset, bool) or not isinstance(opset, int) or not 18 <= opset <= 23):
+        raise SelfInformedError(f"opset: expected a number from 18 to 23, got {opset!r}")
     program = export_program(aug, inputs)
     kind = str(aug.classifier.weight.dtype).removeprefix("torch.")
     if kind in ("float16", "bfloat16"):
         raise SelfInformedError(f"export: the network is in {kind}, which onnxruntime's CPU lacks; export it in float32: aug.float()")
     names = list(_divided(inputs)[0])
     with _traced():
-        converted = torch.onnx.export(program, dynamo=True, input_names=names, output_names=["logits"], verbose=False)
+        converted = torch.onnx.export(program, dynamo=True, input_names=names, output_names=["logits"], opset_version=opset, verbose=False)
     assert converted is not None
     _without_source(converted)
     converted.rename_axes({str(converted.model.graph.outputs[0].shape[0]): "batch"})  # type: ignore[index]  # logits have a shape
@@ -211,6 +215,23 @@ def _why(error: BaseException) -> str:
             break
         error = error.__cause__
     return first_line(error).rstrip(".") + (f", at {frames[-1].filename}:{frames[-1].lineno}" if frames else "")
+
+
+def _without_unused(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """The program without weights that no step reads: the base's classifier beside the one that took its place."""
+    signature, unused = program.graph_signature, {node.name: node for node in program.graph.nodes if node.op == "placeholder" and not node.users}
+    gone = [spec for spec in signature.input_specs if spec.target is not None and spec.arg.name in unused]
+    for spec in gone:
+        program.graph.erase_node(unused[spec.arg.name])
+    signature.input_specs = [spec for spec in signature.input_specs if spec not in gone]
+    read = {spec.target for spec in signature.input_specs}
+    program.graph_module.recompile()
+    return torch.export.ExportedProgram(
+        root=program.graph_module, graph=program.graph, graph_signature=signature, range_constraints=program.range_constraints,
+        state_dict={name: tensor for name, tensor in program.state_dict.items() if name in read},
+        constants={name: value for name, value in program.constants.items() if name in read},
+        module_call_graph=program.module_call_graph, example_inputs=program.example_inputs, verifiers=program.verifiers,
+    )  # fmt: skip
 
 
 def _without_source(program: Any) -> None:

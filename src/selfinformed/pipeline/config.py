@@ -121,6 +121,7 @@ class RunConfig:
     arms: tuple[str, ...] | None = _option(None, "arms of the comparison, e.g. base,confusions,dense (default: all)")
     tuning: int | None = _option(None, "learning rates, powers of two about those given, that each arm of the comparison tries on hold-out data first, e.g. 3")
     seed: int = _option(0, "of clustering, weights and the order of examples")
+    opset: int | None = _option(None, "of the ONNX operators that export writes, 18 to 23 (default: torch's choice)")
     device: str = _option("auto", "auto, cpu, cuda, mps, ...")
 
     def with_changes(self, changes: dict[str, Any]) -> RunConfig:
@@ -161,7 +162,7 @@ MAKES_AGAIN = {
     "second_view": ("comparison.json",), "candidates": ("search.json",), "rounds": ("search.json",),
     "budget_of": ("search.json",), "latency_batch": ("search.json",), "bootstraps": ("stability.json",), "sweep": ("sweep.json",),
     "probe_width": ("probe.json",),
-    "mapping": ("evaluation.json",), "structure": ("config.json", "evaluation.json", "conditional.json", "latency.json"), "log": (), "device": (),
+    "mapping": ("evaluation.json",), "structure": ("config.json", "evaluation.json", "conditional.json", "latency.json"), "log": (), "device": (), "opset": (),
     "skip_bad": (),
 }  # fmt: skip
 
@@ -315,7 +316,7 @@ _LEAST = {
     "n_groups": 1, "top_groups": 0, "bootstraps": 0, "cover_share": 0.0, "sweep": 1,
     "n_labels": 1, "hidden": 1, "top_k": 1, "map_k": 1, "views": 1, "skip_bad": 0, "depth": 1, "epochs": 0, "batch_size": 1,
     "forward_batch_size": 1, "probe_width": 1, "seeds": 1, "seed": 0, "budget": 0.0, "dense_share": 0.0, "learning_rate": 0.0,
-    "classifier_learning_rate": 0.0, "image_size": 1, "candidates": 1, "rounds": 1, "tuning": 1, "attach_points": 0, "latency_batch": 1,
+    "classifier_learning_rate": 0.0, "image_size": 1, "candidates": 1, "rounds": 1, "tuning": 1, "attach_points": 0, "latency_batch": 1, "opset": 18,
     "pixel_std": 0.0, "weight_decay": 0.0, "residual": 0.0, "epsilon": 0.0, "label_smoothing": 0.0, "logit_adjustment": 0.0, "class_weights": 0.0,
     "balanced_sampling": 0.0, "soft_targets": 0.0, "temperature": 0.0, "ema": 0.0, "tail_average": 0.0, "patience": 0,
 }  # fmt: skip
