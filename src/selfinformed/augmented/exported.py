@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 
-import selfinformed
 from selfinformed.augmented.network import AugmentedClassifier
 from selfinformed.data.examples import Inputs, take_inputs
 from selfinformed.network.calls import batch_size_of, evaluating, first_line, logits_of
@@ -30,7 +29,7 @@ from selfinformed.runtime.reading import reason_of
 from selfinformed.runtime.tabular import one_line
 
 _MOST_BYTES = 2_000_000_000  # of weights: a file of protobuf ends at 2 GiB
-_NOT_THE_NETWORKS = (*(str(Path(module.__file__ or "").parent) + os.sep for module in (torch, selfinformed)), contextlib.__file__, functools.__file__)
+_NOT_THE_NETWORKS = (*(str(folder) + os.sep for folder in (Path(torch.__file__).parent, Path(__file__).parents[1])), contextlib.__file__, functools.__file__)
 _TALKATIVE = ("torch", "torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor", "onnxscript", "onnx_ir")
 
 
