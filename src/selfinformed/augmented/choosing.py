@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from selfinformed.runtime.compiling import compiled
 
 FloatArray = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int64]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def best_groups(scores: FloatArray, labels: IntArray, starts: IntArray, always: npt.NDArray[np.bool_], top: int) -> IntArray:
     """The `top` groups [B, top] of each example with the highest score, the best first, the lower group of a tie: scores [B, C], labels of group g at
     `starts[g]` to `starts[g + 1]`, groups that come first `always`.
@@ -40,7 +41,7 @@ def best_groups(scores: FloatArray, labels: IntArray, starts: IntArray, always: 
     return chosen
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def by_group(chosen: IntArray, n_groups: int) -> tuple[IntArray, IntArray]:
     """How many examples chose each group [G], and which, rising, group by group [B * top]: chosen [B, top]."""
     counts = np.zeros(n_groups + 1, np.int64)
@@ -57,7 +58,7 @@ def by_group(chosen: IntArray, n_groups: int) -> tuple[IntArray, IntArray]:
     return counts[1:], examples
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def add_at(total: FloatArray, counts: IntArray, examples: IntArray, labels: IntArray, starts: IntArray, values: FloatArray) -> None:
     """Adds to the logits [B, C] what heads give, flat: group by group, for each of the `counts` examples that `by_group` says, a value for each of
     the group's labels (see `best_groups`).
@@ -72,7 +73,7 @@ def add_at(total: FloatArray, counts: IntArray, examples: IntArray, labels: IntA
             pair += 1
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def taken_at(total: FloatArray, counts: IntArray, examples: IntArray, labels: IntArray, starts: IntArray, values: FloatArray) -> None:
     """Fills `values` with what is where `add_at` would add them."""
     pair = at = 0

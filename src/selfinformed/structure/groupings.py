@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
-from numba import njit
 
+from selfinformed.runtime.compiling import compiled
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure import kernels
 from selfinformed.structure.tables import in_threads
@@ -161,7 +161,7 @@ def _narrow(graph: sp.csr_array) -> tuple[Array, Array]:
     return graph.indptr.astype(np.int64), graph.indices.astype(np.int32, copy=False)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _merge(starts: Array, columns: Array, data: Array, sizes: Array, n_groups: int, cap: int) -> Array:  # pragma: no cover - compiled
     """Group of each node, named by its lowest node.
 
@@ -214,7 +214,7 @@ def _merge(starts: Array, columns: Array, data: Array, sizes: Array, n_groups: i
     return parent
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _partners(
     one: int, ids: Array, masses: Array, parent: Array, sizes: Array, cap: int, total: Array
 ) -> tuple[Array, Array, int, float]:  # pragma: no cover - compiled
@@ -241,7 +241,7 @@ def _partners(
     return found, sums, best, most
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def cheapest_assignment(cost: Array, capacity: Array) -> Array:  # pragma: no cover - compiled
     """Group of each row of `cost` [n, k] so that exactly capacity[g] rows are in group g, which sum to n, and the costs sum to the least.
 
@@ -288,7 +288,7 @@ def cheapest_assignment(cost: Array, capacity: Array) -> Array:  # pragma: no co
         _steps(target, cost, first, after, step, mover)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _link(row: int, group: int, place: Array, first: Array, after: Array, before: Array) -> None:  # pragma: no cover - compiled
     place[row], after[row], before[row] = group, first[group], -1
     if first[group] >= 0:
@@ -296,7 +296,7 @@ def _link(row: int, group: int, place: Array, first: Array, after: Array, before
     first[group] = row
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _steps(group: int, cost: Array, first: Array, after: Array, step: Array, mover: Array) -> None:  # pragma: no cover - compiled
     step[group] = np.inf
     row = first[group]

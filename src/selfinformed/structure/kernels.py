@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from selfinformed.runtime.compiling import compiled
 
 Array = npt.NDArray[Any]
 
-@njit(nogil=True, cache=True)
+@compiled
 def admit(ids: Array, n_labels: int, out: Array) -> tuple[int, int]:  # pragma: no cover - compiled
     """Copies detections [B, K] into `out` of a narrower type.
 
@@ -31,7 +32,7 @@ def admit(ids: Array, n_labels: int, out: Array) -> tuple[int, int]:  # pragma: 
     return -1, -1
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def gather(owners: Array, offsets: Array, n_labels: int) -> tuple[Array, Array]:  # pragma: no cover - compiled
     """Examples by owner: owner j's are `examples[starts[j]:starts[j + 1]]`, ascending; example n's owners `owners[offsets[n]:offsets[n + 1]]`."""
     starts = np.zeros(n_labels + 1, np.int64)
@@ -49,7 +50,7 @@ def gather(owners: Array, offsets: Array, n_labels: int) -> tuple[Array, Array]:
     return starts, examples
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def add_dense(rows: Array, first: int, starts: Array, examples: Array, ids: Array) -> None:  # pragma: no cover - compiled
     """Adds to `rows` [R, C], whose owners are first, first + 1, ..., the detections `ids` [N, K] of each owner's examples."""
     for r in range(rows.shape[0]):
@@ -60,7 +61,7 @@ def add_dense(rows: Array, first: int, starts: Array, examples: Array, ids: Arra
                 row[np.uint64(detected[k])] += row.dtype.type(1)  # unsigned: no check for an index below zero
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def add_sparse(
     first: int, starts: Array, examples: Array, ids: Array, old: tuple[Array, Array, Array], columns: Array, data: Array, n_labels: int
 ) -> Array:  # pragma: no cover - compiled
@@ -94,7 +95,7 @@ def add_sparse(
     return new_starts
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def fill_dense(starts: Array, columns: Array, data: Array, rows: Array) -> None:  # pragma: no cover - compiled
     """Writes sparse rows into dense ones [R, C] of zeros."""
     for r in range(rows.shape[0]):
@@ -102,7 +103,7 @@ def fill_dense(starts: Array, columns: Array, data: Array, rows: Array) -> None:
             rows[r, columns[i]] = data[i]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def sparse_rows(rows: Array, columns: Array, data: Array) -> Array:  # pragma: no cover - compiled
     """Dense rows [R, C] as sparse ones in `columns` and `data`, which need room for one entry more; returns starts int64 [R + 1]."""
     starts = np.zeros(rows.shape[0] + 1, np.int64)
@@ -115,7 +116,7 @@ def sparse_rows(rows: Array, columns: Array, data: Array) -> Array:  # pragma: n
     return starts
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def sort_rows(starts: Array, columns: Array, data: Array, n_labels: int) -> None:  # pragma: no cover - compiled
     """Puts the columns of each sparse row in ascending order, in place."""
     count = np.zeros(n_labels, data.dtype)
@@ -128,14 +129,14 @@ def sort_rows(starts: Array, columns: Array, data: Array, n_labels: int) -> None
             data[starts[r] + i] = count[row[i]]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def count_columns(columns: Array, numbers: Array) -> None:  # pragma: no cover - compiled
     """Adds to `numbers` [C] how often each column occurs."""
     for i in range(len(columns)):
         numbers[np.uint64(columns[i])] += 1
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def transpose_into(
     first: int, starts: Array, columns: Array, data: Array, place: Array, out_columns: Array, out_data: Array
 ) -> None:  # pragma: no cover - compiled
@@ -149,7 +150,7 @@ def transpose_into(
             place[column] += 1
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def sparse_times(starts: Array, columns: Array, data: Array, block: Array, first: int, out: Array) -> None:  # pragma: no cover - compiled
     """Rows first, first + 1, ... of a sparse matrix times `block` [C, m], into `out` [R, m], in whose type sums are taken; four at a time: less is written."""
     number = out.dtype.type
@@ -170,7 +171,7 @@ def sparse_times(starts: Array, columns: Array, data: Array, block: Array, first
             i += 1
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def components(starts: Array, columns: Array, n_labels: int) -> Array:  # pragma: no cover - compiled
     """For each label one label of its component, where labels that share a row are joined."""
     parent = np.arange(n_labels)
