@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from conftest import refused
 from hostile import HOSTILE
 from selfinformed.evidence.comparison import Comparison
 from selfinformed.evidence.figures import inline_svg
-from selfinformed.evidence.reporting import Findings, report
+from selfinformed.evidence.reporting import Findings, reading, report
 from selfinformed.runtime.files import write_json
 
 NOTHING_ELSE: dict[str, Any] = {
@@ -184,3 +185,15 @@ def test_gains_that_are_not_known_are_dashes(findings: Findings, tmp_path) -> No
     text = report(replace(findings, comparison=table, headroom=headroom), tmp_path).read_text("utf-8")
     assert "nan<" not in text
     assert "–" in text
+
+
+def test_an_error_of_the_program_is_not_laid_to_artefacts_that_are_as_they_were_written(tmp_path: Path) -> None:
+    for name in ("evaluation", "probe"):
+        write_json(tmp_path / f"{name}.json", {"a": 1})
+    with pytest.raises(KeyError, match="^'missing'$"), reading(tmp_path):
+        raise KeyError("missing")
+    (tmp_path / "probe.json").write_text('{"a": 1}')
+    (tmp_path / "plan.json").write_text("[}")
+    with refused("plan.json or .*probe.json, without a checksum, .*'missing'.*delete it") as told, reading(tmp_path):
+        raise KeyError("missing")
+    assert "evaluation.json" not in str(told.value)

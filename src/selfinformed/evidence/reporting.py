@@ -18,7 +18,7 @@ from selfinformed.evidence.explorer import embedded_json, explored, labels_of, m
 from selfinformed.evidence.numbers import Number, percent, points, tone
 from selfinformed.evidence.page import rendered
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.files import plain, write_text
+from selfinformed.runtime.files import is_sealed, plain, write_text
 from selfinformed.structure.average_precision import nan_mean
 from selfinformed.structure.counts import ConfusionCounts
 from selfinformed.structure.groups import LabelGroups
@@ -27,6 +27,7 @@ from selfinformed.structure.plans import HeadPlan
 _SHOWN = 40  # labels of each group
 _PICTURED = 24
 _CHANGES = 12
+_ARTEFACTS = ("comparison", "conditional", "evaluation", "groups", "latency", "plan", "probe", "search", "stability")  # in JSON
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,15 +65,19 @@ class Findings:
 
 @contextmanager
 def reading(*folders: Path) -> Iterator[None]:
-    """What is made from the JSON artefacts of these runs is made in this context: an error says that one is damaged or of another version."""
+    """What is made from the JSON artefacts of these runs is made in this context: an error may be due to those that carry no checksum, which it names.
+    Where all do they are as they were written, and the error is the program's own."""
     import jinja2
 
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, jinja2.UndefinedError) as error:
+        paths = [folder / f"{name}.json" for folder in folders for name in _ARTEFACTS]
+        if not (doubtful := [str(path) for path in paths if path.exists() and not is_sealed(path)]):
+            raise
         raise SelfInformedError(
-            f"report: an artefact of {' or '.join(map(str, folders))} is damaged or of another version ({error!r}): delete evaluation.json, probe.json, "
-            "stability.json, latency.json, conditional.json or search.json, whichever it is, to have it made again"
+            f"report: {' or '.join(doubtful)}, without a checksum, may be damaged or of another version ({error!r}); "
+            "if it was changed, delete it to have it made again"
         ) from error
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.memory import require_memory
-from selfinformed.runtime.reading import MOST_JSON, check_tensors, opened, parsed, reason_of
+from selfinformed.runtime.reading import MOST_JSON, check_tensors, opened, parsed, read_text, reason_of
 
 
 def digest_of(path: str | Path) -> str:
@@ -82,6 +82,14 @@ def read_json(path: str | Path, what: str) -> Any:
         raise SelfInformedError(f"{what}: {path} is not as it was written: its checksum is of another content; {remedy}") from None
     except (ValueError, RecursionError) as error:
         raise SelfInformedError(f"{what}: {path} cannot be read as JSON ({reason_of(error)}); delete it to have it made again") from None
+
+
+def is_sealed(path: str | Path) -> bool:
+    """Whether a file is an object in JSON that carries a checksum, which `read_json` holds against it."""
+    with suppress(ValueError, RecursionError, SelfInformedError):
+        content = parsed(read_text(path, "artefact"))
+        return isinstance(content, dict) and "checksum" in content
+    return False
 
 
 def read_object(path: str | Path, what: str) -> dict[str, Any]:
