@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from importlib.metadata import PackageNotFoundError, requires
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,26 @@ def test_every_dependency_is_pinned_at_a_version_that_it_allows(requirement: Req
     pin = PINS.get(canonicalize_name(requirement.name))
     assert pin, f"{requirement.name} is in pyproject.toml but not in constraints.txt"
     assert requirement.specifier.contains(pin)
+
+
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [("typer", "0.15.4"), ("scipy", "1.12.0"), ("scipy", "1.13.1"), ("numba", "0.60.0")],
+    ids=["its help fails with click 8.2", "its coo_array has no coords", "no wheel for Python 3.13", "none either"],
+)
+def test_versions_that_do_not_do_are_not_allowed(name: str, version: str) -> None:
+    assert not any(requirement.specifier.contains(version) for requirement in DECLARED if requirement.name == name)
+
+
+def test_what_is_published_is_typed_and_small() -> None:
+    targets = PROJECT["tool"]["hatch"]["build"]["targets"]
+    assert targets["wheel"] == {"packages": ["src/selfinformed"]}  # all of it
+    assert (files("selfinformed") / "py.typed").is_file()
+    assert "/benchmarks/bases" in targets["sdist"]["exclude"]
+
+
+def test_the_build_backend_is_pinned_for_tests_alone() -> None:
+    assert not [text for text in PROJECT["build-system"]["requires"] if "==" in text]
 
 
 def test_what_the_dependencies_need_is_pinned_too() -> None:
