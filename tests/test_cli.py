@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
+import selfinformed
 from conftest import write_config, write_images
 from selfinformed import cli
 from selfinformed.__main__ import main as entry
@@ -66,6 +67,25 @@ def test_without_a_verb_the_verbs_are_listed(call) -> None:
     assert (code, err) == (0, "")
     assert all(re.search(rf"^\W*{verb} ", out, re.M) for verb in VERBS)
     assert call("--help")[0] == 0
+
+
+def test_the_list_of_verbs_is_of_whole_sentences_at_80_columns(call, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = call("--help")[1].partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in lines] == VERBS
+    assert [line for line in lines if not re.fullmatch(r"  \w+ +[A-Z][^.]*(\.html[^.]*)?(\.onnx)?\.", line)] == []
+
+
+def test_the_version_is_printed(call) -> None:
+    assert call("--version") == (0, f"selfinformed {selfinformed.__version__}\n", "")
+    assert call("--version", "demo")[1].startswith("selfinformed ")
+
+
+def test_help_is_there_without_docstrings() -> None:
+    code = "import sys, typer, selfinformed.cli as cli; print([c.help[:5] for c in typer.main.get_command(cli.app).commands.values()])"
+    done = subprocess.run([sys.executable, "-OO", "-c", code], capture_output=True, text=True)
+    assert done.stdout.count(",") == len(VERBS) - 1, done.stderr
+    assert "None" not in done.stdout
 
 
 def test_help_says_that_auto_is_not_all_there_is(call) -> None:
@@ -350,11 +370,15 @@ def test_stopping_while_the_command_line_is_imported_is_one_line(monkeypatch, ca
     assert capsys.readouterr().err == "\nstopped; nothing had begun\n"
 
 
-def test_an_unforeseen_error_is_not_hidden(monkeypatch, workspace: Path) -> None:
+def test_an_unforeseen_error_is_not_hidden(monkeypatch, capsys, workspace: Path) -> None:
     monkeypatch.setattr(sys, "argv", ["selfinformed", "measure", str(workspace / "config.yaml")])
     monkeypatch.setattr(Run, "counts", lambda self: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ZeroDivisionError) as raised:
         cli.main()
+    sys.excepthook(raised.type, raised.value, raised.tb)
+    told = capsys.readouterr().err
+    assert told.startswith("Traceback (most recent call last):\n")  # without local variables, of which one may be a token
+    assert told.endswith("\nZeroDivisionError: division by zero\n")
 
 
 def test_the_installed_command_fails_in_one_line(tmp_path) -> None:

@@ -33,7 +33,7 @@ def commands() -> list[tuple[str, str, bool]]:
     lines = [(page, line.split("  #")[0].strip()) for page, text in blocks("") + blocks("bash") for line in text.splitlines()]
     prose = [(page, call) for page, content in PAGES.items() for call in re.findall(r"`(selfinformed [^`]+)`", FENCE.sub("", content))]
     called = [(page, line[line.index("selfinformed") :], True) for page, line in lines if re.match(r"(selfinformed|torchrun .* -m selfinformed) ", line)]
-    return sorted({*called, *((page, call, False) for page, call in prose if "--help" not in call)})
+    return sorted({*called, *((page, call, False) for page, call in prose if not {"--help", "--version"} & set(call.split()))})
 
 
 @pytest.mark.parametrize(("page", "line", "whole"), commands())
@@ -57,7 +57,7 @@ def test_every_verb_has_a_page_with_an_example_and_what_it_writes(verb):
 
 
 def test_options_named_anywhere_exist():
-    known = {option for command in COMMANDS.values() for parameter in command.params for option in parameter.opts} | {"--help"}
+    known = {option for command in COMMANDS.values() for parameter in command.params for option in parameter.opts} | {"--help", "--version"}
     others = {"--constraint", "--nproc-per-node", "--nnodes", "--node-rank", "--master-addr", "--master-port", "--data-binary"}  # of pip, torchrun and curl
     for page, text in PAGES.items():
         assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) <= known | others, page

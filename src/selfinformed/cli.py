@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import typer
 
+from selfinformed import __version__
 from selfinformed.pipeline.config import RunConfig, demo_config, read_config
 from selfinformed.runtime.device import rank, world_size
 from selfinformed.runtime.errors import InUseError, SelfInformedError
@@ -32,9 +33,24 @@ app = typer.Typer(
     help="Makes a trained classifier better where it mixes its labels up. Start with: selfinformed demo",
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_enable=False,  # a plain traceback: local variables, which may hold a token, are not shown
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"selfinformed {__version__}")  # noqa: T201
+        raise typer.Exit
+
+
+@app.callback()
+def _before_verbs(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_print_version)] = False,
+) -> None:
+    """Options that stand before a verb."""
+
 
 _INPUTS = [
     "output", "model", "model_options", "checkpoint", "classifier", "attach", "reduce", "outputs", "labels", "train", "holdout", "test",
@@ -102,7 +118,12 @@ def _exit_code() -> int:
     return code if isinstance(code, int) else 0
 
 
-def _verb(options: list[str], example: str, trains: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def _help(about: str, example: str) -> str:
+    """The list of verbs shows the first sentence of `about`, whole if it has at most 60 characters. (A docstring would be gone with python -OO.)"""
+    return f"{about}\n\nExample: {example}"
+
+
+def _verb(options: list[str], about: str, example: str, trains: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Registers a verb that takes a configuration or a run folder, and those options of `RunConfig` that it reads.
 
     The processes of torchrun train heads together where that is what the verb `trains`; of other verbs they divide the measuring.
@@ -139,7 +160,7 @@ def _verb(options: list[str], example: str, trains: bool = False) -> Callable[[C
             [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=d, annotation=a) for n, (a, d) in parameters.items()]
         )
         command.__annotations__ = {n: a for n, (a, _) in parameters.items()}
-        app.command(function.__name__.strip("_"), help=f"{inspect.getdoc(function)}\n\nExample: {example}")(command)
+        app.command(function.__name__.strip("_"), help=_help(about, example))(command)
         return function
 
     return register
@@ -170,7 +191,12 @@ def _parsed(name: str, value: str) -> Any:
     return None if value == "none" else value
 
 
-@app.command()
+@app.command(
+    help=_help(
+        "Runs the whole method on glyphs, in about three minutes. The task has 2,526 labels and its base is in the package; the minutes are those of 2 cores.",
+        "selfinformed demo --output runs/demo",
+    )
+)
 def demo(
     base: Annotated[str, typer.Option(help="the shipped base: budget (has headroom) or converged (has little)", metavar="budget|converged")] = "budget",
     fonts: Annotated[str | None, typer.Option(help="folder of other typefaces", metavar="DIR")] = None,
@@ -179,10 +205,6 @@ def demo(
     json: Annotated[bool, typer.Option("--json", help="print the comparison as JSON")] = False,
     print_config: Annotated[bool, typer.Option("--print-config", help="print the resolved configuration and stop")] = False,
 ) -> None:
-    """Runs the whole method on 2,526 labels of glyphs with a base network from the package, in about three minutes on 2 cores.
-
-    Example: selfinformed demo --output runs/demo
-    """
     if rank():  # of torchrun's processes the first does it alone
         return
     folder = output or ("runs/demo" if base == "budget" else f"runs/demo-{base}")
@@ -193,15 +215,21 @@ def demo(
     _run_all(_open(config), json)
 
 
-@_verb([option.name for option in fields(RunConfig)], "selfinformed run config.yaml --n-groups 12")
+@_verb(
+    [option.name for option in fields(RunConfig)],
+    "Runs every stage that is not done yet. The stages are measure, cluster, plan, probe, fit, evaluate, compare, report.",
+    "selfinformed run config.yaml --n-groups 12",
+)
 def run(run: Run, json: bool) -> None:
-    """Runs every stage that is not done yet: measure, cluster, plan, probe, fit, evaluate, compare, report."""
     _run_all(run, json)
 
 
-@_verb(_INPUTS + _COUNTS, "selfinformed measure config.yaml --top-k 100; selfinformed measure --predictions saved.npz --n-labels 17000 --output runs/saved")
+@_verb(
+    _INPUTS + _COUNTS,
+    "Counts which labels the network mixes up on held-out data. The counts are those of eqs. 3 and 4.",
+    "selfinformed measure config.yaml --top-k 100; selfinformed measure --predictions saved.npz --n-labels 17000 --output runs/saved",
+)
 def measure(run: Run, json: bool) -> None:
-    """Counts which labels the network mixes up on held-out data (eqs. 3 and 4)."""
     counts = run.counts()
     pairs, unseen = counts.most_confused(20, run.labels), [run.labels.names[label] for label in counts.never_annotated]
     about = {"n_examples": counts.n_examples, "n_labels": counts.n_labels, "top_k": counts.top_k, "labels_without_examples": unseen}
@@ -209,9 +237,12 @@ def measure(run: Run, json: bool) -> None:
     _show(json, {**about, "pairs": pairs}, pairs, f"{title}; {len(unseen):,} labels have no example" if unseen else title)
 
 
-@_verb(_INPUTS + _COUNTS + _CLUSTER + ["bootstraps", "sweep"], "selfinformed cluster config.yaml --n-groups auto --sweep 2,4,8,16,32")
+@_verb(
+    _INPUTS + _COUNTS + _CLUSTER + ["bootstraps", "sweep"],
+    "Groups labels by which are mixed up with each other. By spectral clustering of the counts; it says, too, how stable the groups are.",
+    "selfinformed cluster config.yaml --n-groups auto --sweep 2,4,8,16,32",
+)
 def cluster(run: Run, json: bool) -> None:
-    """Groups the labels by spectral clustering of the counts, and says how stable the groups are."""
     groups, stable = run.groups(), run.stability()
     sweep = run.sweep() if run.config.sweep else []
     title = f"{len(groups)} groups; {len(groups.ungrouped)} labels in none"
@@ -228,9 +259,12 @@ def cluster(run: Run, json: bool) -> None:
         Table.of(f"other numbers of groups; see {run.folder / 'figures' / 'sweep.png'}", rows, _WORDS).print()
 
 
-@_verb(_INPUTS + _COUNTS + _CLUSTER + _PLAN, "selfinformed plan config.yaml --budget 0.03 --capacity labels")
+@_verb(
+    _INPUTS + _COUNTS + _CLUSTER + _PLAN,
+    "Turns groups into heads and prints what they will cost. It does so before anything is trained.",
+    "selfinformed plan config.yaml --budget 0.03 --capacity labels",
+)
 def plan(run: Run, json: bool) -> None:
-    """Turns groups into heads and prints what they will cost before anything is trained."""
     heads = run.plan()
     cost = run.net.cost
     rows: list[dict[str, Any]] = [
@@ -244,9 +278,12 @@ def plan(run: Run, json: bool) -> None:
     _show(json, {**heads.to_dict(), **parts, "estimate": run.estimate()}, rows, _price(run))
 
 
-@_verb(_INPUTS + _COUNTS + _CLUSTER + _TRAINING + ["budget", "probe_width", "attach_points"], "selfinformed probe config.yaml --attach-points 3")
+@_verb(
+    _INPUTS + _COUNTS + _CLUSTER + _TRAINING + ["budget", "probe_width", "attach_points"],
+    "Says before training what heads could gain, and where. Also what a budget will gain, and what limits the network.",
+    "selfinformed probe config.yaml --attach-points 3",
+)
 def probe(run: Run, json: bool) -> None:
-    """Says before training how much heads could gain and where, what a budget will gain, and what limits the network."""
     headroom = run.headroom()
     places = [
         {
@@ -274,9 +311,13 @@ def probe(run: Run, json: bool) -> None:
         Table.of("where the gain of the best dense head lies", rows, _WORDS).print()
 
 
-@_verb(_INPUTS + _COUNTS + _CLUSTER + _PLAN + _FIT, "selfinformed fit config.yaml --epochs 4", trains=True)
+@_verb(
+    _INPUTS + _COUNTS + _CLUSTER + _PLAN + _FIT,
+    "Trains the heads and the classifier on cached features.",
+    "selfinformed fit config.yaml --epochs 4",
+    trains=True,
+)
 def fit(run: Run, json: bool) -> None:
-    """Trains the heads and the classifier on cached features."""
     from selfinformed.pipeline.artefacts import read_history
 
     run.augmented(replace_others=True)
@@ -285,9 +326,12 @@ def fit(run: Run, json: bool) -> None:
     _show(json, rows, shown, f"heads.safetensors and config.json are in {run.folder}")
 
 
-@_verb(_INPUTS + _COUNTS + _CLUSTER + _PLAN + _FIT + ["map_k", "mapping", "top_groups"], "selfinformed evaluate config.yaml --top-groups 1,2,4")
+@_verb(
+    _INPUTS + _COUNTS + _CLUSTER + _PLAN + _FIT + ["map_k", "mapping", "top_groups"],
+    "Judges base and augmented network on test data. Over all labels and by group.",
+    "selfinformed evaluate config.yaml --top-groups 1,2,4",
+)
 def evaluate(run: Run, json: bool) -> None:
-    """Judges base and augmented network on test data, over all labels and by group."""
     result = run.evaluation()
     rows = [{"network": name, **_figures(figures)} for name, figures in (("base", result["base"]), ("augmented", result))]
     curve = run.conditional() if run.config.top_groups else []
@@ -298,34 +342,38 @@ def evaluate(run: Run, json: bool) -> None:
         Table.of(title, shown, _WORDS).print()
 
 
-@_verb([option.name for option in fields(RunConfig)], "selfinformed compare config.yaml --seeds 5 --arms base,confusions,dense")
+@_verb(
+    [option.name for option in fields(RunConfig)],
+    "Trains the method and every control, and compares them. Over several seeds.",
+    "selfinformed compare config.yaml --seeds 5 --arms base,confusions,dense",
+)
 def compare(run: Run, json: bool) -> None:
-    """Trains the method and every control over several seeds and compares them."""
     _show_comparison(run, json)
 
 
 @_verb(
     _INPUTS + _COUNTS + _TRAINING + ["keep_classifier", "budget", "budget_of", "latency_batch", "candidates", "rounds", "map_k", "seed"],
+    "Finds which structure helps most at a budget. Judged on hold-out data; it says, too, whether specialists were worth it.",
     "selfinformed search config.yaml --budget 0.03",
 )
 def search(run: Run, json: bool) -> None:
-    """Finds which structure at a budget helps most, judged on hold-out data, and says whether specialists were worth it."""
     from selfinformed.evidence.papers import trial_table
 
     result = run.search()
     _show(json, result, trial_table(result["trials"]), result["verdict"])
 
 
-@app.command()
+@app.command(
+    help=_help(
+        "Writes report.html, figures and tables of a run. Of several runs, one page that holds them side by side.",
+        "selfinformed report runs/demo; selfinformed report runs/six-groups runs/twelve-groups --output groups.html",
+    )
+)
 def report(
     runs: Annotated[list[str], typer.Argument(metavar="CONFIG|RUN...", help="one run, or several to hold against each other", show_default=False)],
     output: Annotated[str | None, typer.Option(help="the page of several runs [default: runs.html beside the first]", metavar="FILE")] = None,
     json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
-    """Writes report.html, figures and tables from a run's artefacts; given several runs, one page that holds them side by side.
-
-    Example: selfinformed report runs/demo; selfinformed report runs/six-groups runs/twelve-groups --output groups.html
-    """
     if rank():
         return
     if len(runs) == 1:
@@ -345,9 +393,8 @@ def report(
         _show(json, {"report": str(path)}, [], f"open {path}")
 
 
-@_verb(["output", "opset"], "selfinformed export runs/demo")
+@_verb(["output", "opset"], "Exports the augmented network as model.onnx. It is verified by onnxruntime.", "selfinformed export runs/demo")
 def export(run: Run, json: bool) -> None:
-    """Exports the augmented network as model.onnx and verifies it with onnxruntime."""
     check = _exported(run)
     row = {
         "file": str(check.path), "inputs": check.n_inputs, "max difference": f"{check.max_difference:.2g}",
@@ -356,7 +403,12 @@ def export(run: Run, json: bool) -> None:
     _show(json, {**vars(check), "path": str(check.path)}, [row], "verified by onnxruntime; it computes all heads")
 
 
-@app.command()
+@app.command(
+    help=_help(
+        "Answers HTTP requests with the exported network. They are POST /predict, GET /health and GET /metrics. What is not exported yet is exported first.",
+        "selfinformed serve runs/demo",
+    )
+)
 def serve(
     source: Annotated[str, typer.Argument(metavar="RUN", help="a run folder", show_default=False)],
     host: Annotated[str, typer.Option(help="address to listen at; any but this machine's own needs a token", metavar="ADDRESS")] = "127.0.0.1",
@@ -370,10 +422,6 @@ def serve(
     megapixels: Annotated[float, typer.Option(help="largest image")] = 25.0,
     threads: Annotated[int, typer.Option(help="threads that compute", min=1)] = 1,
 ) -> None:
-    """Answers HTTP requests with the exported network: POST /predict, GET /health, GET /metrics. Exports first what is not exported yet.
-
-    Example: selfinformed serve runs/demo
-    """
     if rank():
         return
     from selfinformed.augmented.exported import is_export_of
@@ -394,9 +442,8 @@ def serve(
     serve(folder, address, images, top, threads, limits, say)
 
 
-@_verb(["output", "device"], "selfinformed bench runs/demo")
+@_verb(["output", "device"], "Measures base and augmented network in alternation. At batch 1, 8 and 32.", "selfinformed bench runs/demo")
 def bench(run: Run, json: bool) -> None:
-    """Measures base and augmented network in alternation at batch 1, 8 and 32."""
     result = run.latency(again=True)
     rows = [{k: f"{v:.3f}" if isinstance(v, float) else v for k, v in row.items()} for row in result["rows"]]
     _show(json, result, rows, f"milliseconds; multiply-adds ratio {result['extra_computation']:.3f}")
