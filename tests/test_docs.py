@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 import typer
@@ -80,9 +81,22 @@ def test_configurations_are_valid():
         assert RunConfig().with_changes(yaml.safe_load(text)), page
 
 
-def test_every_public_name_is_in_the_reference():
+def reference() -> list[object]:
     entries = re.findall(r"^::: (selfinformed\S+)$", "\n".join(text for page, text in PAGES.items() if page.startswith("api/")), re.MULTILINE)
-    found = [getattr(importlib.import_module(entry.rpartition(".")[0]), entry.rpartition(".")[2]) for entry in entries]
+    return [getattr(importlib.import_module(entry.rpartition(".")[0]), entry.rpartition(".")[2]) for entry in entries]
+
+
+def test_everything_in_the_reference_is_described():
+    classes = [thing for thing in reference() if isinstance(thing, type)]
+    methods = {f"{thing.__name__}.{name}": member for thing in classes for name, member in vars(thing).items() if not name.startswith("_")}
+    functions = {name: getattr(member, "__func__", getattr(member, "fget", member)) for name, member in methods.items()}
+    assert len(functions) > 100
+    assert [name for name, function in functions.items() if isinstance(function, FunctionType) and not function.__doc__] == []
+    assert all(thing.__doc__ for thing in reference())
+
+
+def test_every_public_name_is_in_the_reference():
+    found = reference()
     for name in si.__all__:
         assert any(getattr(si, name) is thing for thing in found), name
         assert f"`si.{name}`" in PAGES["api/index.md"]

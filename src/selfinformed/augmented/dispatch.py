@@ -132,6 +132,7 @@ class Dispatch:
 
     @property
     def multiply_adds(self) -> float:
+        """Executed per example, the base's with them, on average over the examples so far."""
         return self.plan.base_multiply_adds + self._executed / max(1, self.examples)
 
     def choose(self, logits: torch.Tensor) -> torch.Tensor:

@@ -186,6 +186,7 @@ class Comparison:
         return [arm for arm in others if differences[arm]["low"] > 0], [arm for arm in others if differences[arm]["high"] < 0]
 
     def to_dict(self) -> dict[str, Any]:
+        """As comparison.json holds it."""
         return {
             "format": FORMAT, "top_k": self.top_k, "verdict": self.verdict, "line": self.line, "rows": self.rows, "summary": self.summary(),
             "per_label": {arm: values.tolist() for arm, values in self.per_label.items()}, "about": self.about,

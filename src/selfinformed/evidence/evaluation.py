@@ -70,6 +70,7 @@ class Evaluation:
         ]
 
     def to_dict(self) -> dict[str, Any]:
+        """As evaluation.json holds it; mAP and rates are shares from 0 to 1."""
         return {
             **self.figures(), "top_k": self.ranking.top_k, "n_examples": self.ranking.n_examples, "groups": self.by_group(),
             "recall_at": {str(k): v for k, v in self.recall_at.items()},

@@ -79,6 +79,7 @@ class Calibration:
         return cls(tuple(rows), float(np.abs(sums["accuracy"] - sums["confidence"]).sum() / n.sum()) if n.sum() else float("nan"))
 
     def to_dict(self) -> dict[str, Any]:
+        """As evaluation.json holds it."""
         return {"bins": list(self.rows), "expected_calibration_error": self.error}
 
 

@@ -35,6 +35,7 @@ class PaperNet(nn.Module):
         self.classifier = nn.Linear(4096, n_labels)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images [B, 3, 224, 224] to logits [B, C]."""
         logits: torch.Tensor = self.classifier(self.stack(self.trunk(images)))
         return logits
 

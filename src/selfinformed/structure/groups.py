@@ -117,6 +117,7 @@ class LabelGroups:
         return Table.of(f"{len(self)} groups of {self.n_labels:,} labels; {len(self.ungrouped):,} in none", rows, ("name",)).to_html()
 
     def to_dict(self) -> dict[str, Any]:
+        """As groups.json holds it: plain lists, numbers and texts."""
         return {
             "format": FORMAT, "n_labels": self.n_labels, "method": self.method, "names": list(self.names),
             "members": [m.tolist() for m in self.members], "eigenvalues": list(self.eigenvalues),
@@ -124,6 +125,7 @@ class LabelGroups:
 
     @classmethod
     def from_dict(cls, content: Any, where: str = "groups") -> LabelGroups:
+        """Reads what `to_dict` gave; `where` is named in errors."""
         try:
             if content["format"] != FORMAT:
                 raise SelfInformedError(f"{where}: expected {FORMAT}, found {shown(content['format'])}")

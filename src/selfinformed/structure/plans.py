@@ -174,6 +174,7 @@ class HeadPlan:
         return replace(self, groups=self.groups + other.groups, hidden=self.hidden + other.hidden, sources=self.sources + other.sources)
 
     def to_dict(self) -> dict[str, Any]:
+        """As plan.json holds it, the costs with it: plain lists, numbers and texts."""
         return {
             "format": FORMAT, "groups": self.groups.to_dict(), "hidden": [list(w) for w in self.hidden],
             "feature_size": self.feature_size, "base_multiply_adds": self.base_multiply_adds,
@@ -185,6 +186,7 @@ class HeadPlan:
 
     @classmethod
     def from_dict(cls, content: Any, where: str = "plan") -> HeadPlan:
+        """Reads what `to_dict` gave; `where` is named in errors."""
         try:
             if content["format"] != FORMAT:
                 raise SelfInformedError(f"{where}: expected {FORMAT}, found {shown(content['format'])}")

@@ -157,6 +157,7 @@ class Headroom:
         return Table.of(self.verdict, self.points, ("attach",)).to_html()
 
     def to_dict(self) -> dict[str, Any]:
+        """As probe.json holds it; gains are shares from 0 to 1."""
         return {
             "verdict": self.verdict, "worth_it": self.worth_it, "gain": self.gain / 100, "attach": self.attach, "width": self.width,
             "residual": self.residual, "residuals": list(self.residuals), **({"shared": self.shared} if self.shared else {}),

@@ -130,6 +130,7 @@ class SearchResult:
         return Table.of(self.verdict, ({key: row[key] for key in keys} for row in self.trials), ("structure",)).to_html()
 
     def to_dict(self) -> dict[str, Any]:
+        """As search.json holds it."""
         return {
             "format": FORMAT, "verdict": self.verdict, "budget": self.budget, "budget_of": self.budget_of, "base": self.base,
             "gain": self.gain, "over_dense": self.over_dense,

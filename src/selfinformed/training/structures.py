@@ -241,6 +241,7 @@ class Structure:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
+        """As search.json holds it."""
         content = {"plan": self.plan.to_dict(), "top_groups": self.top_groups, "share": self.share, "rate": self.rate, "description": self.description}
         content |= {"residual": self.residual} if self.residual != 1 else {}
         return content | ({"head_input": self.head_input} if self.head_input else {})
