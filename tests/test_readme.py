@@ -45,6 +45,11 @@ def test_readme_make_targets_exist(line):
     assert made.returncode == 0, made.stderr
 
 
+def test_readme_says_how_to_install_without_make():
+    lines = shell_lines()
+    assert lines[lines.index("pip install .") + 1] == "selfinformed demo"
+
+
 @pytest.mark.parametrize("line", [line for line in shell_lines() if line.startswith("selfinformed")])
 def test_readme_commands_parse(line):
     """The commands take minutes or the user's own files, so here they resolve their configuration and stop."""
