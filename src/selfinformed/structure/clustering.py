@@ -193,7 +193,8 @@ class Spectrum:
         Any n_groups of the vectors, all with the eigenvalue 1, tell as many components from the rest, which would be one group.
         """
         sizes = np.bincount(self._component)
-        remark(f"n_groups: the labels fall into {len(sizes):,} parts never mixed up with each other; put together in {n_groups:,} groups, none divided")
+        if n_groups > 1:
+            remark(f"n_groups: the labels fall into {len(sizes):,} parts never mixed up with each other; put together in {n_groups:,} groups, none divided")
         place, filled = np.empty(len(sizes), np.int64), [(0, group) for group in range(n_groups)]
         for part in np.argsort(-sizes, kind="stable"):
             size, group = filled[0]
