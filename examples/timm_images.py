@@ -37,7 +37,7 @@ def trained_briefly(model, images, labels, steps=50, learning_rate=2e-3):
 def main():
     torch.manual_seed(0)
     names = [f"family {i // 5}, kind {i % 5}" for i in range(N_LABELS)]
-    train, holdout, test = (draw(n, seed) for n, seed in ((3200, 1), (1600, 2), (1600, 3)))
+    train, holdout, test = (draw(n, seed) for n, seed in ((2400, 1), (800, 2), (800, 3)))
     model = trained_briefly(timm.create_model("resnet10t", num_classes=N_LABELS), *train)
 
     net = si.wrap(model, train[0][:2], labels=names)

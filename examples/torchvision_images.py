@@ -25,7 +25,7 @@ def draw(n, seed):
 
 def main():
     torch.manual_seed(0)
-    train, holdout, test = (draw(n, seed) for n, seed in ((3200, 1), (1600, 2), (1600, 3)))
+    train, holdout, test = (draw(n, seed) for n, seed in ((2400, 1), (800, 2), (800, 3)))
     model = torchvision.models.resnet18(num_classes=N_LABELS)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for rows in torch.arange(len(train[0])).split(64):  # one pass: a base on a budget

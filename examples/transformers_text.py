@@ -32,7 +32,7 @@ def main():
     names = {i: f"field {i // 4}, topic {i % 4}" for i in range(N_LABELS)}
     config = BertConfig(vocab_size=WORDS, hidden_size=96, num_hidden_layers=2, num_attention_heads=4, intermediate_size=192, id2label=names)
     config.label2id = {name: i for i, name in names.items()}
-    train, holdout, test = (write(n, seed) for n, seed in ((6400, 1), (2000, 2), (2000, 3)))
+    train, holdout, test = (write(n, seed) for n, seed in ((4800, 1), (1000, 2), (1000, 3)))
     model = BertForSequenceClassification(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for _ in range(2):  # two passes: a base on a budget

@@ -60,7 +60,7 @@ def test_saved_predictions_are_counted_and_clustered(selfinformed: Any, tmp_path
     assert "Traceback" not in err
 
 
-def test_planted_groups_are_found_in_a_process_that_has_no_network(tmp_path: Path) -> None:
+def test_planted_groups_are_found_in_a_process_that_has_no_network(selfinformed: Any, tmp_path: Path) -> None:
     ids, labels = arrays()
     np.savez(tmp_path / "p.npz", ids=ids, labels=labels)
     (tmp_path / "names.txt").write_text("".join(f"name {i}\n" for i in range(C)))
@@ -71,9 +71,9 @@ def test_planted_groups_are_found_in_a_process_that_has_no_network(tmp_path: Pat
         assert done.returncode == 0, done.stderr
         groups = json.loads(done.stdout)
         assert sorted(sorted(members) for members in groups["members"]) == [list(range(k, C, 4)) for k in range(4)]
-        again = subprocess.run([sys.executable, "-m", "selfinformed", "measure", str(run), "--json"], capture_output=True, text=True)
-        assert all(pair["detected"].startswith(first[:-1]) for pair in json.loads(again.stdout)["pairs"])
-        assert "counts.safetensors is there already" in again.stderr
+        _, out, err = selfinformed("measure", run, "--json")
+        assert all(pair["detected"].startswith(first[:-1]) for pair in json.loads(out)["pairs"])
+        assert "counts.safetensors is there already" in err
 
 
 def test_bad_predictions_are_one_line_that_names_file_and_row(selfinformed: Any, tmp_path: Path) -> None:

@@ -239,7 +239,7 @@ def measure(run: Run, json: bool) -> None:
 
 @_verb(
     _INPUTS + _COUNTS + _CLUSTER + ["bootstraps", "sweep"],
-    "Groups labels by which are mixed up with each other. By spectral clustering of the counts; it says, too, how stable the groups are.",
+    "Groups labels by which are mixed up with each other. It clusters the counts spectrally, and says how stable the groups are.",
     "selfinformed cluster config.yaml --n-groups auto --sweep 2,4,8,16,32",
 )
 def cluster(run: Run, json: bool) -> None:
@@ -280,7 +280,7 @@ def plan(run: Run, json: bool) -> None:
 
 @_verb(
     _INPUTS + _COUNTS + _CLUSTER + _TRAINING + ["budget", "probe_width", "attach_points"],
-    "Says before training what heads could gain, and where. Also what a budget will gain, and what limits the network.",
+    "Says before training what heads could gain, and where. It also says what a budget will gain, and what limits the network.",
     "selfinformed probe config.yaml --attach-points 3",
 )
 def probe(run: Run, json: bool) -> None:
@@ -328,7 +328,7 @@ def fit(run: Run, json: bool) -> None:
 
 @_verb(
     _INPUTS + _COUNTS + _CLUSTER + _PLAN + _FIT + ["map_k", "mapping", "top_groups"],
-    "Judges base and augmented network on test data. Over all labels and by group.",
+    "Judges base and augmented network on test data. The figures are over all labels and by group.",
     "selfinformed evaluate config.yaml --top-groups 1,2,4",
 )
 def evaluate(run: Run, json: bool) -> None:
@@ -344,7 +344,7 @@ def evaluate(run: Run, json: bool) -> None:
 
 @_verb(
     [option.name for option in fields(RunConfig)],
-    "Trains the method and every control, and compares them. Over several seeds.",
+    "Trains the method and every control, and compares them. Each is trained from several seeds.",
     "selfinformed compare config.yaml --seeds 5 --arms base,confusions,dense",
 )
 def compare(run: Run, json: bool) -> None:
@@ -353,7 +353,7 @@ def compare(run: Run, json: bool) -> None:
 
 @_verb(
     _INPUTS + _COUNTS + _TRAINING + ["keep_classifier", "budget", "budget_of", "latency_batch", "candidates", "rounds", "map_k", "seed"],
-    "Finds which structure helps most at a budget. Judged on hold-out data; it says, too, whether specialists were worth it.",
+    "Finds which structure helps most at a budget. Structures are judged on hold-out data; it is said, too, whether specialists were worth it.",
     "selfinformed search config.yaml --budget 0.03",
 )
 def search(run: Run, json: bool) -> None:
@@ -365,7 +365,7 @@ def search(run: Run, json: bool) -> None:
 
 @app.command(
     help=_help(
-        "Writes report.html, figures and tables of a run. Of several runs, one page that holds them side by side.",
+        "Writes report.html, figures and tables of a run. Several runs make one page that holds them side by side.",
         "selfinformed report runs/demo; selfinformed report runs/six-groups runs/twelve-groups --output groups.html",
     )
 )
@@ -442,7 +442,7 @@ def serve(
     serve(folder, address, images, top, threads, limits, say)
 
 
-@_verb(["output", "device"], "Measures base and augmented network in alternation. At batch 1, 8 and 32.", "selfinformed bench runs/demo")
+@_verb(["output", "device"], "Measures base and augmented network in alternation. Batches are of 1, 8 and 32 examples.", "selfinformed bench runs/demo")
 def bench(run: Run, json: bool) -> None:
     result = run.latency(again=True)
     rows = [{k: f"{v:.3f}" if isinstance(v, float) else v for k, v in row.items()} for row in result["rows"]]
