@@ -123,12 +123,12 @@ def export_onnx(
         converted = torch.onnx.export(program, dynamo=True, input_names=names, output_names=["logits"], opset_version=opset, verbose=False)
     assert converted is not None
     _without_source(converted)
-    converted.rename_axes({str(converted.model.graph.outputs[0].shape[0]): "batch"})  # type: ignore[index]  # logits have a shape
     if (size := sum(value.const_value.nbytes for value in converted.model.graph.initializers.values() if value.const_value is not None)) > _MOST_BYTES:
         raise SelfInformedError(
             f"export: the network's weights take {size:,} bytes and an ONNX file holds {_MOST_BYTES:,}; take export_program, or save_pretrained and si.load"
         )
     exported: Any = converted.model_proto
+    _name_batch(exported.graph)
     with written_atomically(path) as temporary:
         onnx.save(exported, str(temporary))
         try:
@@ -241,6 +241,15 @@ def _without_source(program: Any) -> None:
             part.metadata_props.clear()
     for value in model.graph.initializers.values():
         value.metadata_props.clear()
+
+
+def _name_batch(graph: Any) -> None:
+    """Calls the open dimension of inputs and logits `batch` instead of the number that torch gave it."""
+    given = graph.output[0].type.tensor_type.shape.dim[0].dim_param
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.dim_param == given:
+                dimension.dim_param = "batch"
 
 
 def _check(aug: AugmentedClassifier | WrappedClassifier, inputs: Inputs, path: str | Path, session: Any) -> ExportCheck:
