@@ -472,6 +472,20 @@ def test_what_a_model_keeps_of_its_calls_makes_it_no_other():
     assert net.fingerprint != before
 
 
+class Remembers(Counts):
+    """And keeps something else in its state."""
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"version": 2}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        assert state == {"version": 2}
+
+
+def test_a_state_may_hold_more_than_tensors():
+    assert len(wrap(Remembers(), VECTORS).fingerprint) == 64
+
+
 def test_any_other_buffer_does():
     model = Counts()
     model.register_buffer("mean", torch.zeros(()))

@@ -21,7 +21,7 @@ from selfinformed.data.examples import Inputs
 from selfinformed.data.labels import LabelSpace
 from selfinformed.network.averaged import AveragedClassifier
 from selfinformed.network.calls import call, evaluating, logits_of, told_of
-from selfinformed.network.wrap import Output, WrappedClassifier, fingerprint_of, state_of
+from selfinformed.network.wrap import Output, WrappedClassifier, fingerprint_of, state_of, tensors_of
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.memory import free_memory
 from selfinformed.runtime.reading import reason_of
@@ -180,7 +180,7 @@ class AugmentedClassifier(nn.Module):
     def around_the_classifier(self, model: nn.Module) -> dict[str, torch.Tensor]:
         """Parameters and persistent buffers of the base or of the model of which it is a copy, but for what stands where the classifier stood."""
         stand_ins = [f"{name}." for name, module in self.base.named_modules(remove_duplicate=False) if isinstance(module, ClassifierSlot | AveragedWith)]
-        return {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if not name.startswith(tuple(stand_ins))}
+        return {name: tensor for name, tensor in tensors_of(model).items() if not name.startswith(tuple(stand_ins))}
 
     def forward(self, inputs: Inputs | None = None, /, *more: Any, **named: Any) -> torch.Tensor:
         """Inputs as the base takes them, or its keyword arguments as one dictionary, to logits [B, C]."""

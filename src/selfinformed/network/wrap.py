@@ -267,14 +267,19 @@ def wrap(
 def state_of(model: nn.Module, changing: Set[str] = frozenset()) -> dict[str, tuple[int, int]]:
     """Another one whenever a parameter or a persistent buffer was written to or replaced, told without a look at their values; but for the buffers
     `changing`, in which a model keeps something of each call."""
-    tensors = {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if name not in changing and not is_lazy(tensor)}
-    return {name: (tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for name, tensor in tensors.items()}
+    kept = {name: tensor for name, tensor in tensors_of(model).items() if name not in changing and not is_lazy(tensor)}
+    return {name: (tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for name, tensor in kept.items()}
+
+
+def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and persistent buffers themselves, by name; not what else a module may keep in its state."""
+    return {name: value for name, value in model.state_dict(keep_vars=True).items() if isinstance(value, torch.Tensor)}
 
 
 def fingerprint_of(model: nn.Module) -> str:
     """SHA-256 over the names, types, shapes and bytes of a module's parameters and persistent buffers."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(tensors_of(model).items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(bytes_of(tensor))
     return digest.hexdigest()
