@@ -246,7 +246,7 @@ def _stage(file, network, data: Characters, rows, targets, passes, peak, batch_s
         seconds += time.time() - start
         figures = judge(network, data, "holdout")
         reached = 100 * figures.mean_average_precision
-        line = {"pass": number + 1, "of": passes, "seconds": round(seconds, 1), "loss": round(total / steps, 4),
+        line = {"pass": number + 1, "of": passes, "seconds": round(seconds, 1), **({"loss": round(total / steps, 4)} if single else {}),
                 "holdout_map50": round(reached, 2), "holdout_top1": round(100 * figures.top1, 2)}
         print(json.dumps(line), flush=True)
         with log.open("a") as out:
