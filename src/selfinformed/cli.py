@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import io
 import json
@@ -123,6 +124,21 @@ def _help(about: str, example: str) -> str:
     return f"{about}\n\nExample: {example}"
 
 
+def _alone(about: str, example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Registers a verb with options of its own; of torchrun's processes the first does it alone."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def command(*args: Any, **options: Any) -> None:
+            if rank() == 0:
+                function(*args, **options)
+
+        app.command(help=_help(about, example))(command)
+        return function
+
+    return register
+
+
 def _verb(options: list[str], about: str, example: str, trains: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Registers a verb that takes a configuration or a run folder, and those options of `RunConfig` that it reads.
 
@@ -191,11 +207,9 @@ def _parsed(name: str, value: str) -> Any:
     return None if value == "none" else value
 
 
-@app.command(
-    help=_help(
-        "Runs the whole method on glyphs, in about three minutes. The task has 2,526 labels and its base is in the package; the minutes are those of 2 cores.",
-        "selfinformed demo --output runs/demo",
-    )
+@_alone(
+    "Runs the whole method on glyphs, in about three minutes. The task has 2,526 labels and its base is in the package; the minutes are those of 2 cores.",
+    "selfinformed demo --output runs/demo",
 )
 def demo(
     base: Annotated[str, typer.Option(help="the shipped base: budget (has headroom) or converged (has little)", metavar="budget|converged")] = "budget",
@@ -205,8 +219,6 @@ def demo(
     json: Annotated[bool, typer.Option("--json", help="print the comparison as JSON")] = False,
     print_config: Annotated[bool, typer.Option("--print-config", help="print the resolved configuration and stop")] = False,
 ) -> None:
-    if rank():  # of torchrun's processes the first does it alone
-        return
     folder = output or ("runs/demo" if base == "budget" else f"runs/demo-{base}")
     config = demo_config(base, fonts, folder).with_changes({"seeds": seeds})
     if print_config:
@@ -363,19 +375,15 @@ def search(run: Run, json: bool) -> None:
     _show(json, result, trial_table(result["trials"]), result["verdict"])
 
 
-@app.command(
-    help=_help(
-        "Writes report.html, figures and tables of a run. Several runs make one page that holds them side by side.",
-        "selfinformed report runs/demo; selfinformed report runs/six-groups runs/twelve-groups --output groups.html",
-    )
+@_alone(
+    "Writes report.html, figures and tables of a run. Several runs make one page that holds them side by side.",
+    "selfinformed report runs/demo; selfinformed report runs/six-groups runs/twelve-groups --output groups.html",
 )
 def report(
     runs: Annotated[list[str], typer.Argument(metavar="CONFIG|RUN...", help="one run, or several to hold against each other", show_default=False)],
     output: Annotated[str | None, typer.Option(help="the page of several runs [default: runs.html beside the first]", metavar="FILE")] = None,
     json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
 ) -> None:
-    if rank():
-        return
     if len(runs) == 1:
         if output is not None:
             raise SelfInformedError("report: --output names the page of several runs; a single run's report.html is written into its folder")
@@ -403,11 +411,9 @@ def export(run: Run, json: bool) -> None:
     _show(json, {**vars(check), "path": str(check.path)}, [row], "verified by onnxruntime; it computes all heads")
 
 
-@app.command(
-    help=_help(
-        "Answers HTTP requests with the exported network. They are POST /predict, GET /health and GET /metrics. What is not exported yet is exported first.",
-        "selfinformed serve runs/demo",
-    )
+@_alone(
+    "Answers HTTP requests with the exported network. They are POST /predict, GET /health and GET /metrics. What is not exported yet is exported first.",
+    "selfinformed serve runs/demo",
 )
 def serve(
     source: Annotated[str, typer.Argument(metavar="RUN", help="a run folder", show_default=False)],
@@ -422,8 +428,6 @@ def serve(
     megapixels: Annotated[float, typer.Option(help="largest image")] = 25.0,
     threads: Annotated[int, typer.Option(help="threads that compute", min=1)] = 1,
 ) -> None:
-    if rank():
-        return
     from selfinformed.augmented.exported import is_export_of
     from selfinformed.runtime.progress import say
     from selfinformed.serving.bodies import image_reader

@@ -47,9 +47,8 @@ def classifiers_of(model: nn.Module) -> tuple[str, ...]:
 def labels_of(model: nn.Module, n_labels: int = 0) -> list[str] | None:
     """The label names that a transformers model carries in its `id2label`, or one inside of another module that has just so many; None where they are
     placeholders."""
-    if (labels := _labels_of(model)) is not None:
-        return labels
-    return next((labels for module in model.modules() if (labels := _labels_of(module)) is not None and len(labels) == n_labels), None)
+    named = ((module, _labels_of(module)) for module in model.modules())  # the model itself first
+    return next((labels for module, labels in named if labels is not None and (module is model or len(labels) == n_labels)), None)
 
 
 def _labels_of(model: nn.Module) -> list[str] | None:

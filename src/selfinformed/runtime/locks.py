@@ -8,7 +8,7 @@ import re
 import shlex
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -49,12 +49,7 @@ class FolderLock:
         """
         if not self.folder.is_dir():  # the lock would make it anew
             raise SelfInformedError(f"{self.folder} was moved or deleted while it was in use; start again with the folder as it is named now")
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise InUseError(f"{self.folder} is in use by {self._other()}, or choose another --output") from None
-        except OSError as error:
-            raise _cannot_lock(self.folder, error) from None
+        _acquire(self._lock, 0, self.folder, lambda: f"{self._other()}, or choose another --output")
         try:
             if self._lock.lock_counter == 1:
                 command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
@@ -87,12 +82,7 @@ def locked(path: Path) -> Iterator[None]:
         SelfInformedError: the folder cannot be written or locked.
     """
     lock = FileLock(path.parent / f".{path.name}.lock")
-    try:
-        lock.acquire(timeout=_SHORT)
-    except Timeout:
-        raise InUseError(f"{path} is in use by another process; wait for it{_if_gone(lock)}") from None
-    except OSError as error:
-        raise _cannot_lock(path, error) from None
+    _acquire(lock, _SHORT, path, lambda: f"another process; wait for it{_if_gone(lock)}")
     try:
         yield
     finally:
@@ -104,7 +94,14 @@ def _if_gone(lock: FileLock) -> str:
     return f", or, if that process is gone, delete {lock.lock_file}" if isinstance(lock, SoftFileLock) else ""
 
 
-def _cannot_lock(path: Path, error: OSError) -> SelfInformedError:
-    if error.errno in _NO_LOCKS:
-        return SelfInformedError(f"{path} cannot be locked: {error.strerror}; its file system is mounted without locks, mount it with them or choose another")
-    return SelfInformedError(f"{path} cannot be written: {error.strerror}; free the disk or choose another folder")
+def _acquire(lock: FileLock, timeout: float, path: Path, other: Callable[[], str]) -> None:
+    """Takes the lock of a path, for which it waits some seconds at most; `other` says who else has it, and what to do about it."""
+    try:
+        lock.acquire(timeout=timeout)
+    except Timeout:
+        raise InUseError(f"{path} is in use by {other()}") from None
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            hint = "its file system is mounted without locks, mount it with them or choose another"
+            raise SelfInformedError(f"{path} cannot be locked: {error.strerror}; {hint}") from None
+        raise SelfInformedError(f"{path} cannot be written: {error.strerror}; free the disk or choose another folder") from None

@@ -16,7 +16,6 @@ from threadpoolctl import threadpool_limits
 from selfinformed.data.labels import LabelSpace
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.remarks import remark
-from selfinformed.structure import kernels
 from selfinformed.structure.counts import ConfusionCounts, Kind
 from selfinformed.structure.eigenpairs import FloatArray, leading_eigenpairs
 from selfinformed.structure.groupings import Method, balanced, confusion_graph, covariance_rows, greedy, leiden, random_groups
@@ -174,9 +173,7 @@ class Spectrum:
 
         with threadpool_limits(1, "blas"):  # sums taken in one order
             found = leading_eigenpairs(confused.columns(), confused.degree, min(max(wanted + 4, 16), n), needed)
-        self.values, self.vectors, self.n_groups = found.values, found.vectors, needed(found.values)
-        columns = confused.columns()
-        self._component = np.unique(kernels.components(columns.indptr, columns.indices, n), return_inverse=True)[1]  # of each label
+        self.values, self.vectors, self.n_groups, self._component = found.values, found.vectors, needed(found.values), found.component
 
     def groups(self, n_groups: int, seed: int, balance: bool = False) -> LabelGroups:
         """The labels in n_groups by k-means on the unit rows of as many eigenvectors: at most those asked for, or just as many of balanced sizes."""

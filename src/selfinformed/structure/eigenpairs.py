@@ -32,11 +32,12 @@ _ROUNDS = 60  # of filtering at most
 
 @dataclass(frozen=True)
 class Eigenpairs:
-    """The n largest eigenvalues, falling, unit eigenvectors [C, n], and the norm of each residual."""
+    """The n largest eigenvalues, falling, unit eigenvectors [C, n], the norm of each residual, and each label's component of the graph [C]."""
 
     values: FloatArray
     vectors: Array
     residuals: FloatArray
+    component: Array
 
 
 def leading_eigenpairs(matrix: sp.csr_array, degree: FloatArray, n: int, needed: Callable[[FloatArray], int] | None = None) -> Eigenpairs:
@@ -59,7 +60,7 @@ def leading_eigenpairs(matrix: sp.csr_array, degree: FloatArray, n: int, needed:
         values, vectors = _leading(similarity, n, needed or (lambda values: n))
     vectors = _signed(vectors)
     residuals = np.linalg.norm(similarity.times(vectors) - vectors * values.astype(vectors.dtype), axis=0)
-    return Eigenpairs(values.astype(np.float64), vectors, residuals.astype(np.float64))
+    return Eigenpairs(values.astype(np.float64), vectors, residuals.astype(np.float64), similarity.component)
 
 
 class Similarity:
