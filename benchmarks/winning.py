@@ -227,6 +227,11 @@ def speed(task: Task, table: Comparison, batch_size: int = 256, steps: int = 8) 
     }  # fmt: skip
 
 
+LOOKS = {"dense": ("#d55e00", "s"), "confusions": ("#0072b2", "o"), "random": ("#555555", "^"), "searched": ("#009e73", "D")}  # Okabe and Ito
+
+BEHIND = {"boxstyle": "square,pad=0.1", "color": "white", "alpha": 0.8, "linewidth": 0}
+
+
 def run(name: str, tasks: dict[str, Callable[[], Task]], only: str | None = None) -> None:
     """Measures each base, keeps what other bases gave, and writes results/NAME.json and NAME.png."""
     path = RESULTS / f"{name}.json"
@@ -251,24 +256,27 @@ def figure(name: str, bases: list[dict[str, Any]]) -> Any:
     drawn = Figure(figsize=(6.4 * len(bases), 4.6), layout="constrained")
     for place, base in enumerate(bases):
         axes = drawn.add_subplot(1, len(bases), place + 1)
-        for arm in ("dense", "confusions", "random", "searched"):
+        for arm, (colour, marker) in LOOKS.items():
             judged = [*base["curve"], *base["comparison"]["summary"]]  # one seed for each budget, and the mean over seeds at the comparison's
             rows = sorted((row for row in judged if row["arm"] == arm), key=lambda row: row["extra_computation"])
             points = [(100 * (row["extra_computation"] - 1), 100 * row["mean_average_precision"]) for row in rows]
             if points:
-                axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=arm)
-        others = [row for row in base["comparison"]["summary"] if row["arm"] not in ("dense", "confusions", "random", "searched")]
-        below = -100.0
-        for number, row in enumerate(sorted(others, key=lambda row: row["mean_average_precision"])):
-            x, y = 100 * (row["extra_computation"] - 1), 100 * row["mean_average_precision"]
-            axes.plot([x], [y], "x", color="0.3")
-            left = number % 2 and x > 0.5  # on alternating sides, since some lie close
-            up = 4 if y - below < 0.3 else -3
-            axes.annotate(
-                row["arm"], (x, y), (-5 if left else 5, up), textcoords="offset points", fontsize=7, color="0.3", ha="right" if left else "left"
-            )
-            below = y
-        axes.set(title=f"{name}, {base['kind']} base", xlabel="extra multiply-adds executed on average, percent", ylabel="mAP@50, test")
+                axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=5, label=arm)
+        judged = [row for row in base["comparison"]["summary"] if row["arm"] not in LOOKS]
+        others = sorted((row["mean_average_precision"], row["extra_computation"], row["arm"]) for row in judged)
+        low, high = axes.get_ylim()
+        step, wide = (max(high, 100 * others[-1][0]) - min(low, 100 * others[0][0])) / 24, axes.get_xlim()[1]
+        for free in (True, False):  # arms without multiply-adds, and those at the comparison's budget: names one above the other, since some lie close
+            height = -1.0
+            for precision, computation, arm in others:
+                x, y = 100 * (computation - 1), 100 * precision
+                if (x < 0.5) == free:
+                    height = max(height + step, y)
+                    axes.plot([x], [y], "x", color="0.3")
+                    leader = {"arrowstyle": "-", "color": "0.6", "lw": 0.5}
+                    axes.annotate(arm, (x, y), (x + 0.06 * wide, height), fontsize=7, color="0.2", va="center", arrowprops=leader, bbox=BEHIND)
+        axes.set(title=f"{name}, {base['kind']} base", xlabel="extra multiply-adds executed on average (%)", ylabel="mAP@50 on test data (%)")
+        axes.set_xlim(right=1.2 * wide)
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, fontsize=8)
     return drawn
