@@ -16,7 +16,7 @@ from selfinformed.runtime.versions import machine, versions
 @pytest.fixture(params=[True, False], ids=["terminal", "no terminal"])
 def drawn(request, monkeypatch):
     file = io.StringIO()
-    monkeypatch.setattr(progress_module, "console", Console(file=file, force_terminal=request.param, width=100))
+    monkeypatch.setattr(progress_module, "console", Console(file=file, force_terminal=request.param, width=100, _environ={"TERM": "xterm"}))
     return request.param, file
 
 
@@ -24,6 +24,14 @@ def test_items_pass_through_and_only_a_terminal_sees_a_bar(drawn):
     terminal, file = drawn
     assert list(progress(iter(range(5)), 5, "counting")) == [0, 1, 2, 3, 4]
     assert ("counting" in file.getvalue()) == terminal
+
+
+def test_a_terminal_that_cannot_redraw_gets_lines(monkeypatch):
+    file, clock = io.StringIO(), iter([0, 70])
+    monkeypatch.setattr(progress_module, "console", Console(file=file, force_terminal=True, width=100, _environ={"TERM": "dumb"}))
+    monkeypatch.setattr(progress_module, "time", SimpleNamespace(monotonic=clock.__next__))
+    assert list(progress(range(2), 2, "comparing")) == [0, 1]
+    assert "comparing: 1 of 2, about 1 min left" in file.getvalue()
 
 
 def test_without_a_terminal_a_line_says_how_far_it_is_now_and_then(monkeypatch):

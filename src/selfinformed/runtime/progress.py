@@ -24,8 +24,8 @@ def say(line: str) -> None:
 
 
 def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """Yields `items` under a bar named `what`, which is gone when done; without a terminal it says each minute how far it is."""
-    if not console.is_terminal:
+    """Yields `items` under a bar named `what`, which is gone when done; without a terminal that can redraw a line it says each minute how far it is."""
+    if not console.is_interactive:
         start = said = time.monotonic()
         for n, item in enumerate(items, 1):
             yield item
