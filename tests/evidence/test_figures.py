@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
+from rich.cells import cell_len
 
 from conftest import Problem
 from selfinformed.evidence.comparison import Comparison
@@ -21,6 +22,7 @@ from selfinformed.evidence.figures import (
     CONTROL,
     INK,
     QUIET,
+    RUNS,
     _spread,
     block_sums,
     calibration_figure,
@@ -31,8 +33,10 @@ from selfinformed.evidence.figures import (
     first_groups,
     group_gain_figure,
     inline_svg,
+    learning_figure,
     recall_figure,
     reliability_figure,
+    runs_figure,
     save_figure,
     sweep_figure,
 )
@@ -208,11 +212,98 @@ def test_forecasts_stand_against_gains() -> None:
     assert calibration_figure([]).axes
 
 
+def arms_of(**scores: float) -> Comparison:
+    """Arms of equal cost, two seeds each."""
+    rows = [
+        {"arm": arm, "seed": seed, "mean_average_precision": value + 0.002 * seed, "extra_computation": 1.0 if arm == "base" else 1.03, **dict.fromkeys(
+            ("mean_average_precision_per_example", "top1", "top5", "multiply_adds", "parameters", "seconds"), 1)}
+        for arm, value in scores.items() for seed in range(2)
+    ]  # fmt: skip
+    return Comparison(rows, {}, 50)
+
+
+def test_arms_of_equal_cost_can_be_told_apart_within_the_axes() -> None:
+    figure = cost_figure(arms_of(base=0.9, confusions=0.992, random=0.993, dense=0.9931, hinton=0.994, gated=0.996))
+    [axes] = figure.axes
+    low, high = axes.get_ylim()
+    assert 0 <= low < high <= 100
+    points = {text.get_text().split()[0]: (text.xy, text.xyann) for text in axes.texts}
+    assert len({x for (x, _), _ in points.values()}) == 6
+    heights = sorted(height for _, (_, height) in points.values())
+    assert low <= heights[0] <= heights[-1] <= high
+    assert min(np.diff(heights)) >= 0.064 * (high - low)
+    assert max(axes.lines, key=lambda line: line.get_zorder()).get_color() == ACCENT
+    assert "dense 99.41" in {text.get_text() for text in axes.texts}
+
+
+def test_what_is_written_is_dark_on_white_paper(counts: ConfusionCounts, findings: Findings) -> None:
+    rows = [{"step": i, "loss": 1 / (i + 1), "holdout_mean_average_precision": 0.1 * i} for i in range(4)]
+    for name, figure in (every_figure(counts, findings.groups) | {"learning": learning_figure(rows)}).items():
+        written = [text for axes in figure.axes for text in (*axes.texts, axes.xaxis.label, axes.yaxis.label)]
+        assert {text.get_color() for text in written} == {INK}, name
+
+
+def test_lines_between_hundreds_of_groups_leave_the_cells_to_be_seen(counts: ConfusionCounts) -> None:
+    many = ConfusionCounts(900, 2)
+    many.update_detections([[0, 1]], [0])
+    [axes, _] = confusion_figure(many, LabelGroups(900, tuple(np.arange(900).reshape(300, 3)))).axes
+    assert len(axes.lines) == 2 * 50
+    assert 20 <= len(axes.get_yticks()) <= 25
+    assert [text.get_text() for text in axes.get_yticklabels()][:2] == ["1", "13"]
+    [axes, _] = confusion_figure(counts, LabelGroups(36, tuple(np.arange(36).reshape(6, 6)))).axes
+    assert len(axes.lines) == 2 * 5
+    assert len(axes.get_yticks()) == 6
+
+
+def test_names_of_any_width_leave_the_axes_as_they_are(findings: Findings) -> None:
+    widths = set()
+    for name in ("short", "漢字" * 60, "W" * 200):
+        figure = group_gain_figure(findings.comparison, LabelGroups(36, (np.arange(36),), (name,)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            figure.draw_without_rendering()
+        [axes] = figure.axes
+        widths.add(round(axes.get_position().width, 3))
+        assert cell_len(axes.texts[0].get_text()) <= 44
+    assert len(widths) == 1
+
+
+def test_series_are_told_apart_without_colour(findings: Findings) -> None:
+    [axes] = group_gain_figure(findings.comparison, findings.groups).axes
+    assert len({bars[0].get_hatch() for bars in axes.containers}) == len(axes.containers) == 2
+    rows = [{"n": 3, "confidence": 0.5, "accuracy": 0.4}, {"n": 3, "confidence": 0.9, "accuracy": 0.8}]
+    [axes] = reliability_figure({"base": rows, "augmented": rows}).axes
+    assert len({(line.get_linestyle(), line.get_marker()) for line in axes.lines}) == 3
+    runs = runs_figure({f"run {i}": findings.comparison for i in range(6)})
+    assert len({line.get_marker() for line in runs.axes[0].lines}) == 6
+    assert all(colour in inline_svg(runs, "runs", RUNS) for colour in RUNS)
+
+
+def test_a_figure_that_is_not_seen_says_its_figures(counts: ConfusionCounts, findings: Findings) -> None:
+    drawn = {name: inline_svg(figure, name) for name, figure in every_figure(counts, findings.groups).items()}
+    said = {name: re.search(r'^<svg role="img" aria-label="([^"]*)"', svg)[1] for name, svg in drawn.items()}
+    assert said["cost"] == "mAP@50 of each arm for its extra multiply-adds: base 50.50 for 3.0%, confusions 50.50 for 3.0%, random 50.50 for 3.0%"
+    assert said["recall"] == "recall by k: base from 50.00 to 60.00 (least 50.00, most 60.00)"
+    assert said["eigenvalues"].startswith("2 leading eigenvalues from 1.00 to 0.50")
+    assert said["sweep"] == "sweep figure"
+    named = runs_figure({'"><script>': findings.comparison})
+    assert 'aria-label="mAP of each run&#x27;s base and method: &quot;&gt;&lt;script&gt; from ' in inline_svg(named, "runs")
+
+
+def test_eigenvalues_have_whole_numbers() -> None:
+    figure = eigenvalue_figure(LabelGroups(4, (np.arange(4),), eigenvalues=(1.0, 0.5, 0.2)))
+    figure.draw_without_rendering()
+    [axes] = figure.axes
+    assert all(tick == round(tick) for tick in axes.get_xticks())
+    assert axes.get_legend().get_texts()[0].get_text() == "1 group"
+
+
 def test_heights_are_spread_apart_in_order() -> None:
     spread = _spread([1.0, 1.0, 1.01, 2.0], 1.0)
     assert spread == sorted(spread)
     assert min(np.diff(spread)) > 0.05
     assert _spread([], 1.0) == []
+    assert _spread([0.99, 1.0, 1.0], 1.0, 1.0) == pytest.approx([0.87, 0.935, 1.0])
 
 
 def test_of_many_groups_the_extremes_are_drawn(findings: Findings) -> None:
