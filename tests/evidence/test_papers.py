@@ -137,12 +137,15 @@ def test_the_comparison_is_the_papers_table_2_with_every_arm() -> None:
     assert "1.030$\\times$" in to_latex(table)
 
 
-def test_differences_know_their_sign() -> None:
-    table = comparison_table(comparison())
-    column = next(column for column in table.columns if column.difference == "method_over_it")
-    assert {row["arm"]: column.sign(row) for row in table.rows} == {"base": 1, "confusions": 0, "random": 1, "dense": -1}
+def test_differences_that_are_sure_have_a_tone() -> None:
+    found = comparison()
+    found.per_label = {}
+    table = comparison_table(found)
+    assert {row["arm"]: table.columns[4].tone(row) for row in table.rows} == {"base": "good", "confusions": "", "random": "good", "dense": "bad"}
+    found.per_label = {"base": np.zeros(4), "confusions": np.array([0.9, -0.8, 0.5, -0.4])}
+    assert [table.columns[column].tone(row) for column, row in ((4, table.rows[0]), (3, table.rows[1]))] == ["", ""]  # other labels might lose
     one = comparison_table(comparison({"base": [0.4], "confusions": [0.5], "dense": [0.9]}))
-    assert not any(column.sign(row) for column, row in product(one.columns, one.rows))
+    assert not any(column.tone(row) for column, row in product(one.columns, one.rows))
 
 
 def test_groups_are_the_papers_table_1() -> None:

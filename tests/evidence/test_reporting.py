@@ -20,8 +20,10 @@ from conftest import refused
 from hostile import HOSTILE
 from selfinformed.evidence.comparison import Comparison
 from selfinformed.evidence.figures import inline_svg
+from selfinformed.evidence.numbers import SEEN, points, tone
 from selfinformed.evidence.reporting import Findings, reading, report
 from selfinformed.runtime.files import write_json
+from selfinformed.structure.groups import LabelGroups
 
 NOTHING_ELSE: dict[str, Any] = {
     "headroom": {}, "evaluation": {}, "stability": {}, "search": {}, "latency": {}, "conditional": (), "history": (), "images": {},
@@ -153,7 +155,23 @@ def without(comparison: Comparison, *arms: str) -> Comparison:
 @pytest.mark.parametrize("arms", [["confusions"], ["base"], ["confusions", "base"], ["random", "dense"]])
 def test_any_arms_make_a_report(findings: Findings, tmp_path, arms: list[str]) -> None:
     path = report(replace(findings, comparison=without(findings.comparison, *arms), **NOTHING_ELSE), tmp_path)
-    assert "Every arm" in path.read_text("utf-8")
+    page = path.read_text("utf-8")
+    assert "Every arm" in page
+    compared = not {"base", "confusions"} & set(arms)
+    assert [part in page for part in ('id="changes"', "labels better", 'id="scatter"', 'href="#changes"', "groups-figure_1")] == [compared] * 5
+    assert (tmp_path / "figures" / "groups.png").exists() == compared
+    assert ("minus it</th>" in page, "over base</th>" in page) == ("confusions" not in arms, "base" not in arms)
+
+
+def test_extremes_of_many_groups_are_called_so(findings: Findings, tmp_path) -> None:
+    groups = LabelGroups(36, tuple(np.array([i]) for i in range(36)))
+    page = report(replace(findings, groups=groups, **NOTHING_ELSE), tmp_path).read_text("utf-8")
+    assert "Of the 36 groups, the 15 that gain least and the 15 that gain most." in page
+
+
+def test_nothing_is_less_than_zero_that_is_shown_as_zero() -> None:
+    assert [str(points(change)) for change in (-0.00004, 0.0, -0.0, 0.00004, -0.00006)] == ["+0.00"] * 4 + ["-0.01"]
+    assert [tone(change, change, SEEN) for change in (-0.00004, 0.00004, -0.00006, 0.00006)] == ["", "", "bad", "good"]
 
 
 def test_one_seed_has_no_interval_and_says_so(findings: Findings, tmp_path) -> None:
@@ -171,7 +189,10 @@ def test_a_gain_is_green_where_the_verdict_calls_it_one(findings: Findings, tmp_
         table = replace(findings.comparison, rows=rows, per_label=per_label)
         page = report(replace(findings, comparison=table), tmp_path).read_text("utf-8")
         [tone] = re.findall(r'<dt>gained</dt><dd class="(\w*)"', page)
-        assert tone == said == table.gain_tone
+        assert tone == said == table.tone("confusions", "base")
+        source = next(i for i, row in enumerate(table.summary()) if row["arm"] == "confusions")
+        for cell in ("/summary/0/method_over_it/mean", f"/summary/{source}/over_base/mean"):
+            assert re.findall(rf'class="(\w*)"><data value="[^"]*" data-from="comparison.json#{cell}"', page[page.index("table-arms") :]) == [said]
         assert ("do not surely change" in page) == (said == "")
 
 

@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hostile import HOSTILE
@@ -63,6 +64,16 @@ def test_runs_of_other_labels_are_not_held_against_each_other_label_by_label(run
     assert "Labels whose change" not in report_runs(others, tmp_path / "runs.html").read_text("utf-8")
     without = replace(runs[1], comparison=replace(runs[1].comparison, rows=[r for r in runs[1].comparison.rows if r["arm"] != "base"]), config={}, groups=None)
     assert "Every arm" in report_runs([runs[0], replace(without, headroom={})], tmp_path / "runs.html").read_text("utf-8")
+
+
+def test_a_run_of_one_seed_has_no_interval_and_a_gain_is_green_where_the_verdict_says_so(runs: list[RunFindings], tmp_path: Path) -> None:
+    one = replace(runs[1].comparison, rows=[row for row in runs[1].comparison.rows if row["seed"] == 0])
+    unsure = replace(runs[0].comparison, per_label={"base": np.zeros(36), "confusions": np.linspace(-1, 1.1, 36)})
+    page = report_runs([replace(runs[0], comparison=unsure), replace(runs[1], comparison=one)], tmp_path / "runs.html").read_text("utf-8")
+    gained = page[page.index("gained (points)") : page.index("forecast by the probe")]
+    assert "– to –" not in page
+    assert "<small>one seed</small>" in gained
+    assert re.findall(r'<span class="(\w*)">', gained) == ["", ""]
 
 
 def test_one_run_is_refused(runs: list[RunFindings], tmp_path: Path) -> None:

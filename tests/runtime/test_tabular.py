@@ -14,12 +14,13 @@ from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.tabular import Column, Table, frame, one_line, percent
 
 ROWS = [
-    {"arm": f"arm {i}", "words": "some words that go on " * 3, "a": 0.1 * i, "gain": gain, "gain_low": gain - 0.01, "gain_high": gain + 0.01, "n": 10**i}
-    for i, gain in enumerate((0.1, -0.1, 0.0))
+    {"arm": f"arm {i}", "words": "some words that go on " * 3, "a": 0.1 * i, "gain": gain, "tone": tone, "n": 10**i}
+    for i, (gain, tone) in enumerate(((0.1, "good"), (-0.1, "bad"), (0.0, "")))
 ]  # fmt: skip
 TABLE = Table("a title", ROWS, (
     Column("arm", lambda row: row["arm"], words=True), Column("words", lambda row: row["words"], words=True),
-    *(Column(f"figure {i}", lambda row: f"{row['n']:,}") for i in range(8)), Column("gain", lambda row: percent(row["gain"], "+"), difference="gain"),
+    *(Column(f"figure {i}", lambda row: f"{row['n']:,}") for i in range(8)),
+    Column("gain", lambda row: percent(row["gain"], "+"), tone=lambda row: row["tone"]),
 ))  # fmt: skip
 
 
@@ -83,8 +84,8 @@ def test_on_a_real_terminal(environment: dict[str, str], coloured: bool, tmp_pat
     script = tmp_path / "shown.py"
     script.write_text(
         "from selfinformed.runtime.tabular import Column, Table\n"
-        "row = {'gain': 0.1, 'gain_low': 0.05, 'gain_high': 0.2, 'word': '\\x1b[35m漢字[bold]'}\n"
-        "Table('t', [row], (Column('word', lambda r: r['word'], True), Column('gain', lambda r: '+10.00', difference='gain'))).print()\n"
+        "row = {'word': '\\x1b[35m漢字[bold]'}\n"
+        "Table('t', [row], (Column('word', lambda r: r['word'], True), Column('gain', lambda r: '+10.00', tone=lambda r: 'good'))).print()\n"
     )
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 60))

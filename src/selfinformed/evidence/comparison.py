@@ -117,7 +117,7 @@ class Comparison:
         if np.isnan(gain["mean"]):
             return f"What was gained is not known: mAP@{self.top_k} is not defined on these test data."
         subject, raises, lowers, unclear, beats, loses = _WORDS[method]
-        change = {"good": raises, "bad": lowers}.get(self.gain_tone, unclear)
+        change = {"good": raises, "bad": lowers}.get(self.tone(method, "base"), unclear)
         by = _points(gain, len(self.values(method)), of_labels, change != lowers)
         shared = f"{self.about['shared']} " if self.about.get("shared") else ""
         text = f"{shared}{subject.format(groups=self.groups)} {change} mAP@{self.top_k} by {by} for {100 * (cost - 1):.1f}% more multiply-adds."
@@ -133,11 +133,12 @@ class Comparison:
             text += f" Left out: {', '.join(left_out)}."
         return text
 
-    @property
-    def gain_tone(self) -> str:
-        """`good` or `bad` where the intervals of what was gained over the base, over seeds and over labels, both lie above zero or below; else empty."""
-        ends = [tuple(self.difference(self.method, "base")[end] for end in ("low", "high")), self._over_labels(self.method, "base")]
-        tones = {tone(*interval) for interval in ends if interval}
+    def tone(self, one: str, other: str) -> str:
+        """`good` where the first arm is surely above the other in mAP, `bad` where below, else empty: by the interval of the difference over seeds and, of
+        the method over the base, by that over labels too."""
+        found = self.difference(one, other)
+        of_labels = self._over_labels(one, other) if (one, other) == (self.method, "base") else ()
+        tones = {tone(*ends) for ends in ((found["low"], found["high"]), of_labels) if ends}
         return tones.pop() if len(tones) == 1 else ""
 
     @property
@@ -222,7 +223,7 @@ class Comparison:
         for row in self.summary():
             low, high = (100 * end for end in row["interval"])
             spread = f"{low:.2f} to {high:.2f}" if np.isfinite(high - low) and row["arm"] != "base" else ""
-            over = "" if row["over_base"] is None else f"{100 * row['over_base']['mean']:+.2f}"
+            over = "" if row["over_base"] is None else f"{100 * row['over_base']['mean']:+z.2f}"
             lines.append(
                 f"{row['arm']:<15}{100 * row['mean_average_precision']:8.2f}  {spread:<16}{over:>10}"
                 f"{100 * row['top1']:8.2f}{100 * row['top5']:8.2f}{row['multiply_adds']:16,.0f}{row['extra_computation']:8.3f}x"
@@ -240,11 +241,11 @@ _WORDS = {
 
 def _points(difference: dict[str, float], seeds: int, of_labels: tuple[float, ...], signed: bool) -> str:
     ends = {"seeds": (difference["low"], difference["high"]) if seeds > 1 else (), "labels": of_labels}
-    known = [f"over {what} {100 * both[0]:+.2f} to {100 * both[1]:+.2f}" for what, both in ends.items() if both]
+    known = [f"over {what} {100 * both[0]:+z.2f} to {100 * both[1]:+z.2f}" for what, both in ends.items() if both]
     missing = [] if seeds > 1 else ["one seed"]
     spread = f" (95% interval {', '.join([*known, *missing])})" if known else " (one seed: no interval)"
     mean = 100 * difference["mean"]
-    return (f"{mean:+.2f}" if signed else f"{abs(mean):.2f}") + f" points{spread}"
+    return (f"{mean:+z.2f}" if signed else f"{abs(mean):.2f}") + f" points{spread}"
 
 
 def _listed(arms: Sequence[str], comparison: Comparison) -> str:
@@ -253,6 +254,6 @@ def _listed(arms: Sequence[str], comparison: Comparison) -> str:
         own, spent = (comparison.values(name, "extra_computation").mean() - 1 for name in (arm, comparison.method))
         if 0 < own < _EQUAL * spent or own > spent / _EQUAL:
             also += f", at {100 * own:.2g}% more multiply-adds"
-        return f"{arm} ({100 * comparison.difference(comparison.method, arm)['mean']:+.2f}{also})"
+        return f"{arm} ({100 * comparison.difference(comparison.method, arm)['mean']:+z.2f}{also})"
 
     return ", ".join(map(listed, arms))

@@ -9,6 +9,8 @@ import numpy as np
 
 from selfinformed.runtime.files import plain
 
+SEEN = 5e-5  # of a share: what two digits of a percentage show
+
 
 @dataclass(frozen=True)
 class Number:
@@ -56,9 +58,9 @@ def percent(value: float | None, source: str = "", digits: int = 2) -> Number:
 
 def points(value: float | None, source: str = "") -> Number:
     """A difference of shares in points, with its sign."""
-    return Number(value, source, "{:+.2f}", 100)
+    return Number(value, source, "{:+z.2f}", 100)
 
 
-def tone(low: float, high: float) -> str:
-    """`good` where an interval is above zero, `bad` where below."""
-    return "good" if low > 0 else "bad" if high < 0 else ""
+def tone(low: float, high: float, least: float = 0.0) -> str:
+    """`good` where an interval is above zero, and by more than `least`, `bad` where below."""
+    return "good" if low > least else "bad" if high < -least else ""

@@ -15,7 +15,7 @@ from selfinformed.data.labels import LabelSpace
 from selfinformed.evidence import figures as draw
 from selfinformed.evidence.comparison import Comparison
 from selfinformed.evidence.explorer import embedded_json, explored, labels_of, matrices, mistakes_of, neighbours
-from selfinformed.evidence.numbers import Number, percent, points, tone
+from selfinformed.evidence.numbers import SEEN, Number, percent, points, tone
 from selfinformed.evidence.page import rendered
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import is_sealed, plain, write_text
@@ -106,8 +106,9 @@ def _figures(findings: Findings) -> dict[str, Any]:
     figures = {
         "cost": draw.cost_figure(comparison),
         "confusions": draw.confusion_figure(findings.counts, findings.groups),
-        "groups": draw.group_gain_figure(comparison, findings.groups),
     }
+    if {"base", comparison.method} <= comparison.per_label.keys():
+        figures["groups"] = draw.group_gain_figure(comparison, findings.groups)
     if findings.groups.eigenvalues:
         figures["eigenvalues"] = draw.eigenvalue_figure(findings.groups)
     base = evaluation.get("base", {})
@@ -131,7 +132,7 @@ def _page(findings: Findings, figures: Mapping[str, str]) -> str:
     return rendered(
         "report.html.j2", "page.js",
         title=findings.title, verdict=_parted(comparison.verdict), method=comparison.method, top_k=comparison.top_k, comparison=comparison,
-        counts=findings.counts, config=findings.config, names=findings.labels.names, figures=figures,
+        most_groups=draw.MOST_GROUPS, counts=findings.counts, config=findings.config, names=findings.labels.names, figures=figures,
         tiles=_tiles(findings), arms=_arms(comparison), groups=_groups(findings), ungrouped=_ungrouped(findings),
         **_changes(findings), mistakes=_pairs(findings), n_mistakes=_all_mistakes(findings), stability=_stability(findings),
         search=findings.search, headroom=_headroom(findings.headroom),
@@ -185,7 +186,7 @@ def _tiles(findings: Findings) -> list[dict[str, Any]]:
          "more": "percent, on test data", "tone": ""},
         {"name": f"mAP@{comparison.top_k}, {comparison.method}", "value": percent(method["mean_average_precision"], f"{source}/mean_average_precision"),
          "more": method["description"], "tone": ""},
-        {"name": "gained", "value": points(over["mean"], f"{source}/over_base/mean"), "tone": comparison.gain_tone,
+        {"name": "gained", "value": points(over["mean"], f"{source}/over_base/mean"), "tone": comparison.tone(comparison.method, "base"),
          "more": Number.pair(points(over["low"], f"{source}/over_base/low"), points(over["high"], f"{source}/over_base/high"), "points, 95% interval")
          or "points, of one seed"},
         {"name": "multiply-adds", "value": Number(method["extra_computation"], f"{source}/extra_computation", "{:.3f}×"),
@@ -196,7 +197,7 @@ def _tiles(findings: Findings) -> list[dict[str, Any]]:
         minus = row["method_over_it"]
         tiles.append(
             {"name": f"against the best control, {rival}", "value": points(minus["mean"], f"comparison.json#/summary/{r}/method_over_it/mean"),
-             "tone": tone(minus["low"], minus["high"]), "more": row["description"]}
+             "tone": comparison.tone(comparison.method, rival), "more": row["description"]}
         )  # fmt: skip
     return tiles
 
@@ -210,7 +211,7 @@ def _arms(comparison: Comparison) -> list[dict[str, Any]]:
             "arm": row["arm"], "description": row["description"], "map": percent(row["mean_average_precision"], f"{source}/mean_average_precision"),
             "interval": Number.pair(percent(row["interval"][0], f"{source}/interval/0"), percent(row["interval"][1], f"{source}/interval/1")),
             "over": points(over["mean"], f"{source}/over_base/mean") if over and row["arm"] != "base" else "",
-            "over_tone": tone(over["low"], over["high"]) if over else "",
+            "over_tone": comparison.tone(row["arm"], "base") if over else "",
             "per_example": percent(row["mean_average_precision_per_example"], f"{source}/mean_average_precision_per_example"),
             "top1": percent(row["top1"], f"{source}/top1"), "top5": percent(row["top5"], f"{source}/top5"),
             "multiply_adds": Number(row["multiply_adds"], f"{source}/multiply_adds", "{:,.0f}"),
@@ -218,7 +219,7 @@ def _arms(comparison: Comparison) -> list[dict[str, Any]]:
             "seconds": Number(row["seconds"], f"{source}/seconds", "{:.1f}"), "minus": "",
         }  # fmt: skip
         if minus:
-            shown |= {"minus": points(minus["mean"], f"{source}/method_over_it/mean"), "minus_tone": tone(minus["low"], minus["high"])}
+            shown |= {"minus": points(minus["mean"], f"{source}/method_over_it/mean"), "minus_tone": comparison.tone(comparison.method, row["arm"])}
             low, high = (points(minus[end], f"{source}/method_over_it/{end}") for end in ("low", "high"))
             shown |= {"minus_interval": Number.pair(low, high)}
         rows.append(shown)
@@ -230,9 +231,6 @@ def _gains(findings: Findings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     unknown = np.full(len(findings.labels), np.nan)
     before, after = (findings.comparison.per_label.get(arm, unknown) for arm in ("base", findings.comparison.method))
     return before, after, after - before
-
-
-_SEEN = 5e-5  # what two digits of a percentage show
 
 
 def _changes(findings: Findings) -> dict[str, Any]:
@@ -247,12 +245,12 @@ def _changes(findings: Findings) -> dict[str, Any]:
         return {
             "label": label, "positives": Number(positives.get(label), f"evaluation.json#/labels/{label}/positives", "{:,}"),
             "before": percent(before[label], source.format("base")), "after": percent(after[label], source.format(findings.comparison.method)),
-            "change": points(gains[label]), "tone": tone(gains[label], gains[label]),
+            "change": points(gains[label]), "tone": tone(gains[label], gains[label], SEEN),
         }  # fmt: skip
 
     return {
-        "worst": [row(int(i)) for i in order[:_CHANGES] if gains[i] < -_SEEN], "best": [row(int(i)) for i in order[::-1][:_CHANGES] if gains[i] > _SEEN],
-        "changed": {"better": f"{(gains > 0).sum():,}", "worse": f"{(gains < 0).sum():,}", "same": f"{(gains == 0).sum():,}"},
+        "worst": [row(int(i)) for i in order[:_CHANGES] if gains[i] < -SEEN], "best": [row(int(i)) for i in order[::-1][:_CHANGES] if gains[i] > SEEN],
+        "changed": {"better": f"{(gains > SEEN).sum():,}", "worse": f"{(gains < -SEEN).sum():,}", "same": f"{(abs(gains) <= SEEN).sum():,}"},
     }  # fmt: skip
 
 

@@ -12,8 +12,8 @@ from urllib.parse import quote
 import numpy as np
 
 from selfinformed.evidence.comparison import Comparison
-from selfinformed.evidence.figures import inline_svg, runs_figure
-from selfinformed.evidence.numbers import Number, percent, points, tone
+from selfinformed.evidence.figures import RUNS, inline_svg, runs_figure
+from selfinformed.evidence.numbers import SEEN, Number, percent, points, tone
 from selfinformed.evidence.page import rendered
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import write_text
@@ -52,7 +52,7 @@ def report_runs(runs: Sequence[RunFindings], path: str | Path) -> Path:
         raise SelfInformedError(f"report: expected at least two runs to hold against each other, got {len(runs)}")
     path = Path(path)
     titles = _titles([run.folder for run in runs])
-    figure = inline_svg(runs_figure({title: run.comparison for title, run in zip(titles, runs, strict=True)}), "runs")
+    figure = inline_svg(runs_figure({title: run.comparison for title, run in zip(titles, runs, strict=True)}), "runs", RUNS)
     columns = [_column(run, title, path.parent) for run, title in zip(runs, titles, strict=True)]
     present = dict.fromkeys(arm for run in runs for arm in run.comparison.arms)
     arms = {arm: [_of_arm(run, title, arm) for run, title in zip(runs, titles, strict=True)] for arm in present}
@@ -77,7 +77,7 @@ def _column(run: RunFindings, title: str, where: Path) -> dict[str, Any]:
         "verdict": comparison.verdict, "link": _link(page, where), "top_k": comparison.top_k,
         "labels": f"{max((len(values) for values in comparison.per_label.values()), default=0):,}",
         "groups": run.groups if run.groups is not None else "", "method": comparison.method,
-        "base": "", "with_heads": "", "gain": "", "low": "", "high": "", "tone": "", "cost": "", "rival": "", "minus": "", "minus_tone": "",
+        "base": "", "with_heads": "", "gain": "", "interval": "", "tone": "", "cost": "", "rival": "", "minus": "", "minus_tone": "",
         "forecast": points(run.headroom["forecast"]["gain"], f"{title}/probe.json#/forecast/gain") if run.headroom.get("forecast") else "",
         "seeds": comparison.about["seeds"], "examples": f"{comparison.about['n_test']:,}",
     }  # fmt: skip
@@ -89,14 +89,14 @@ def _column(run: RunFindings, title: str, where: Path) -> dict[str, Any]:
     column |= {
         "base": percent(base["mean_average_precision"], f"{source}/{b}/mean_average_precision"),
         "with_heads": percent(method["mean_average_precision"], f"{source}/{m}/mean_average_precision"),
-        "gain": points(over["mean"], f"{source}/{m}/over_base/mean"), "low": points(over["low"], f"{source}/{m}/over_base/low"),
-        "high": points(over["high"], f"{source}/{m}/over_base/high"), "tone": tone(over["low"], over["high"]),
+        "gain": points(over["mean"], f"{source}/{m}/over_base/mean"), "tone": comparison.tone(comparison.method, "base"),
+        "interval": Number.pair(points(over["low"], f"{source}/{m}/over_base/low"), points(over["high"], f"{source}/{m}/over_base/high")) or "one seed",
         "cost": Number(method["extra_computation"], f"{source}/{m}/extra_computation", "{:.3f}×"),
     }  # fmt: skip
     if rival := comparison.best_control:
         r, row = rows[rival]
         minus = row["method_over_it"]
-        column |= {"rival": rival, "minus": points(minus["mean"], f"{source}/{r}/method_over_it/mean"), "minus_tone": tone(minus["low"], minus["high"])}
+        column |= {"rival": rival, "minus": points(minus["mean"], f"{source}/{r}/method_over_it/mean"), "minus_tone": comparison.tone(comparison.method, rival)}
     return column
 
 
@@ -126,4 +126,4 @@ def _labels(runs: Sequence[RunFindings], titles: Sequence[str]) -> list[dict[str
     spread = changes.max(0) - changes.min(0)
     order = np.argsort(-spread, kind="stable")
     shown = [int(i) for i in order if spread[i] > 0][:_CHANGES]
-    return [{"name": runs[0].names[i], "changes": [(points(float(c)), tone(c, c)) for c in changes[:, i]]} for i in shown]
+    return [{"name": runs[0].names[i], "changes": [(points(float(c)), tone(c, c, SEEN)) for c in changes[:, i]]} for i in shown]

@@ -26,18 +26,13 @@ class Column:
         title: its heading.
         text: what the cell of a row says.
         words: whether it holds words, which are set left and may be folded, or figures.
-        difference: for the differences between two arms, the key whose 95% interval rows have as KEY_low and KEY_high.
+        tone: whether what the cell of a row says is surely `good` or `bad`; else empty.
     """
 
     title: str
     text: Callable[[Row], str]
     words: bool = False
-    difference: str = ""
-
-    def sign(self, row: Row) -> int:
-        """1 or -1 where the difference is surely above or below zero, else 0."""
-        low, high = (row.get(f"{self.difference}_{end}") for end in ("low", "high"))
-        return 0 if low is None or high is None else int(low > 0) - int(high < 0)
+    tone: Callable[[Row], str] = lambda row: ""
 
 
 @dataclass(frozen=True)
@@ -90,7 +85,7 @@ class Table:
             for column in columns:
                 drawn.add_column(Text(column.title), justify="left" if column.words else "right", no_wrap=not column.words, overflow="fold")
             for row in self.rows:
-                drawn.add_row(*(Text(one_line(column.text(row)), _STYLES[column.sign(row)]) for column in columns))
+                drawn.add_row(*(Text(one_line(column.text(row)), _STYLES[column.tone(row)]) for column in columns))
             console.print(drawn)
             console.print()
 
@@ -121,7 +116,7 @@ def frame(rows: Iterable[Row]) -> pd.DataFrame:
 
 def percent(value: float | None, sign: str = "", digits: int = 2) -> str:
     """A share as percent; `-` where there is none."""
-    return f"{100 * value:{sign}.{digits}f}" if value is not None and math.isfinite(value) else "-"
+    return f"{100 * value:{sign}z.{digits}f}" if value is not None and math.isfinite(value) else "-"
 
 
 def one_line(text: str) -> str:
@@ -129,7 +124,7 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
 
 
-_STYLES = {1: "green", 0: "", -1: "red"}
+_STYLES = {"good": "green", "": "", "bad": "red"}
 _ENOUGH = 100_000  # columns of output that nobody folds
 
 
