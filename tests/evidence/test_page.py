@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,7 +100,7 @@ def test_hostile_names_are_only_text(hostile: Path, opened: Callable[..., Opened
 def test_a_label_is_found_by_keyboard(hostile: Path, opened: Callable[..., Opened]) -> None:
     tab = opened(hostile)
     page = tab.page
-    page.keyboard.press("/")
+    page.focus("#search")
     page.keyboard.type("LABEL 1")
     assert page.get_attribute("#search", "aria-expanded") == "true"
     shown = page.locator("#found [data-label] bdi").all_inner_texts()
@@ -108,12 +109,13 @@ def test_a_label_is_found_by_keyboard(hostile: Path, opened: Callable[..., Opene
     page.keyboard.press("ArrowDown")
     active = page.get_attribute("#search", "aria-activedescendant")
     assert page.get_attribute(f"#{active}", "aria-selected") == "true"
+    assert page.locator(f"#{active}").evaluate("e => getComputedStyle(e).outlineStyle") == "solid"
     page.keyboard.press("Enter")
     assert page.text_content("#label-page h3 bdi") == shown[1]
     assert page.evaluate("document.activeElement.closest('#label-page') !== null")
     assert page.evaluate("location.hash") == "#label-11"
     page.go_back()
-    page.keyboard.press("/")
+    page.focus("#search")
     page.keyboard.press("Control+A")
     page.keyboard.type("no such label")
     assert "no label of that name" in tab.text("#found")
@@ -271,6 +273,33 @@ def test_the_matrix_zooms_and_tells_counts(hostile: Path, findings: Findings, op
     assert page.locator("#readout").evaluate("e => Number(e.dataset.value)") == dense[members[2][1], members[2][0]]
 
 
+def test_lines_between_many_groups_leave_the_cells_to_be_seen(hostile: Path, opened: Callable[..., Opened]) -> None:
+    lines = """() => {
+        let lines = 0;
+        CanvasRenderingContext2D.prototype.stroke = () => lines++;
+        D.matrices[0].edges = Array.from({ length: 360 }, (_, i) => i / 10);
+        draw();
+        return lines;
+    }"""
+    assert 40 <= opened(hostile).page.evaluate(lines) <= 50
+
+
+def test_colours_of_the_matrix_are_told(hostile: Path, findings: Findings, opened: Callable[..., Opened]) -> None:
+    assert opened(hostile).page.inner_text("#key").split() == ["1", str(findings.counts.to_scipy().max()), "times"]
+
+
+def test_the_browsers_own_keys_are_left_to_it(hostile: Path, opened: Callable[..., Opened]) -> None:
+    page = opened(hostile).page
+    taken = """([where, key, held]) => {
+        const event = new KeyboardEvent("keydown", { key, [held]: true, bubbles: true, cancelable: true });
+        return !document.querySelector(where).dispatchEvent(event);
+    }"""
+    assert page.evaluate(taken, ["#matrix", "+", ""])
+    for key, held in (("+", "ctrlKey"), ("0", "metaKey"), ("ArrowLeft", "altKey")):
+        assert not page.evaluate(taken, ["#matrix", key, held])
+    assert not page.evaluate(taken, ["body", "/", ""])  # a letter alone would be taken from those who speak to their browser
+
+
 def test_the_wheel_is_left_to_the_page_where_nothing_zooms(hostile: Path, opened: Callable[..., Opened]) -> None:
     page = opened(hostile).page
     turned = "(e, by) => !e.dispatchEvent(new WheelEvent('wheel', { deltaY: by, cancelable: true }))"
@@ -317,9 +346,14 @@ def test_changes_are_told_to_the_point(odd: Path, opened: Callable[..., Opened])
         const said = [];
         CanvasRenderingContext2D.prototype.fillText = (text) => said.push(text);
         scattered();
-        return said.slice(0, 5);
+        return said;
     }"""
-    assert page.evaluate(drawn) == ["-5.0", "-2.5", "0.0", "2.5", "5.0"]
+    said = page.evaluate(drawn)
+    assert said[:5] == ["-4", "-2", "0", "2", "4"]
+    assert set(said[5:-2]) <= {"0", *(f"{digit * 10**power:,}" for digit in (1, 2, 5) for power in range(5))}
+    assert len(said[5:-2]) >= 2
+    assert said[-2:] == ["change, points", "training examples of the label"]
+    assert page.evaluate("[-0.00004, 0.00004, -0.00006].map((change) => [signed(change), tone(change)])") == [["+0.00", ""], ["+0.00", ""], ["-0.01", "bad"]]
     page.locator("#scatter").scroll_into_view_if_needed()
     x, y, _ = page.evaluate("points = points.filter((point) => point[2] === 47), points[0]")
     box = page.locator("#scatter").bounding_box()
@@ -361,6 +395,54 @@ def test_no_serious_accessibility_finding(hostile: Path, opened: Callable[..., O
     assert [(v["id"], v["impact"], v["nodes"][0]["html"][:200]) for v in found if v["impact"] in ("serious", "critical")] == []
 
 
+def contrast(one: str, other: str) -> float:
+    """Of two colours rgb(...), as WCAG 2 has it."""
+    both = np.array([[int(part) / 255 for part in colour.strip("rgb()").split(",")] for colour in (one, other)])
+    low, high = sorted(np.where(both <= 0.04045, both / 12.92, ((both + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722])
+    return float((high + 0.05) / (low + 0.05))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_controls_and_placeholders_are_seen(hostile: Path, opened: Callable[..., Opened], scheme: str) -> None:
+    page = opened(hostile, color_scheme=scheme).page
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    for control in ("#search", "#which", "#theme", "#matrix"):
+        assert contrast(page.locator(control).evaluate("e => getComputedStyle(e).borderTopColor"), paper) >= 3
+    assert contrast(page.evaluate("getComputedStyle(find('search'), '::placeholder').color"), paper) >= 4.5
+
+
+def test_colours_that_are_forced_hold_in_figures_too(hostile: Path, opened: Callable[..., Opened]) -> None:
+    for scheme in ("light", "dark"):
+        page = opened(hostile, forced_colors="active", color_scheme=scheme).page
+        assert page.evaluate("[style('--ink'), style('--paper')]") == ["CanvasText", "Canvas"]
+        assert page.is_hidden("#theme")
+
+
+def test_without_a_script_what_needs_one_is_not_there(hostile: Path, browser: Any) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"file://{hostile}")
+    assert [page.is_visible(part) for part in ("#search", "#theme", "#matrix", "#scatter", "#more", "#filter", "#all-labels", "[data-group]")] == [False] * 8
+    assert page.locator("noscript p").is_visible()
+    context.close()
+
+
+def test_nothing_hides_under_the_bar(hostile: Path, opened: Callable[..., Opened]) -> None:
+    page = opened(hostile).page
+    kept = "parseFloat(getComputedStyle(document.documentElement).scrollPaddingTop)"
+    for width in (640, 700, 768, 801, 1280):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.locator(".bar").evaluate(f"e => getComputedStyle(e).position === 'static' || e.offsetHeight <= {kept}"), width
+
+
+def test_names_that_are_cut_are_told_whole_and_short_ones_can_be_hit(hostile: Path, opened: Callable[..., Opened]) -> None:
+    page = opened(hostile).page
+    assert page.evaluate("[...document.querySelectorAll('td bdi, th bdi, .names bdi')].filter((e) => !e.title).length") == 0
+    assert page.evaluate("Math.min(...[...document.querySelectorAll('.names .link')].filter((e) => e.clientWidth).map((e) => e.clientWidth))") >= 24
+    heads = page.get_by_role("region", name="latency").locator("th").all_inner_texts()
+    assert len(set(heads)) == len(heads) == 6
+
+
 def test_the_column_that_a_table_is_for_is_in_sight(odd: Path, hostile: Path, opened: Callable[..., Opened]) -> None:
     for path in (odd, hostile):
         page = opened(path).page
@@ -380,6 +462,11 @@ def test_it_fits_a_phone_and_prints(hostile: Path, opened: Callable[..., Opened]
     assert max(page.evaluate(ends)) <= 0
     assert page.is_hidden("#search")
     assert page.is_visible("#matrix")
+    assert page.is_hidden("text=Drag to move")
+    assert page.locator("th button").first.evaluate("e => getComputedStyle(e, '::after').content") == "none"
+    closed = "(event) => (dispatchEvent(new Event(event)), document.querySelectorAll('details:not([open])').length)"
+    assert page.evaluate(closed, "beforeprint") == 0
+    assert page.evaluate(closed, "afterprint") > 0
     assert page.is_visible("#how-many")  # that the table shows some labels only
     assert len(page.pdf()) > 10_000
 

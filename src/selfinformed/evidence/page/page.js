@@ -17,9 +17,10 @@ function element(tag, properties = {}, ...children) {
   return made;
 }
 const percent = (value) => (value == null ? "–" : (100 * value).toFixed(2));
-const signed = (value) => (value == null ? "–" : (value < 0 ? "" : "+") + (100 * value).toFixed(2));
+const seen = (value) => (Math.abs(value) < 5e-5 ? 0 : value);  // what two digits of a percentage show
+const signed = (value) => (value == null ? "–" : (seen(value) < 0 ? "" : "+") + percent(seen(value)));
 const whole = (value) => (value == null ? "–" : value.toLocaleString("en"));
-const tone = (value) => (value > 0 ? "good" : value < 0 ? "bad" : "");
+const tone = (value) => ["bad", "", "good"][1 + Math.sign(seen(value))];
 const named = (label) => element("bdi", { title: L.name[label] }, L.name[label].trim() ? L.name[label] : "(blank)");
 const parted = (parts, mark) => parts.flatMap((part, i) => (i ? [mark, part] : [part]));
 const link = (label) => element("button", { className: "link", type: "button", "data-label": positions ? D.ids[label] : label }, named(label));
@@ -40,6 +41,12 @@ function themed() {
 find("theme").addEventListener("click", () => {
   document.documentElement.dataset.theme = dark() ? "light" : "dark";
   themed();
+});
+addEventListener("beforeprint", () => {
+  for (const closed of document.querySelectorAll("details:not([open])")) {
+    closed.open = true;
+    addEventListener("afterprint", () => { closed.open = false; }, { once: true });
+  }
 });
 for (const query of ["print", "(prefers-color-scheme: dark)"]) matchMedia(query).addEventListener("change", themed);
 
@@ -120,9 +127,6 @@ document.addEventListener("click", (event) => {
   const group = event.target.closest("[data-group]");
   if (group) { select.value = Number(group.dataset.group) + 1; show(Number(select.value)); find("confusions").scrollIntoView(); canvas.focus({ preventScroll: true }); }
 });
-document.addEventListener("keydown", (event) => {
-  if (event.key === "/" && !/^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement.tagName)) { box.focus(); event.preventDefault(); }
-});
 
 /* a label's page */
 function open(id) {
@@ -177,7 +181,7 @@ function list() {
   const turn = state.down ? -1 : 1;
   order.sort(key ? (a, b) => (key(a) == null) - (key(b) == null) || turn * (key(a) - key(b)) || a - b : (a, b) => turn * (folded[a] < folded[b] ? -1 : folded[a] > folded[b] ? 1 : a - b));
   state.labels = order;
-  find("all-labels").tBodies[0].replaceChildren(...order.slice(0, state.most).map((i) => element("tr", {}, element("td", {}, link(i)), element("td", { className: "left" }, ...parted(groupsOf(i).map((group) => element("bdi", {}, groupName(group))), "; ")),
+  find("all-labels").tBodies[0].replaceChildren(...order.slice(0, state.most).map((i) => element("tr", {}, element("td", {}, link(i)), element("td", { className: "left" }, ...parted(groupsOf(i).map((group) => element("bdi", { title: groupName(group) }, groupName(group))), "; ")),
     ...[whole(L.training[i]), whole(L.test[i]), percent(L.before[i]), percent(L.after[i])].map((text) => element("td", {}, text)), element("td", { className: tone(gain[i]) }, signed(gain[i])))));
   find("how-many").textContent = `${whole(Math.min(state.most, order.length))} of ${whole(order.length)} labels shown` + (positions ? `, the most frequent of ${whole(D.n_labels)}` : "");
   find("more").hidden = state.most >= order.length;
@@ -246,7 +250,10 @@ function draw() {
   context.putImageData(image(part, wide), 0, 0);
   context.strokeStyle = style("--control");
   context.lineWidth = scale;
-  for (const edge of part.edges.filter((edge) => edge < part.cells)) {
+  let drawn = -Infinity;
+  for (const edge of part.edges) {
+    if (edge >= part.cells || (edge - drawn) * 50 < view.size) continue;  // lines closer than that would hide the cells
+    drawn = edge;
     const x = Math.round((edge - view.x) * zoom) + 0.5, y = Math.round((edge - view.y) * zoom) + 0.5;
     context.beginPath(), context.moveTo(x, 0), context.lineTo(x, wide), context.moveTo(0, y), context.lineTo(wide, y), context.stroke();
   }
@@ -255,6 +262,8 @@ function draw() {
     context.lineWidth = 2 * scale;
     context.strokeRect((view.cursor[0] - view.x) * zoom, (view.cursor[1] - view.y) * zoom, Math.max(zoom, 4), Math.max(zoom, 4));
   }
+  const ramp = ramps[dark() ? "dark" : "light"], first = Math.log(2) / Math.log(1 + part.largest), stop = (i) => ((i / (ramp.length - 1) - first) / (1 - first || 1)) * 100;
+  find("key").replaceChildren(...(part.largest ? ["1", element("i", { style: `background:linear-gradient(to right, ${ramp.map((colour, i) => `rgb(${colour}) ${stop(i)}%`)})` }), `${whole(part.largest)} times`] : []));
   canvas.dataset.cells = view.size.toFixed(2);
   canvas.style.touchAction = view.size < part.cells ? "none" : "pan-y";  // a swipe over the whole matrix scrolls the page
 }
@@ -314,6 +323,7 @@ canvas.addEventListener("pointerup", (event) => {
 canvas.addEventListener("pointercancel", () => { dragged = null; });
 canvas.addEventListener("dblclick", (event) => zoomed(0.5, ...cellAt(event)));
 canvas.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;  // the browser's
   const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }, cells = D.matrices[view.number].cells;
   if (moves[event.key]) {
     const step = event.shiftKey ? 10 : 1, from = view.cursor || [Math.floor(view.x), Math.floor(view.y)];
@@ -343,24 +353,30 @@ const scatter = find("scatter"), frequency = L.training.some((n) => n != null) ?
 let points = [];
 function scattered() {
   if (!scatter) return;
-  const scale = devicePixelRatio || 1, wide = Math.max(1, Math.round(scatter.clientWidth * scale)), high = Math.round(wide / 1.5), edge = 46 * scale;
+  const scale = devicePixelRatio || 1, wide = Math.max(1, Math.round(scatter.clientWidth * scale)), high = Math.round(wide / 1.5), edge = 46 * scale, left = 62 * scale;
   scatter.width = wide, scatter.height = high;
   const context = scatter.getContext("2d"), shown = gain.map((_, i) => i).filter((i) => gain[i] != null && frequency[i] != null);
   if (!shown.length) return;
   const xs = shown.map((i) => Math.log10(1 + frequency[i])), most = shown.reduce((most, i) => Math.max(most, Math.abs(gain[i])), 0.01);
   const [least, largest] = [xs.reduce((a, b) => Math.min(a, b)), xs.reduce((a, b) => Math.max(a, b))];
   const low = largest > least ? least : least - 0.15, span = largest - least || 0.3;
-  const px = (x) => edge + ((x - low) / span) * (wide - 1.6 * edge), py = (value) => (high - edge) / 2 + 4 * scale - (value / most) * ((high - edge) / 2 - 8 * scale);
+  const px = (x) => left + ((x - low) / span) * (wide - left - 0.6 * edge), py = (value) => (high - edge) / 2 + 4 * scale - (value / most) * ((high - edge) / 2 - 8 * scale);
   context.clearRect(0, 0, wide, high);
   context.font = `${12 * scale}px system-ui, sans-serif`;
   context.fillStyle = style("--quiet"), context.strokeStyle = style("--line"), context.lineWidth = scale;
-  for (const value of [-most, -most / 2, 0, most / 2, most]) {
-    context.beginPath(), context.moveTo(edge, py(value)), context.lineTo(wide, py(value)), context.stroke();
-    context.textAlign = "right", context.textBaseline = "middle", context.fillText((100 * value).toFixed(most < 0.1 ? 1 : 0), edge - 6 * scale, py(value));
+  const power = 10 ** Math.floor(Math.log10((100 * most) / 3)), step = power * [1, 2, 5, 10].find((digit) => 3 * digit * power >= 100 * most), n = Math.floor((100 * most) / step + 1e-9);
+  for (let i = -n; i <= n; i++) {
+    const y = py((i * step) / 100);
+    context.beginPath(), context.moveTo(left, y), context.lineTo(wide, y), context.stroke();
+    context.textAlign = "right", context.textBaseline = "middle", context.fillText((i * step).toFixed(step < 1 ? -Math.floor(Math.log10(step)) : 0), left - 6 * scale, y);
   }
-  const ticks = [...new Set([0, 0.25, 0.5, 0.75, 1].map((share) => Math.round(10 ** (low + share * span) - 1)))];
+  let ticks = [0];
+  for (let ten = 1; ten <= 1e9; ten *= 10) ticks.push(...((px(1) - px(0)) / scale > 150 ? [ten, 2 * ten, 5 * ten] : [ten]));
+  ticks = ticks.filter((tick) => low <= Math.log10(1 + tick) && Math.log10(1 + tick) <= low + span);
+  if (ticks.length < 2) ticks = [...new Set([least, largest].map((end) => Math.round(10 ** end - 1)))];
   context.textAlign = "center", context.textBaseline = "top";
   for (const tick of ticks) context.fillText(whole(tick), px(Math.log10(1 + tick)), high - edge + 10 * scale);
+  context.save(), context.translate(2 * scale, py(0)), context.rotate(-Math.PI / 2), context.fillText("change, points", 0, 0), context.restore();
   context.fillText(L.training.some((n) => n != null) ? "training examples of the label" : "test examples of the label", wide / 2, high - 16 * scale);
   context.globalAlpha = Math.max(0.15, Math.min(0.8, 900 / shown.length));
   const colour = { good: style("--good"), bad: style("--bad"), "": style("--quiet") };
