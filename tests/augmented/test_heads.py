@@ -180,6 +180,30 @@ def test_unfold_keeps_the_function_of_trained_heads_and_the_weights_of_new_ones(
     torch.testing.assert_close(made(transform(features)), expected, rtol=1e-3, atol=1e-3)
 
 
+class Single(torch.Tensor):
+    """A tensor on a device that knows no float64, as Apple's does not."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.cpu:
+            return args[0].as_subclass(torch.Tensor)
+        given = super().__torch_function__(function, types, args, kwargs)
+        assert not isinstance(given, torch.Tensor) or given.dtype != torch.float64
+        return given
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=str)
+def test_a_device_needs_no_float64(source):
+    made, features, transform = made_for(source)
+    expected = made(transform(features))
+    for reader in made.readers:
+        for layer in (reader.layer, reader.shared):
+            if layer is not None:
+                layer.weight, layer.bias = (torch.nn.Parameter(p.detach().as_subclass(Single)) for p in (layer.weight, layer.bias))
+    made.fold(transform)
+    torch.testing.assert_close(made(features).cpu(), expected, rtol=1e-4, atol=1e-4)
+
+
 def made_for(source: Source, hidden: tuple[int, ...] = (4,)) -> tuple[Heads, torch.Tensor, InputTransform]:
     torch.manual_seed(0)
     shapes = (FeatureShape(5), FeatureShape(12, (3, 2, 2)) if source.map else FeatureShape(12))

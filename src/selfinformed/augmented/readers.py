@@ -156,7 +156,7 @@ class Reader(nn.Module):
         assert layer is not None
         assert layer.bias is not None
         shift, matrix = transform.over(self.source)
-        weight, bias = layer.weight[rows].double(), layer.bias[rows].double()
+        weight, bias = layer.weight[rows].cpu().double(), layer.bias[rows].cpu().double()  # some devices know no float64
         shift, matrix = shift.to(weight), matrix.to(weight)
         flat = weight.flatten(2) if weight.ndim > 2 else weight[:, :, None]  # (w, D or channels, kernel places)
         changed = torch.einsum("wdk,de->wek" if inverse else "wek,de->wdk", flat, torch.linalg.pinv(matrix).T if inverse else matrix)
