@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from conftest import Problem, refused
+from devices import SecondDevice, Spread, there
 from selfinformed.augmented.network import AugmentedClassifier, augment
 from selfinformed.augmented.readers import InputTransform
 from selfinformed.augmented.saved import load
@@ -733,3 +734,14 @@ def test_features_of_another_type_than_the_classifiers_are_read() -> None:
     net = wrap(Mixed(), torch.randn(2, 5), attach="trunk")
     aug = augment(net, plan(net, LabelGroups.everything(3), hidden=(2,)), classifier="reinitialise")
     assert aug.logits(torch.randn(6, 5)).dtype == torch.float32
+
+
+def test_heads_may_read_what_is_on_another_device_than_the_classifier(problem: Problem):
+    inputs = torch.randn(7, 20)
+    net = wrap(Spread(20, 36), inputs, attach=["trunk.0", "trunk"])
+    aug = augment(net, plan(net, problem.groups, hidden=(4,)))
+    there(aug._slot)
+    with SecondDevice():
+        assert torch.equal(aug.logits(inputs), net.logits(inputs))
+        with aug.heads_disabled():
+            assert torch.equal(aug.logits(inputs), net.logits(inputs))

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from conftest import refused
+from devices import SecondDevice, Spread, There
 from selfinformed.data.labels import LabelSpace
 from selfinformed.network.wrap import AttachPoint, wrap
 from selfinformed.runtime.errors import SelfInformedError
@@ -493,3 +494,12 @@ def test_any_other_buffer_does():
     before = net.fingerprint
     model.mean.fill_(1.0)
     assert net.fingerprint != before
+
+
+def test_a_network_may_be_spread_over_devices():
+    with SecondDevice():
+        net = wrap(Spread(128, C), VECTORS, attach=["trunk.0", "trunk"])
+        features = net.features(VECTORS)
+        assert net.classifier_name == "last"
+        assert all(isinstance(part, There) for part in (features.attached, features.logits))
+        assert not isinstance(features.penultimate, There)

@@ -60,12 +60,13 @@ class ClassifierSlot(nn.Module):
         self.handed.others = []
         classifier = self.original if self.disabled else self.classifier
         if not isinstance(classifier, AveragedClassifier):
-            return classifier(penultimate) if self.disabled else self.combine(_side_by_side(attached).to(penultimate.dtype), penultimate)
+            penultimate = penultimate.to(classifier.weight.device)  # a network may be spread over devices
+            return classifier(penultimate) if self.disabled else self.combine(_side_by_side(attached, penultimate), penultimate)
         logits: torch.Tensor = classifier.parts[-1](penultimate)
         if self.disabled:
             return logits
         n = len(classifier.parts)
-        return logits + n * self.added(_side_by_side(attached).to(logits.dtype), (sum(others) + logits) / n)  # the model divides by n
+        return logits + n * self.added(_side_by_side(attached, logits), (sum(others) + logits) / n)  # the model divides by n
 
     def combine(self, attached: torch.Tensor, penultimate: torch.Tensor, join: Joined = torch.add) -> torch.Tensor:
         if self.disabled:
@@ -105,8 +106,8 @@ class Keep:
         self.slot.handed.attached[self.number] = self.attach.read(args[0] if self.attach.side == "input" else output)
 
 
-def _side_by_side(parts: list[torch.Tensor | None]) -> torch.Tensor:
-    kept = [part for part in parts if part is not None]
+def _side_by_side(parts: list[torch.Tensor | None], like: torch.Tensor) -> torch.Tensor:
+    kept = [part.to(like) for part in parts if part is not None]
     if len(kept) < len(parts):
         raise SelfInformedError(
             "attach: the classifier was called before what heads read was computed, or that was left out, as by stochastic depth; where parts are checkpointed "

@@ -170,7 +170,7 @@ class WrappedClassifier:
                     f"attach: {point} has {part.shape[1]} values per example here and had {shape.size} on the example inputs; choose "
                     "reduce='mean' (or 'first' for tokens) where its size depends on the input"
                 )
-        attached, read = (torch.cat(p, 1) if len(p) > 1 else p[0] for p in (parts, penultimate))
+        attached, read = (torch.cat([part.to(logits.device) for part in p], 1) if len(p) > 1 else p[0] for p in (parts, penultimate))
         return Features(attached, read, logits)
 
     @property
@@ -346,6 +346,7 @@ def _as_linear(found: Call, model: nn.Module) -> torch.Tensor:
         else:
             hint = "take autocast out of the model's forward and put it around the call, or cast before the layer"
         raise SelfInformedError(f"classifier: {found.name!r} has weights of {layer.weight.dtype} and is given {read.dtype}; {hint}")
+    read = read.to(layer.weight.device)
     output = nn.functional.linear(read, layer.weight, layer.bias)
     with evaluating(layer):
         if not _same(layer(read), output):
@@ -436,7 +437,7 @@ def is_layer(module: nn.Module) -> bool:
 def _same(one: Any, other: Any) -> bool:
     if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor) or one.is_nested or other.is_nested:
         return False
-    return one.shape == other.shape and torch.equal(one, other)
+    return one.shape == other.shape and torch.equal(one, other.to(one.device))
 
 
 _HOOKED = threading.RLock()
