@@ -401,7 +401,7 @@ def report(
         _show(json, {"report": str(path)}, [], f"open {path}")
 
 
-@_verb(["output", "opset"], "Exports the augmented network as model.onnx. It is verified by onnxruntime.", "selfinformed export runs/demo")
+@_verb(["output", "opset", "device"], "Exports the augmented network as model.onnx. It is verified by onnxruntime.", "selfinformed export runs/demo")
 def export(run: Run, json: bool) -> None:
     check = _exported(run)
     row = {

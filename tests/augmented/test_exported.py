@@ -93,6 +93,16 @@ def test_keyword_arguments_are_the_inputs_names(problem: Problem, tmp_path):
     torch.testing.assert_close(program(*five.values()), aug.logits(five), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_onnxruntime_is_compared_with_logits_in_full_precision(problem: Problem, tmp_path):
+    pytest.importorskip("onnxruntime")
+    seen = []
+    aug = augment(problem.net, problem.plan())
+    aug.base.register_forward_pre_hook(lambda *_: None if torch.compiler.is_exporting() else seen.append(torch.backends.cudnn.conv.fp32_precision))
+    export_onnx(aug, tmp_path / "model.onnx", problem.test.read(range(4)))
+    assert set(seen[-2:]) == {"ieee"}
+
+
 RUN = [{"top_groups": 2}, {"top_groups": 2, "above": 0.5}, {"above": 0.5}, {"top_groups": 0}]
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from selfinformed.cli import main
-from selfinformed.runtime.device import choose_device, rank, world_size
+from selfinformed.network.timing import paired_seconds
+from selfinformed.runtime.device import choose_device, full_precision, rank, wait_for, world_size
 from selfinformed.runtime.errors import SelfInformedError
 
 
@@ -22,6 +23,43 @@ def test_auto_takes_the_accelerator(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("meta"))
     assert choose_device() == torch.device("meta")
+
+
+@pytest.mark.parametrize(("local", "there", "number"), [("3", 4, 3), ("3", 2, 1), ("5", 1, 0)])  # a launcher may show each process one device
+@pytest.mark.parametrize("named", ["auto", "meta"])
+def test_each_process_of_a_host_takes_a_device_of_its_own(monkeypatch, local: str, there: int, number: int, named: str):
+    current = []
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("meta"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: there)
+    monkeypatch.setattr(torch.accelerator, "set_device_index", current.append)
+    monkeypatch.setenv("LOCAL_RANK", local)
+    assert choose_device(named) == torch.device("meta", number)
+    assert current == [torch.device("meta", number)]
+    assert (choose_device("cpu"), choose_device("meta:5")) == (torch.device("cpu"), torch.device("meta:5"))
+    monkeypatch.setenv("LOCAL_RANK", "first")
+    with pytest.raises(SelfInformedError, match=r"^LOCAL_RANK is 'first': expected"):
+        choose_device(named)
+
+
+def test_what_is_timed_is_waited_for_on_its_own_device(monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
+    for computed in (None, torch.zeros(1), torch.zeros(1, device="meta")):
+        wait_for(computed)
+    paired_seconds(lambda _: torch.zeros(1, device="meta"), torch.zeros, 3, repeats=1, warm=0)
+    assert waited == [torch.device("meta")] * 2
+
+
+def test_precision_is_full_within_and_as_it_was_after(recwarn):
+    legacy = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    parts = (torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul)
+    before = [part.fp32_precision for part in parts]
+    with full_precision():
+        assert [part.fp32_precision for part in parts] == ["ieee"] * 3
+    assert [part.fp32_precision for part in parts] == before
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == legacy
+    assert not recwarn.list
 
 
 def test_a_named_device_is_taken():

@@ -157,6 +157,35 @@ def test_what_is_not_divided_the_first_process_does_alone(monkeypatch, arguments
         main()
 
 
+def grouped(monkeypatch, chosen: str, device: str, error: Exception | None = None) -> tuple:
+    """How two processes would speak."""
+    def init(*how, timeout, device_id=None):
+        asked.append((*how, device_id))
+        if error:
+            raise error
+
+    asked: list[tuple] = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("selfinformed.training.processes.choose_device", lambda _: torch.device(chosen))
+    monkeypatch.setattr("torch.distributed.init_process_group", init)
+    for name in ("barrier", "destroy_process_group"):
+        monkeypatch.setattr(f"torch.distributed.{name}", lambda: None)
+    with joined(device):
+        return asked[0]
+
+
+def test_processes_speak_as_their_devices_can(monkeypatch) -> None:
+    assert grouped(monkeypatch, "cuda:1", "auto") == ("nccl", torch.device("cuda:1"))
+    assert grouped(monkeypatch, "cuda:1", "cuda") == ("nccl", torch.device("cuda:1"))
+    assert grouped(monkeypatch, "cuda:1", "cuda:1") == ("gloo", None)  # the same for all of them
+    assert grouped(monkeypatch, "xpu:0", "auto") == ("xccl", torch.device("xpu:0"))
+    assert grouped(monkeypatch, "cpu", "auto") == ("gloo", None)
+    with refused("torchrun: .*Apple's GPU", "--device cpu"):
+        grouped(monkeypatch, "mps:0", "auto")
+    with refused("torchrun: there are more processes on this host than cuda devices; start fewer"):
+        grouped(monkeypatch, "cuda:0", "auto", RuntimeError("NCCL error in: x.cpp\nDuplicate GPU detected : rank 1 and rank 0 both on CUDA device 1000"))
+
+
 @pytest.mark.parametrize("said", ["[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:999", "of the network"])
 def test_what_another_process_is_missed_for_is_one_line(monkeypatch, said: str) -> None:
     monkeypatch.setenv("RANK", "1")

@@ -22,6 +22,7 @@ from selfinformed.augmented.network import AugmentedClassifier
 from selfinformed.data.examples import Inputs, take_inputs
 from selfinformed.network.calls import batch_size_of, evaluating, first_line, logits_of
 from selfinformed.network.wrap import WrappedClassifier
+from selfinformed.runtime.device import full_precision
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.extras import extra
 from selfinformed.runtime.files import digest_of, written_atomically
@@ -260,7 +261,8 @@ def _check(aug: AugmentedClassifier | WrappedClassifier, inputs: Inputs, path: s
     while start < n:
         part = take_inputs(inputs, slice(start, start + size))
         feed = {name: tensor.cpu().numpy() for name, tensor in _divided(part)[0].items() if name in known}  # an input that is not used is dropped
-        got, expected = torch.from_numpy(session.run(None, feed)[0]), aug.logits(part).cpu()
+        with full_precision():  # as onnxruntime computes
+            got, expected = torch.from_numpy(session.run(None, feed)[0]), aug.logits(part).cpu()
         difference = (got - expected).abs()
         largest = max(largest, float(difference.max())) if not difference.isnan().any() else float("nan")
         best = expected.argmax(1, keepdim=True)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
+
+from selfinformed.runtime.device import wait_for
 
 
 def paired_seconds(
@@ -21,7 +22,5 @@ def paired_seconds(
 
 def _timed(call: Callable[[Any], Any], inputs: Any) -> float:
     start = time.perf_counter()
-    call(inputs)
-    if torch.accelerator.is_available():
-        torch.accelerator.synchronize()
+    wait_for(call(inputs))
     return time.perf_counter() - start

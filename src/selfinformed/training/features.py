@@ -20,6 +20,7 @@ from selfinformed.data.examples import Examples, Inputs, joined, take_inputs
 from selfinformed.data.targets import Targets
 from selfinformed.network.trunk import CopiedEnd
 from selfinformed.network.wrap import FeatureShape, WrappedClassifier
+from selfinformed.runtime.device import wait_for
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_tensors, write_tensors
 from selfinformed.runtime.memory import free_memory
@@ -281,9 +282,9 @@ def estimate(
     if rows is None or inputs is None:
         raise SelfInformedError(_NOTHING)
     reading = time.perf_counter() - start
-    net.features(inputs)  # the first call is slower
+    wait_for(net.features(inputs).logits)  # the first call is slower
     start = time.perf_counter()
-    net.features(inputs)
+    wait_for(net.features(inputs).logits)
     forward = time.perf_counter() - start
     size = torch.finfo(getattr(torch, dtype)).bits // 8 * sum(part_widths(net).values())
     return {"bytes": float(n * size), "seconds": n / len(rows) * (reading + forward), "forward_seconds": n / len(rows) * forward}

@@ -16,6 +16,7 @@ from selfinformed.data.examples import Inputs
 from selfinformed.network.calls import batch_size_of
 from selfinformed.network.timing import paired_seconds
 from selfinformed.network.wrap import WrappedClassifier
+from selfinformed.runtime.device import wait_for
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.training.structures import Builder, Choice, Structure
 
@@ -64,7 +65,7 @@ def _extra_time(net: WrappedClassifier, structure: Structure, batches: Sequence[
     aug = augment(net, structure.plan)
     aug.output = aug.output or "softmax"
     start = time.perf_counter()
-    net.logits(batches[0])
+    wait_for(net.logits(batches[0]))
     repeats = round(min(200.0, max(5.0, 4 / (time.perf_counter() - start))))  # four seconds of each network
     batches = batches[: 10 if structure.is_conditional else 1]  # which heads run depends on the examples
 

@@ -14,6 +14,7 @@ from torch import distributed
 from selfinformed.runtime.device import choose_device, world_size
 from selfinformed.runtime.errors import SelfInformedError
 
+_BACKENDS = {"cuda": "nccl", "xpu": "xccl"}  # where each process has a device of its own
 _PATIENCE = timedelta(days=7)  # while one process works alone; one that ends takes the others with it, by torchrun
 
 
@@ -108,23 +109,24 @@ class Processes:
 def joined(device: str = "auto") -> Iterator[None]:
     """Within this context the processes that torchrun started are one group of `torch.distributed`; nothing where there is only one.
 
-    They speak by NCCL on CUDA devices, of which each takes its own unless `device` names one, otherwise by Gloo.
+    They speak by NCCL on CUDA devices (XCCL on Intel's), of which each takes its own unless `device` names one, otherwise by Gloo.
 
     Raises:
-        SelfInformedError: they cannot be joined, there are fewer CUDA devices than processes on this host, or another of them ended.
+        SelfInformedError: they cannot be joined, there are fewer such devices than processes on this host, or another of them ended.
     """
     if world_size() < 2:
         yield
         return
-    own = str(choose_device(device)) == "cuda"
-    if own:
-        local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-        if local >= there:
-            raise SelfInformedError(f"torchrun: process {local} of this host finds {there} CUDA devices; start at most {there}, or give --device cpu")
-        torch.cuda.set_device(local)
+    own = choose_device(device)
+    if own.type == "mps":
+        raise SelfInformedError("torchrun: processes cannot train together on Apple's GPU, which has no way to add up gradients; give --device cpu")
+    backend = None if device != "auto" and torch.device(device).index is not None else _BACKENDS.get(own.type)
     try:
-        distributed.init_process_group("nccl" if own else "gloo", timeout=_PATIENCE)
+        told = own if backend and own.index is not None else None  # by which they find out at once whether two of them have the same
+        distributed.init_process_group(backend or "gloo", timeout=_PATIENCE, device_id=told)
     except (RuntimeError, ValueError) as error:  # a variable of torchrun's is missing, or nobody answers at its address
+        if "Duplicate GPU" in str(error):
+            raise SelfInformedError(f"torchrun: there are more processes on this host than {own.type} devices; start fewer, or give --device cpu") from None
         said = f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but the processes cannot be joined ({str(error).splitlines()[0]})"
         raise SelfInformedError(f"torchrun: {said}; start them with torchrun, or unset WORLD_SIZE") from None
     try:
