@@ -15,6 +15,7 @@ from selfinformed.augmented.readers import InputTransform, Reader
 from selfinformed.network.averaged import AveragedClassifier
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.seeds import seeded
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import HeadPlan, Source, head_cost
 
@@ -62,9 +63,9 @@ def gated(net: WrappedClassifier, like: HeadPlan, *, classifier: Literal["keep",
         middle = (low + high) // 2
         low, high = (middle, high) if _gated_cost(source, _widths(middle, experts, depth), net.n_labels) <= allowed else (low, middle)
     widths = _widths(low, experts, depth)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        module = GatedExperts(source, widths, net.n_labels, zero_outputs=classifier == "keep")
+    with seeded(seed):
+        with torch.device("cpu"):  # as in the slot
+            module = GatedExperts(source, widths, net.n_labels, zero_outputs=classifier == "keep")
         plan = _plan(net, _gated_cost(source, widths, net.n_labels), sum(p.numel() for p in module.parameters()))
         return AugmentedClassifier(net, plan, classifier, cast("Heads", module))  # it has what training and evaluation ask of heads
 
@@ -85,8 +86,7 @@ def adapted(net: WrappedClassifier, like: HeadPlan, *, seed: int = 0) -> Augment
     rank = min(allowed // each, *(min(part.in_features, part.out_features) for part in parts))
     if rank < 1:
         raise SelfInformedError(f"adapter: {allowed:,} multiply-adds do not reach for rank 1, which takes {each:,}; raise the budget")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         adapters = [LowRankLinear(part, rank) for part in parts]
         classifier = adapters[0] if len(parts) == 1 else AveragedClassifier(adapters)
         return AugmentedClassifier(net, _plan(net, rank * each, rank * each), classifier)
@@ -166,12 +166,12 @@ class LowRankLinear(nn.Linear):
     """A linear layer whose weight stays as it is, beside a product of two narrow ones that starts at zero; both and the bias are trained."""
 
     def __init__(self, layer: nn.Linear, rank: int) -> None:
-        super().__init__(layer.in_features, layer.out_features, bias=layer.bias is not None, device=layer.weight.device, dtype=layer.weight.dtype)
+        super().__init__(layer.in_features, layer.out_features, bias=layer.bias is not None, device="cpu", dtype=layer.weight.dtype)
         del self.weight
         self.register_buffer("weight", layer.weight.detach().clone())
-        self.down = nn.Parameter(self.weight.new_empty(rank, layer.in_features))
+        down = torch.empty(rank, layer.in_features, dtype=self.weight.dtype, device="cpu")
+        self.down = nn.Parameter(nn.init.kaiming_uniform_(down, a=5**0.5).to(self.weight))
         self.up = nn.Parameter(self.weight.new_zeros(layer.out_features, rank))
-        nn.init.kaiming_uniform_(self.down, a=5**0.5)
         if layer.bias is not None:
             self.bias = nn.Parameter(layer.bias.detach().clone())
 

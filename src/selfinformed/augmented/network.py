@@ -25,6 +25,7 @@ from selfinformed.network.wrap import Output, WrappedClassifier, fingerprint_of,
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.memory import free_memory
 from selfinformed.runtime.reading import reason_of
+from selfinformed.runtime.seeds import seeded
 from selfinformed.structure.plans import HeadPlan
 
 
@@ -359,8 +360,7 @@ def augment(
     needed, free = 4 * (plan.parameters - plan.base_parameters), free_memory()
     if needed > free:
         raise SelfInformedError(f"plan: its heads take {needed:,} bytes and {free:,} are free; lower the budget or hidden")
-    with torch.inference_mode(False), torch.random.fork_rng(devices=[]):  # or its weights could not be trained
-        torch.manual_seed(seed)
+    with torch.inference_mode(False), seeded(seed):  # or its weights could not be trained
         aug = AugmentedClassifier(net, plan, classifier)
     if onto is not None:
         aug.classifier.load_state_dict(onto.classifier.state_dict())

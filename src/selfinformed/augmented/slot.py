@@ -42,9 +42,11 @@ class ClassifierSlot(nn.Module):
         self.original = _plain(net.classifier).requires_grad_(False)
         self.classifier = _plain(net.classifier) if isinstance(classifier, str) else classifier
         if classifier == "reinitialise":
-            self.classifier.reset_parameters()
+            self.classifier.cpu().reset_parameters()  # new weights are drawn on the CPU: a seed's are the same on every device
+            self.classifier.to(net.classifier.weight.device)
         if heads is None and len(plan.groups):
-            heads = Heads(plan, zero_outputs=classifier != "reinitialise", trunk=net.model)
+            with torch.device("cpu"):
+                heads = Heads(plan, zero_outputs=classifier != "reinitialise", trunk=net.model)
         self.heads = heads if heads is None else heads.to(net.classifier.weight)
         self.disabled = False
         self.dispatch: Dispatch | None = None

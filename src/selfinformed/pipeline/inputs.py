@@ -33,6 +33,7 @@ from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.extras import extra
 from selfinformed.runtime.reading import check_file, check_tensors, naming, read_text, reason_of, shown
 from selfinformed.runtime.remarks import remark
+from selfinformed.runtime.seeds import seeded
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.training.fitting import guess_output
 
@@ -123,8 +124,7 @@ class Inputs:
             model = open_family(family, name, len(self.labels) if self.labels else None, options)
         elif family in FAMILIES:
             n_labels = len(self.labels) if self.labels else config.n_labels or len(self.examples("train" if config.train else "holdout").labels)
-            with torch.random.fork_rng(devices=[]):  # without a checkpoint the same network each time
-                torch.manual_seed(0)
+            with seeded(0):  # without a checkpoint the same network each time
                 model = open_family(family, name, n_labels, options)
         elif options:
             raise SelfInformedError(f"model_options: these are for models named by their family ({', '.join(FAMILIES)}); got the model {model_name!r}")

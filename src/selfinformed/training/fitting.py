@@ -25,6 +25,8 @@ from selfinformed.network.wrap import Output, fingerprint_of
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.memory import require_memory
 from selfinformed.runtime.reading import whole_number
+from selfinformed.runtime.remarks import remark
+from selfinformed.runtime.seeds import seeded
 from selfinformed.structure.measuring import check_labels
 from selfinformed.training.checkpoints import Checkpoint
 from selfinformed.training.features import FeatureStore, HeadInput, metrics_of
@@ -239,8 +241,7 @@ def fit_whole(
     trained = [parameter for parameter in aug.all_parameters() if parameter.is_floating_point() or parameter.is_complex()]
     for parameter in trained:
         parameter.requires_grad_(True)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed, (parameter.device for parameter in trained)):
         aug.train()
 
         def forward(rows: torch.Tensor) -> tuple[torch.Tensor, None]:
