@@ -105,7 +105,7 @@ def _exit_code() -> int:
     except MemoryError as error:
         return _fail(f"memory is short ({error or 'it ran out'}); {_SMALLER}")
     except Exception as error:
-        if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):  # torch's own
+        if type(error).__name__ == "OutOfMemoryError" or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error)):  # torch's own
             return _fail(f"memory is short ({str(error).splitlines()[0].rpartition('] ')[2]}); {_SMALLER}")
         if type(error).__name__ == "NoArgsIsHelpError":
             print(error)  # noqa: T201

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from selfinformed.network.calls import batch_size_of, call, evaluating, logits_of
+from selfinformed.network.calls import batch_size_of, call, evaluating, logits_of, record, told_of
+from selfinformed.network.trunk import _gives
 from selfinformed.runtime.errors import SelfInformedError
 
 LOGITS = torch.zeros(2, 3)
@@ -24,6 +25,23 @@ def test_a_tensor_or_keywords():
     a = torch.ones(2, 3)
     assert torch.equal(call(Product(), a), 2 * a)
     assert torch.equal(call(Product(), {"b": 3 * a, "a": a}), 3 * a)
+
+
+class Large(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    def __deepcopy__(self, memo: object) -> None:
+        self.forward(LOGITS)
+
+
+def test_memory_that_is_short_is_no_fault_of_the_inputs():
+    with pytest.raises(torch.OutOfMemoryError), told_of(LOGITS, LOGITS):
+        Large()(LOGITS)
+    with pytest.raises(torch.OutOfMemoryError):
+        record(Large(), LOGITS)
+    with pytest.raises(torch.OutOfMemoryError):
+        _gives(Large(), LOGITS, LOGITS)
 
 
 def test_inputs_go_to_the_models_device():

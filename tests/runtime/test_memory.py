@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import torch
 
 from selfinformed.augmented.network import augment
 from selfinformed.cli import main
 from selfinformed.runtime import memory as module
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.memory import free_memory, require_memory
+from selfinformed.runtime.memory import free_memory, free_on, require_memory
 from selfinformed.structure.clustering import similarity_degrees
 from selfinformed.structure.counts import ConfusionCounts
 from selfinformed.structure.eigenpairs import leading_eigenpairs
@@ -72,6 +73,23 @@ def test_elsewhere_it_is_half_of_what_there_is(system, monkeypatch):
     assert system(None) == 204_800
 
 
+def test_of_a_cuda_device_it_is_what_no_tensor_takes(problem, monkeypatch):
+    """However much the system has: heads and what trains them are there."""
+    features = problem.store("test")
+    for name, size in (("mem_get_info", (1000, 9000)), ("memory_reserved", 700), ("memory_allocated", 600)):
+        monkeypatch.setattr(torch.cuda, name, lambda device, size=size: size)
+    monkeypatch.setattr(module, "_of_system", lambda: 10)
+    assert free_on(torch.device("cuda", 1)) == 1100
+    assert free_on(torch.device("mps")) == free_memory() == 10
+    with pytest.raises(SelfInformedError, match="needs about"):
+        require_memory(1101, "training", "take less", torch.device("cuda"))
+    asked = []
+    for where in ("augmented.network", "runtime.memory"):
+        monkeypatch.setattr(f"selfinformed.{where}.free_on", lambda device: asked.append(device) or 10**12)
+    fit(augment(problem.net, problem.plan()), features, epochs=0)
+    assert asked == [torch.device("cpu")] * 2
+
+
 def test_here_it_is_something():
     assert 2**20 < free_memory() < 2**50 or not Path("/proc/meminfo").exists()
 
@@ -104,7 +122,7 @@ def test_each_estimate_stands_before_its_work(tmp_path, monkeypatch, problem):
 TORCHS = "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
 
 
-@pytest.mark.parametrize("error", [MemoryError("Unable to allocate 9 GiB"), RuntimeError(TORCHS)])
+@pytest.mark.parametrize("error", [MemoryError("Unable to allocate 9 GiB"), RuntimeError(TORCHS), torch.OutOfMemoryError("CUDA out of memory. Tried")])
 def test_memory_that_runs_out_all_the_same_is_one_line(monkeypatch, capsys, error):
     def out(**_):
         raise error

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from devices import SecondDevice, There
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure import accelerated
 from selfinformed.structure.counts import ConfusionCounts
@@ -53,5 +54,28 @@ def test_what_is_wrong_is_named_as_on_the_cpu(row: list[int], message: str, ever
     assert counts.n_examples == 5
 
 
-def test_the_cpu_is_no_accelerator() -> None:
-    assert not accelerated.fits(2, torch.device("cpu"))
+def test_batches_may_come_from_several_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[torch.device] = []
+    monkeypatch.setattr(accelerated, "fits", lambda n_labels, device: not asked.append(device))
+    counts, expected = ConfusionCounts(C, K), ConfusionCounts(C, K)
+    with SecondDevice():
+        for seed in range(3):
+            ids, lists = batch(5, seed)
+            counts.update_detections(ids.as_subclass(There) if seed == 1 else ids, lists)
+            expected.update_detections(ids.numpy(), lists)
+    np.testing.assert_array_equal(counts.to_scipy().toarray(), expected.to_scipy().toarray())
+    assert len(asked) == 1  # what is there has room there
+
+
+def test_an_example_counts_when_it_is_counted() -> None:
+    counts = accelerated.DeviceCounts(C, torch.device("cpu"))
+    with pytest.raises(IndexError):
+        counts.add(torch.full((2, K), C * C), None)
+    assert counts.n_examples == 0
+
+
+def test_only_cuda_counts_where_detections_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accelerated, "free_on", lambda device: 16 * 100**2)
+    assert accelerated.fits(100, torch.device("cuda"))
+    assert not accelerated.fits(101, torch.device("cuda"))
+    assert not any(accelerated.fits(2, torch.device(kind)) for kind in ("cpu", "mps", "xpu"))

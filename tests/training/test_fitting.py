@@ -21,6 +21,7 @@ from selfinformed.data.examples import open_dataset
 from selfinformed.data.targets import as_targets
 from selfinformed.network.wrap import wrap
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.remarks import Remark
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import plan
 from selfinformed.training.features import FeatureStore, rank
@@ -33,6 +34,14 @@ def weights(aug) -> dict[str, torch.Tensor]:
 
 def is_new(name: str) -> bool:
     return name.startswith("base.classifier.") and not name.startswith("base.classifier.original.")
+
+
+def test_a_base_left_behind_on_another_device_is_remarked(problem: Problem, monkeypatch) -> None:
+    monkeypatch.setattr(FeatureStore, "build", lambda *_: 1 / 0)
+    aug = augment(problem.net, problem.plan()).to("meta")
+    said = "^fit: the heads are on meta, and the network that computes what they read on cpu; move the model before wrap"
+    with pytest.warns(Remark, match=said), pytest.raises(ZeroDivisionError):
+        fit(aug, problem.train)
 
 
 def test_only_heads_and_classifier_change(either: Problem) -> None:

@@ -23,7 +23,7 @@ from selfinformed.network.averaged import AveragedClassifier
 from selfinformed.network.calls import call, evaluating, logits_of, told_of
 from selfinformed.network.wrap import Output, WrappedClassifier, fingerprint_of, state_of, tensors_of
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.memory import free_memory
+from selfinformed.runtime.memory import free_on
 from selfinformed.runtime.reading import reason_of
 from selfinformed.runtime.seeds import seeded
 from selfinformed.structure.plans import HeadPlan
@@ -57,6 +57,8 @@ class AugmentedClassifier(nn.Module):
         self.output: Output | None = net.output
         try:
             self.base = copy.deepcopy(net.model).requires_grad_(False)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             kept = "where it keeps a tensor of an earlier call, call model.train().eval() and wrap it anew"
             raise SelfInformedError(f"augment: the network cannot be copied ({reason_of(error)}); {kept}") from None
@@ -357,7 +359,7 @@ def augment(
         if onto.dispatch is not None:
             raise SelfInformedError("onto: there each example runs some heads only, and beside further ones all would; call run_conditionally() on it first")
         plan = replace(onto.plan, feature_size=net.feature_size) + plan
-    needed, free = 4 * (plan.parameters - plan.base_parameters), free_memory()
+    needed, free = 4 * (plan.parameters - plan.base_parameters), free_on(net.classifier.weight.device)
     if needed > free:
         raise SelfInformedError(f"plan: its heads take {needed:,} bytes and {free:,} are free; lower the budget or hidden")
     with torch.inference_mode(False), seeded(seed):  # or its weights could not be trained

@@ -71,6 +71,8 @@ def told_of(inputs: Inputs, example_inputs: Inputs) -> Iterator[None]:
     """
     try:
         yield
+    except torch.OutOfMemoryError:  # they would fit elsewhere, or in a smaller batch
+        raise
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         reason, given, wrapped = first_line(error), _shapes(inputs), _shapes(example_inputs)
         raise SelfInformedError(f"model: it does not run on these inputs ({reason}); it was wrapped with {wrapped}, and these are {given}") from error
@@ -142,6 +144,8 @@ def record(model: nn.Module, inputs: Inputs) -> tuple[torch.Tensor, list[Call]]:
     try:
         with evaluating(model):
             output = call(model, inputs)
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # whatever a model raises on inputs that are not its own
         raise SelfInformedError(f"model: it does not run on the example inputs ({first_line(error)}); give inputs of the shape it was trained on") from error
     finally:

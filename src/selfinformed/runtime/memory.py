@@ -6,8 +6,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from selfinformed.runtime.errors import SelfInformedError
+
+if TYPE_CHECKING:
+    import torch
 
 _SYSTEM, _GROUPS, _GROUP, _OWN = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"), Path("/proc/self/statm")
 _NAMES = {"": ("memory.max", "memory.current", "inactive_file"), "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")}
@@ -18,18 +22,28 @@ def free_memory() -> int:
     return int(max(0, min([_of_system(), *_of_groups()])))
 
 
-def require_memory(needed: float, what: str, instead: str) -> None:
+def free_on(device: torch.device) -> int:
+    """Bytes that tensors on a device can take: of a CUDA device those that are free there, or that torch holds and no tensor takes; else the system's."""
+    if device.type != "cuda":
+        return free_memory()
+    from torch import cuda
+
+    return cuda.mem_get_info(device)[0] + cuda.memory_reserved(device) - cuda.memory_allocated(device)
+
+
+def require_memory(needed: float, what: str, instead: str, device: torch.device | None = None) -> None:
     """Stops before work that the kernel would end.
 
     Args:
         needed: bytes, estimated.
         what: the work, for the error.
         instead: what to do where it does not fit.
+        device: whose memory it takes (default: the system's).
 
     Raises:
         SelfInformedError: there is less.
     """
-    if needed > (free := free_memory()):
+    if needed > (free := free_memory() if device is None else free_on(device)):
         raise SelfInformedError(f"{what} needs about {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free; {instead}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from selfinformed.data.targets import Targets
+from selfinformed.runtime.memory import free_on
 from selfinformed.structure.tables import CountTable
 
 _AT_A_TIME = 16_000_000  # cells added in one step
@@ -19,8 +20,7 @@ class DeviceCounts:
 
     def add(self, ids: torch.Tensor, annotated: Targets | None) -> None:
         """Adds detections [B, K] to the rows of the annotated labels (eq. 3), or of the detected ones (eq. 4) where `annotated` is None."""
-        self.n_examples += len(ids)
-        ids = ids.to(torch.int64)
+        ids = ids.to(self._cells.device, torch.int64)
         if annotated is None:
             examples, owners = torch.arange(len(ids), device=ids.device).repeat_interleave(ids.shape[1]), ids.reshape(-1)
         else:
@@ -29,6 +29,7 @@ class DeviceCounts:
         for some, of in zip(torch.split(examples, size), torch.split(owners, size), strict=True):
             cells = (of[:, None] * self.n_labels + ids[some]).reshape(-1)
             self._cells.index_add_(0, cells, torch.ones_like(cells))  # integers: exact in any order
+        self.n_examples += len(ids)
 
     def to_table(self) -> CountTable:
         """The counts on the CPU."""
@@ -37,11 +38,8 @@ class DeviceCounts:
 
 
 def fits(n_labels: int, device: torch.device) -> bool:
-    """Whether a device that is not the CPU has room for the matrix twice over (where it does not say: for 4 GB)."""
-    if device.type == "cpu":
-        return False
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 8_000_000_000
-    return 2 * 8 * n_labels**2 <= free
+    """Whether a device is of CUDA, which adds up 64-bit integers wherever they are, and has room for the matrix twice over."""
+    return device.type == "cuda" and 2 * 8 * n_labels**2 <= free_on(device)
 
 
 def sound(ids: torch.Tensor, n_labels: int) -> bool:

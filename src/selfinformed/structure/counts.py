@@ -67,7 +67,7 @@ class ConfusionCounts:
 
         A batch with anything wrong in it is not counted at all.
         """
-        if isinstance(ids, torch.Tensor) and accelerated.fits(self.n_labels, ids.device) and self._add_there(ids, targets):
+        if isinstance(ids, torch.Tensor) and (self._there is not None or accelerated.fits(self.n_labels, ids.device)) and self._add_there(ids, targets):
             return
         ids = np.asarray(ids.cpu() if isinstance(ids, torch.Tensor) else ids)
         if ids.ndim != 2 or ids.shape[1] != self.top_k or ids.dtype.kind not in "iu":

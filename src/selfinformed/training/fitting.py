@@ -120,6 +120,9 @@ def fit(
     if teacher is not None and not recipe.soft_targets:
         raise SelfInformedError("fit: a teacher is given, but soft_targets is 0; set the share of the loss that is the teacher's in the recipe")
     start = time.perf_counter()
+    heads_on, base_on = aug.classifier.weight.device, aug.net.classifier.weight.device
+    if heads_on != base_on and isinstance(train, Examples):
+        remark(f"fit: the heads are on {heads_on}, and the network that computes what they read on {base_on}; move the model before wrap, or aug.net.model too")
     store = train if isinstance(train, FeatureStore) else FeatureStore.build(aug.net, train)
     held_out = holdout if recipe.patience else None
     if isinstance(held_out, Examples):
@@ -152,7 +155,8 @@ def fit(
         kept = Checkpoint(Path(checkpoint), about | more, checkpoint_every)
     trained = sum(p.numel() for p in aug.new_parameters())
     needed = 4 * (4 * trained + 4 * batch_size * aug.n_labels)  # weights, gradients and two moments; logits, targets and two gradients
-    require_memory(needed, f"fit: {trained:,} parameters in batches of {batch_size} x {aug.n_labels:,} labels", "give a smaller --budget or --batch-size")
+    what = f"fit: {trained:,} parameters in batches of {batch_size} x {aug.n_labels:,} labels"
+    require_memory(needed, what, "give a smaller --budget or --batch-size", aug.classifier.weight.device)
     alone = aug.heads is not None and not recipe.residual
     groups = [] if alone else [{"params": list(aug.classifier.parameters()), "lr": classifier_learning_rate}]
     taught = teacher_of(teacher, aug, order, store) if recipe.soft_targets else None
