@@ -105,7 +105,7 @@ class Dispatch:
         groups = plan.groups
         self._members = [torch.from_numpy(members) for members in groups.members]
         self._costs, self._shared_cost = plan.head_multiply_adds, plan.shared_multiply_adds
-        self._always = torch.tensor([size == groups.n_labels for size in groups.sizes])
+        self._always = torch.tensor([size == groups.n_labels for size in groups.sizes], device="cpu")
         # The group of each column of scores: of each label, or for a cover of each of its places in the groups.
         cover = sum(groups.sizes) != groups.n_labels - len(groups.ungrouped)
         labels, starts = np.concatenate([np.empty(0, np.int64), *groups.members]), np.cumsum([0, *groups.sizes], dtype=np.int64)
@@ -161,7 +161,7 @@ class Dispatch:
         assert self.share is not None
         unsure = unsure if self.divided is None else self.divided.whole(unsure)
         if self._drawn is not None:
-            unsure = torch.rand(len(unsure), generator=self._drawn).to(logits.device)
+            unsure = torch.rand(len(unsure), generator=self._drawn, device="cpu").to(logits.device)
         run = unsure.argsort(descending=True, stable=True)[: running(self.share, len(unsure))].sort().values
         return run if self.divided is None else self.divided.own(run)
 

@@ -51,8 +51,8 @@ class InputTransform:
         for shape, shift, matrix in zip(self.shapes, self.shifts, self.matrices, strict=True):
             if source.start <= start and start + shape.size <= source.stop:
                 size = shape.map[0] if shape.map else shape.size
-                shifts.append(shift.double() if len(matrix) else torch.zeros(size, dtype=torch.float64))
-                matrices.append(matrix.double() if len(matrix) else torch.eye(size, dtype=torch.float64))
+                shifts.append(shift.double() if len(matrix) else torch.zeros(size, dtype=torch.float64, device="cpu"))
+                matrices.append(matrix.double() if len(matrix) else torch.eye(size, dtype=torch.float64, device="cpu"))
             start += shape.size
         return torch.cat(shifts), torch.block_diag(*matrices)  # type: ignore[no-untyped-call]
 

@@ -285,7 +285,7 @@ def _from_arrays(inputs: Any, targets: Any, labels: LabelSpace | None) -> Exampl
         if n != len(checked):
             raise SelfInformedError(f"data: {n} inputs but targets for {len(checked)} examples; give one target per input")
     labels = labels or LabelSpace.numbered(checked.n_labels)
-    return Examples(lambda rows: take_inputs(tensors, torch.as_tensor(rows)), checked, labels, content=lambda: _digest(tensors))
+    return Examples(lambda rows: take_inputs(tensors, torch.as_tensor(rows, device="cpu")), checked, labels, content=lambda: _digest(tensors))
 
 
 def _from_map_style(dataset: Any, labels: LabelSpace | None, skip_bad: int) -> Examples:

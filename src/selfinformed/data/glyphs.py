@@ -239,7 +239,7 @@ def _distort(bitmaps: torch.Tensor, generator: torch.Generator, strength: float)
     n = len(bitmaps)
 
     def uniform(*shape: int) -> torch.Tensor:
-        return (2 * torch.rand(n, *shape, generator=generator) - 1) * strength
+        return (2 * torch.rand(n, *shape, generator=generator, device="cpu") - 1) * strength
 
     angle, shear, zoom = 0.22 * uniform(), 0.2 * uniform(), 1 + 0.18 * uniform(2)
     cos, sin = angle.cos(), angle.sin()
@@ -249,7 +249,7 @@ def _distort(bitmaps: torch.Tensor, generator: torch.Generator, strength: float)
     elastic = F.interpolate(0.11 * uniform(2, 5, 5), IMAGE_SIZE, mode="bicubic", align_corners=True)
     ink = F.grid_sample(bitmaps[:, None] / 255.0, grid + elastic.permute(0, 2, 3, 1), align_corners=False)
     contrast, offset = 0.75 + 0.25 * uniform(1, 1, 1), 0.12 * uniform(1, 1, 1)
-    noise = 0.07 * strength * torch.randn(ink.shape, generator=generator)
+    noise = 0.07 * strength * torch.randn(ink.shape, generator=generator, device="cpu")
     return ((ink * contrast + 0.12 * strength + offset + noise).clamp(0, 1) * 255).round().to(torch.uint8)
 
 

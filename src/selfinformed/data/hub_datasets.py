@@ -141,7 +141,7 @@ def as_tensor(values: Any) -> torch.Tensor:
     first = values[0] if isinstance(values, list) and values else None
     if isinstance(first, torch.Tensor):
         return torch.stack(values)
-    return torch.as_tensor(np.stack(values) if isinstance(first, np.ndarray) else values)
+    return torch.as_tensor(np.stack(values) if isinstance(first, np.ndarray) else values, device="cpu")
 
 
 def _tensor(name: str, values: Any, row: int) -> torch.Tensor:

@@ -171,7 +171,7 @@ def stamp(paths: Sequence[Path]) -> bytes:
 
 def image_transform(size: int | None, pixels: Pixels = IMAGENET) -> Transform:
     """PIL image to float [3, size, size]: shorter side resized to `size`, centre cropped, less a mean and over a deviation."""
-    mean, deviation = (torch.tensor(values).reshape(3, 1, 1) for values in pixels)
+    mean, deviation = (torch.tensor(values, device="cpu").reshape(3, 1, 1) for values in pixels)
 
     def transform(image: Any) -> torch.Tensor:
         image = _in_colour(image)

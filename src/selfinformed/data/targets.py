@@ -57,7 +57,7 @@ class Targets:
     def multi_hot(self) -> torch.Tensor:
         """float32 [N, C], 1 where annotated: g_j(x) of eq. (1)."""
         examples, labels = self.pairs()
-        hot = torch.zeros(len(self), self.n_labels)
+        hot = torch.zeros(len(self), self.n_labels, device="cpu")
         hot[torch.from_numpy(examples), torch.from_numpy(labels)] = 1.0
         return hot
 

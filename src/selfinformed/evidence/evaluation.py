@@ -147,17 +147,17 @@ def recall_on_subset(
     names = sorted(set(pairs.values()))
     given = "mapping" if isinstance(mapping, Mapping) else mapping
     with naming(given):
-        source = torch.tensor(net.labels.indices(list(pairs)))
+        source = torch.tensor(net.labels.indices(list(pairs)), device="cpu")
     place = {name: number for number, name in enumerate(names)}
-    target = torch.tensor([place[pairs[name]] for name in pairs])
-    of_label = torch.full((net.n_labels,), -1, dtype=torch.int64)
+    target = torch.tensor([place[pairs[name]] for name in pairs], device="cpu")
+    of_label = torch.full((net.n_labels,), -1, dtype=torch.int64, device="cpu")
     of_label[source] = target
     most = min(most, len(names))
     total, n = np.zeros(most), 0
     for scores, targets, _ in score_batches(model, test):
-        best = torch.full((len(scores), len(names)), -torch.inf)
+        best = torch.full((len(scores), len(names)), -torch.inf, device="cpu")
         best = best.scatter_reduce(1, target.expand(len(scores), -1), scores[:, source].float(), "amax")
-        wanted = torch.zeros(len(scores), len(names), dtype=torch.bool)
+        wanted = torch.zeros(len(scores), len(names), dtype=torch.bool, device="cpu")
         examples, labels = (torch.from_numpy(a) for a in targets.pairs())
         mapped = of_label[labels] >= 0
         wanted[examples[mapped], of_label[labels[mapped]]] = True

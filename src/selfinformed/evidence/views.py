@@ -31,7 +31,7 @@ def evaluate_with_views(aug: AugmentedClassifier, test: FeatureStore, views: Fea
     check_views(test, views)
     output = aug.output or guess_output(test.targets)
     unsure = torch.cat([uncertainty(scores, output) for scores, _, _ in score_batches(aug, test)])
-    again = torch.zeros(len(test), dtype=torch.bool)
+    again = torch.zeros(len(test), dtype=torch.bool, device="cpu")
     again[unsure.argsort(descending=True, stable=True)[: int(share * len(test))]] = True
     metrics, start = metrics_of(aug, top_k), 0
     for (scores, targets, name), (others, _, _) in zip(score_batches(aug, test, "evaluating"), score_batches(aug, views), strict=True):

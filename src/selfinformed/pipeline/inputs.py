@@ -85,7 +85,7 @@ class Inputs:
         number = {name: i for i, name in enumerate(names)}
         if missing := sorted(set(own) - set(number)):
             raise SelfInformedError(f"teacher: its labels are others than those taught; {shown(missing[0])} is none of them")
-        return net, torch.tensor([number[name] for name in own])
+        return net, torch.tensor([number[name] for name in own], device="cpu")
 
     def _placed(self, model: nn.Module) -> nn.Module:
         """The network as it is run."""
@@ -157,7 +157,7 @@ class Inputs:
             raise SelfInformedError(f"latency_batch: expected at most the {len(examples):,} hold-out examples, got {size:,}")
         wanted = size * max(1, min(10, 64 // size))
         mixed = np.random.default_rng(self.config.seed).permutation(len(examples))[: wanted + self.config.skip_bad]  # of which some may be unreadable
-        rows, inputs = next(examples.take(mixed).batches(len(mixed)), ((), torch.empty(0)))
+        rows, inputs = next(examples.take(mixed).batches(len(mixed)), ((), torch.empty(0, device="cpu")))
         if len(rows) < size:
             raise SelfInformedError(f"latency_batch: of {len(mixed):,} hold-out examples {len(rows):,} can be read, expected {size:,}; give fewer")
         return [take_inputs(inputs, range(start, start + size)) for start in range(0, min(wanted, len(rows)) - size + 1, size)]

@@ -488,7 +488,7 @@ class Run:
 def _check_still_given(store: FeatureStore, net: WrappedClassifier, examples: Examples, folder: Path) -> None:
     """Stops where the network gives other features of the first example than are cached: its code is another, though its weights are the same."""
     found = net.features(examples.example_inputs())
-    for kept, given in zip(store.batch(torch.tensor([0])), (found.attached, found.penultimate), strict=True):
+    for kept, given in zip(store.batch(torch.tensor([0], device="cpu")), (found.attached, found.penultimate), strict=True):
         if not (kept - given.float().cpu()).abs().max() <= _ROUNDING * kept.abs().max().clamp(min=1e-6):
             raise SelfInformedError(
                 f"{folder} holds features that the network does not give any more, though its weights are the same: the model's code has changed; "

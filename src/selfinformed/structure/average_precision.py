@@ -61,7 +61,7 @@ def mean_average_precision(scores: Any, targets: Any, top_k: int = 50, ranked_by
     Returns:
         0 to 1; NaN where no label has a positive.
     """
-    scores = torch.as_tensor(scores).detach().cpu()
+    scores = torch.as_tensor(scores, device="cpu").detach()
     if scores.ndim != 2:
         raise SelfInformedError(f"scores: expected logits [examples, labels], got a tensor of shape {list(scores.shape)}")
     ranking = RankingMetrics(scores.shape[1], top_k, ranked_by)

@@ -57,7 +57,7 @@ class ConfusionCounts:
 
     def update(self, scores: torch.Tensor, targets: Any, name: Callable[[int], str] | None = None) -> None:
         """Counts a batch from logits [B, C] and targets in any form; `name` says how errors call row b."""
-        scores = torch.as_tensor(scores)
+        scores = scores if isinstance(scores, torch.Tensor) else torch.as_tensor(scores, device="cpu")
         if scores.ndim == 2 and scores.shape[1] != self.n_labels:
             raise SelfInformedError(f"scores: {scores.shape[1]} columns, expected {self.n_labels}, one per label")
         self.update_detections(detections(scores, self.top_k, name or self._name), targets)

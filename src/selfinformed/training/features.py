@@ -111,7 +111,7 @@ class FeatureStore:
 
     def permutation(self, generator: torch.Generator) -> torch.Tensor:
         """All example numbers, of all views, in a random order that can be read fast, and depends on nothing but the generator and what is stored."""
-        return torch.randperm(len(self), generator=generator) if self.shards is None else self.shards.permutation(generator)
+        return torch.randperm(len(self), generator=generator, device="cpu") if self.shards is None else self.shards.permutation(generator)
 
     def transformed(self, transform: InputTransform) -> FeatureStore:
         """The same examples as heads see them behind a transform: all at once if memory holds that too, else whenever some are read."""
@@ -123,7 +123,7 @@ class FeatureStore:
     def _transformed(self, transform: InputTransform) -> FeatureStore:
         if not isinstance(self.attached, torch.Tensor) or 4 * self.attached.numel() > _SHARE_OF_MEMORY * free_memory():
             return replace(self, attached=TransformedRows(self.attached, transform))
-        whole = torch.empty(self.attached.shape)
+        whole = torch.empty(self.attached.shape, device="cpu")
         for rows in self.chunks():
             whole[rows] = transform(self.attached[rows].float())
         return replace(self, attached=whole)
@@ -246,8 +246,8 @@ class FeatureStore:
 
     def _given(self, copy: CopiedEnd, source: Source) -> Iterator[torch.Tensor]:
         """What a copy gives of these examples, in chunks."""
-        weight = next(copy.parameters(), torch.zeros(0))
-        for rows in torch.arange(len(self)).split(_FEATURES_AT_ONCE):  # type: ignore[no-untyped-call]
+        weight = next(copy.parameters(), torch.zeros(0, device="cpu"))
+        for rows in torch.arange(len(self), device="cpu").split(_FEATURES_AT_ONCE):  # type: ignore[no-untyped-call]
             with torch.no_grad():
                 part = self.attached[rows][:, source.start : source.stop].to(weight)
                 yield copy(part.unflatten(1, copy.end.shape)).float().cpu()  # type: ignore[no-untyped-call]
@@ -260,7 +260,7 @@ class FeatureStore:
         digest = hashlib.sha256(f"{self.fingerprint} {len(self)} {self.targets.n_labels}".encode())
         for array in (self.targets.offsets, self.targets.labels):
             digest.update(np.ascontiguousarray(array).data)
-        rows = torch.linspace(0, len(self) - 1, min(_DIGESTED, len(self))).long()
+        rows = torch.linspace(0, len(self) - 1, min(_DIGESTED, len(self)), device="cpu").long()
         for part in self.batch(rows):
             digest.update(" ".join(f"{value:.3g}" for value in part.double().abs().mean(1).tolist()).encode())
         return digest.hexdigest()
@@ -366,7 +366,7 @@ def score_batches(
         for start in range(0, len(data), _FEATURES_AT_ONCE):
             stop = min(start + _FEATURES_AT_ONCE, len(data))
             with torch.no_grad():
-                scores = scores_from_features(model, *data.batch(torch.arange(start, stop))).cpu()
+                scores = scores_from_features(model, *data.batch(torch.arange(start, stop, device="cpu"))).cpu()
             yield scores, data.targets.take(np.arange(start, stop)), lambda b, start=start: f"example {start + b}"  # type: ignore[misc]
         return
     check_labels(net, data)

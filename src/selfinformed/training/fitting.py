@@ -254,7 +254,7 @@ def fit_whole(
                 return aug(inputs), None
 
         def shuffled(generator: torch.Generator) -> torch.Tensor:
-            return torch.randperm(len(train), generator=generator)
+            return torch.randperm(len(train), generator=generator, device="cpu")
 
         order = Order(len(train), batch_size, seed, draw_of(shuffled, train.targets, recipe.balanced_sampling), least=2)  # BatchNorm knows no single one
         groups = [{"params": trained, "lr": learning_rate}]
@@ -286,7 +286,7 @@ def _check_options(epochs: float, batch_size: int, **rates: float) -> None:
 
 def _check_epsilon(recipe: Recipe, aug: AugmentedClassifier) -> None:
     kind = aug.classifier.weight.dtype
-    if torch.tensor(recipe.epsilon, dtype=torch.float64).to(kind) == 0:
+    if torch.tensor(recipe.epsilon, dtype=torch.float64, device="cpu").to(kind) == 0:
         name = str(kind).removeprefix("torch.")
         raise SelfInformedError(f"fit: AdamW's epsilon {recipe.epsilon:g} is zero in {name}; wrap model.float(), or give recipe={{'epsilon': 1e-4}}")
 
@@ -325,7 +325,7 @@ def _watched(aug: AugmentedClassifier, holdout: FeatureStore, recipe: Recipe, jo
 
     def batches() -> Iterator[tuple[torch.Tensor, Targets]]:
         with torch.no_grad():
-            for rows in torch.arange(len(holdout)).split(_AT_ONCE):  # type: ignore[no-untyped-call]
+            for rows in torch.arange(len(holdout), device="cpu").split(_AT_ONCE):  # type: ignore[no-untyped-call]
                 at_heads, at_classifier = (part.to(aug.classifier.weight) for part in holdout.batch(rows))
                 yield aug.from_features(at_heads, at_classifier, join.trained).cpu(), holdout.targets.take(rows.numpy())
 
@@ -364,6 +364,6 @@ def _digest(store: FeatureStore) -> str:
     """Of the network, all annotations and some of the features."""
     digest = hashlib.sha256(f"{store.fingerprint} {len(store)}".encode())
     digest.update(store.targets.offsets.tobytes() + store.targets.labels.tobytes())
-    for part in store.batch(torch.arange(0, len(store), max(1, len(store) // _SAMPLED))):
+    for part in store.batch(torch.arange(0, len(store), max(1, len(store) // _SAMPLED), device="cpu")):
         digest.update(part.numpy().tobytes())
     return digest.hexdigest()[:16]

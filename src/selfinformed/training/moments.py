@@ -31,13 +31,13 @@ def transform_of(
     sizes = [shape.map[0] if shape.map else shape.size for shape in shapes]
     sizes = [0 if place in untouched else size for place, size in enumerate(sizes)]
     if kind == "raw":
-        return InputTransform(tuple(shapes), tuple(torch.zeros(size) for size in sizes), tuple(torch.eye(size) for size in sizes))
+        return InputTransform(tuple(shapes), tuple(torch.zeros(size, device="cpu") for size in sizes), tuple(torch.eye(size, device="cpu") for size in sizes))
     moments = [_Moments(size, kind == "whitened") if size else None for size in sizes]
     for chunk in chunks if any(moments) else ():
         for part, shape, seen in zip(torch.split(chunk, [s.size for s in shapes], 1), shapes, moments, strict=True):
             if seen is not None:
                 seen.add(part if shape.map is None else part.unflatten(1, (shape.map[0], -1)).transpose(1, 2).flatten(0, 1))  # type: ignore[no-untyped-call]
-    shifts, matrices = zip(*((torch.zeros(0), torch.eye(0)) if seen is None else _transform(seen) for seen in moments), strict=True)
+    shifts, matrices = zip(*((torch.zeros(0, device="cpu"), torch.eye(0, device="cpu")) if seen is None else _transform(seen) for seen in moments), strict=True)
     return InputTransform(tuple(shapes), shifts, matrices)
 
 
@@ -49,7 +49,8 @@ class _Moments:
 
     def __init__(self, size: int, full: bool) -> None:
         self.size, self.full, self.n = size, full, 0
-        self.mean, self.scatter = torch.zeros(size, dtype=torch.float64), torch.zeros((size, size if full else 1), dtype=torch.float64)
+        self.mean = torch.zeros(size, dtype=torch.float64, device="cpu")
+        self.scatter = torch.zeros((size, size if full else 1), dtype=torch.float64, device="cpu")
         self.waiting: list[torch.Tensor] = []
 
     def add(self, features: torch.Tensor) -> None:
@@ -91,7 +92,7 @@ def _transform(seen: _Moments) -> tuple[torch.Tensor, torch.Tensor]:
             values, vectors = _few_eigenpairs((few - shift) * scale)
         floor = 0.01 * (values.clamp(min=0).sum() / seen.size).clamp(min=1e-12)
         weights = 1 / (values.clamp(min=0) + floor).sqrt() - 1 / floor.sqrt()
-        transform = scale[:, None] * (torch.eye(seen.size).to(scale) / floor.sqrt() + (vectors * weights) @ vectors.T)
+        transform = scale[:, None] * (torch.eye(seen.size, device="cpu").to(scale) / floor.sqrt() + (vectors * weights) @ vectors.T)
     return shift.float(), transform.float()
 
 

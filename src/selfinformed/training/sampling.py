@@ -24,9 +24,9 @@ def draw_of(permutation: Draw, targets: Targets, power: float = 0.0) -> Draw:
     def draw(generator: torch.Generator) -> torch.Tensor:
         order = permutation(generator)
         ends = weights[order].cumsum(0)
-        steps = torch.arange(len(order), dtype=torch.float64) + torch.rand(1, generator=generator, dtype=torch.float64)
+        steps = torch.arange(len(order), dtype=torch.float64, device="cpu") + torch.rand(1, generator=generator, dtype=torch.float64, device="cpu")
         places = torch.searchsorted(ends, steps * (ends[-1] / len(order)), right=True).clamp(max=len(order) - 1)
-        return order[places][torch.randperm(len(order), generator=generator)]  # so that copies of an example do not share a batch
+        return order[places][torch.randperm(len(order), generator=generator, device="cpu")]  # so that copies of an example do not share a batch
 
     return draw
 

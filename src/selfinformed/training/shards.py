@@ -48,7 +48,7 @@ def compute(
     """
     size = np.dtype(dtype).itemsize * len(examples) * sum(part_widths(net).values())
     require_memory(size, f"features of {len(examples):,} examples", "keep them on disk (folder=), where they may take more than memory")
-    made = {part: torch.empty(len(examples), width, dtype=getattr(torch, dtype)) for part, width in part_widths(net).items()}
+    made = {part: torch.empty(len(examples), width, dtype=getattr(torch, dtype), device="cpu") for part, width in part_widths(net).items()}
     rows, n = [np.empty(0, np.int64)], 0
     for batch, inputs in examples.batches(batch_size, what):
         features = net.features(inputs)

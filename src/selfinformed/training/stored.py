@@ -128,7 +128,7 @@ class Shards:
         order = np.argsort(shard, kind="stable")
         within, shard = (wanted - starts[shard])[order], shard[order]
         bounds = [0, *(np.flatnonzero(np.diff(shard)) + 1).tolist(), len(shard)]
-        gathered = torch.empty(len(wanted), self.widths[part], dtype=self.dtype)
+        gathered = torch.empty(len(wanted), self.widths[part], dtype=self.dtype, device="cpu")
         target = gathered.numpy()
         for first, last in pairwise(bounds if len(shard) else []):
             features = self._mapped(int(shard[first]), len(bounds) <= self._n_open + 1)[part]  # type: ignore[attr-defined]
@@ -137,7 +137,7 @@ class Shards:
 
     def load(self, part: str) -> torch.Tensor:
         """All features [N, width], read from one end to the other."""
-        whole = torch.empty(len(self), self.widths[part], dtype=self.dtype)
+        whole = torch.empty(len(self), self.widths[part], dtype=self.dtype, device="cpu")
         for path, places, start, stop in zip(self.paths, self.places, self.starts[:-1].tolist(), self.starts[1:].tolist(), strict=True):
             target = whole[start:stop].numpy().reshape(-1).view(np.uint8)
             with path.open("rb") as file:
@@ -153,11 +153,11 @@ class Shards:
         Then the shards are put in a random order, and each row moves on by a random distance of less than the window, around the end too.
         """
         if self.window >= len(self):
-            return torch.randperm(len(self), generator=generator)
-        shards, starts = torch.randperm(len(self.paths), generator=generator).tolist(), self.starts.tolist()
-        rows = torch.cat([torch.arange(starts[s], starts[s + 1]) for s in shards])
+            return torch.randperm(len(self), generator=generator, device="cpu")
+        shards, starts = torch.randperm(len(self.paths), generator=generator, device="cpu").tolist(), self.starts.tolist()
+        rows = torch.cat([torch.arange(starts[s], starts[s + 1], device="cpu") for s in shards])
         window = min(len(self), max(self.window, 2 * int(self.starts.diff().max())))
-        places = torch.arange(len(self)) + window * torch.rand(len(self), generator=generator, dtype=torch.float64)
+        places = torch.arange(len(self), device="cpu") + window * torch.rand(len(self), generator=generator, dtype=torch.float64, device="cpu")
         return rows[(places % len(self)).argsort(stable=True)]
 
     @property
@@ -166,7 +166,7 @@ class Shards:
         return min(_MOST_OPEN, 4 + len(self.paths) * self.window // max(1, len(self)))
 
     def _map(self, number: int, ahead: bool) -> dict[str, npt.NDArray[Any]]:
-        n, kind = int(self.starts[number + 1] - self.starts[number]), torch.empty(0, dtype=self.dtype).numpy().dtype
+        n, kind = int(self.starts[number + 1] - self.starts[number]), torch.empty(0, dtype=self.dtype, device="cpu").numpy().dtype
         try:
             with self.paths[number].open("rb") as file:
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -190,7 +190,7 @@ class StoredRows(Rows):
         return len(self.shards), self.shards.widths[self.part]
 
     def __getitem__(self, rows: Any, /) -> torch.Tensor:
-        rows = torch.arange(*rows.indices(len(self))) if isinstance(rows, slice) else torch.as_tensor(rows)
+        rows = torch.arange(*rows.indices(len(self)), device="cpu") if isinstance(rows, slice) else torch.as_tensor(rows, device="cpu")
         return self.shards.read(self.part, rows)
 
 

@@ -301,7 +301,7 @@ def uncertainties(model: WrappedClassifier | AugmentedClassifier, store: Feature
     output: Output = model.output or guess_output(store.targets)
     found = []
     with torch.no_grad():
-        for rows in torch.arange(len(store)).split(512):  # type: ignore[no-untyped-call]
+        for rows in torch.arange(len(store), device="cpu").split(512):  # type: ignore[no-untyped-call]
             read = store.batch(rows)[1].to(model.classifier.weight)
             found.append(uncertainty(model.classifier(read), output).cpu())
     return torch.cat(found).float().numpy()

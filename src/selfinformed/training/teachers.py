@@ -44,7 +44,7 @@ class TeacherNetwork:
 
     def right(self) -> float:
         """The share of the training examples, or of 4,096 of them, whose best label by the teacher is among the annotated."""
-        rows = torch.linspace(0, len(self.features) - 1, min(_SAMPLE, len(self.features))).long()
+        rows = torch.linspace(0, len(self.features) - 1, min(_SAMPLE, len(self.features)), device="cpu").long()
         found = np.concatenate([self(some).argmax(1).cpu().numpy() for some in rows.split(512)])  # type: ignore[no-untyped-call]
         examples, annotated = self.features.targets.take(rows.numpy()).pairs()
         return len(np.unique(examples[annotated == found[examples]])) / len(rows)
