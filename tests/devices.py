@@ -24,7 +24,9 @@ def device_of(tensor: torch.Tensor) -> torch.device:
 
 
 class SecondDevice(TorchFunctionMode):
-    """Within this context there is one."""
+    """Within this context there is one; `copies` counts tensors that were moved."""
+
+    copies = 0
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -35,7 +37,10 @@ class SecondDevice(TorchFunctionMode):
             devices = [part if isinstance(part, torch.device) else device_of(part) for part in wanted if isinstance(part, torch.device | torch.Tensor)]
             kinds = [part if isinstance(part, torch.dtype) else part.dtype for part in wanted if isinstance(part, torch.dtype | torch.Tensor)]
             given = args[0] if not kinds else function(args[0], kinds[0])
-            return given.as_subclass(There if devices[0] == THERE else torch.Tensor) if devices else given
+            if not devices or devices[0] == device_of(given):
+                return given
+            self.copies += 1
+            return given.as_subclass(There if devices[0] == THERE else torch.Tensor)
         tensors = [part for part in tree_leaves((args, kwargs)) if isinstance(part, torch.Tensor) and part.ndim]
         if function.__name__ not in ("copy_", "as_subclass", "__deepcopy__") and len({isinstance(part, There) for part in tensors}) > 1:
             raise RuntimeError(f"Expected all tensors to be on the same device, in {function.__name__}")

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import Problem
+from devices import SecondDevice, There, there
 from selfinformed.augmented import dispatch as module
 from selfinformed.augmented.dispatch import Dispatch, uncertainty
 from selfinformed.augmented.exported import export_program
@@ -195,6 +196,19 @@ def test_contexts_nest_and_survive_an_error(problem: Problem, trained: Augmented
             raise RuntimeError("mine")
         assert trained.dispatch is outer
     assert trained.dispatch is None
+
+
+@pytest.mark.parametrize("n", [3, 12])
+def test_an_accelerator_is_sent_no_tensor_for_each_head(n: int):
+    made = HeadPlan(LabelGroups(36, tuple(np.arange(36).reshape(n, -1))), ((3,),) * n, 12, 1000, 1000)
+    heads, features, logits = Heads(made, zero_outputs=False), torch.randn(20, 12), torch.randn(20, 36)
+    dispatch = Dispatch(made, 2)
+    expected = dispatch(heads, features, logits)
+    with SecondDevice() as device:
+        got = dispatch(there(heads), features.as_subclass(There), logits.as_subclass(There))
+        assert isinstance(got, There)
+    torch.testing.assert_close(got.as_subclass(torch.Tensor), expected)
+    assert device.copies <= 5
 
 
 @settings(max_examples=50)

@@ -213,13 +213,15 @@ class Dispatch:
             counts, examples = torch.bincount(flat, minlength=len(self._costs)).tolist(), flat.argsort(stable=True) // self.top_groups
         self._executed += sum(cost * count for cost, count in zip(self._costs, counts, strict=True))
         ran = [group for group, count in enumerate(counts) if count]
-        rows = torch.split(examples.to(logits.device), [counts[group] for group in ran])
+        sizes = [counts[group] for group in ran]
+        rows = torch.split(examples.to(logits.device), sizes)
         given = heads.some(self._inputs(heads, attached, dict(zip(ran, rows, strict=True))))
         values = torch.cat([given[group].flatten() for group in ran]).to(logits.dtype)  # another under autocast
         columns = [self._members[group] for group in ran]
         if where is not None:
             return _Placed.apply(values, logits, where, rows, columns)  # type: ignore[no-any-return, no-untyped-call]
-        return torch.zeros_like(logits).flatten().index_put((_places(rows, columns, logits.shape[1]),), values, accumulate=True).view_as(logits)
+        places = _places(torch.split(examples, sizes), columns, logits.shape[1]).to(logits.device)  # one copy, not one for each head
+        return torch.zeros_like(logits).flatten().index_put((places,), values, accumulate=True).view_as(logits)
 
     def _inputs(self, heads: Heads, attached: torch.Tensor, rows: dict[int, torch.Tensor]) -> Iterator[tuple[int, torch.Tensor]]:
         """Each head that some examples chose, and what it reads, on those examples."""
@@ -260,7 +262,7 @@ def _compiled() -> None:
 
 def _places(rows: Sequence[torch.Tensor], columns: Sequence[torch.Tensor], n_labels: int) -> torch.Tensor:
     """Where in flat logits [B * C] each group's rows and columns are."""
-    return torch.cat([(of[:, None] * n_labels + labels.to(of.device)).flatten() for of, labels in zip(rows, columns, strict=True)])
+    return torch.cat([(of[:, None] * n_labels + labels).flatten() for of, labels in zip(rows, columns, strict=True)])
 
 
 class _Placed(torch.autograd.Function):
