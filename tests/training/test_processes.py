@@ -180,8 +180,9 @@ def test_processes_speak_as_their_devices_can(monkeypatch) -> None:
     assert grouped(monkeypatch, "cuda:1", "cuda:1") == ("gloo", None)  # the same for all of them
     assert grouped(monkeypatch, "xpu:0", "auto") == ("xccl", torch.device("xpu:0"))
     assert grouped(monkeypatch, "cpu", "auto") == ("gloo", None)
-    with refused("torchrun: .*Apple's GPU", "--device cpu"):
-        grouped(monkeypatch, "mps:0", "auto")
+    for chosen, device in (("mps:0", "auto"), ("xpu:1", "xpu:1")):
+        with refused("torchrun: processes cannot train together on " + chosen, "--device cpu"):
+            grouped(monkeypatch, chosen, device)
     with refused("torchrun: there are more processes on this host than cuda devices; start fewer"):
         grouped(monkeypatch, "cuda:0", "auto", RuntimeError("NCCL error in: x.cpp\nDuplicate GPU detected : rank 1 and rank 0 both on CUDA device 1000"))
 

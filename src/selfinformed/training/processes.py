@@ -118,12 +118,13 @@ def joined(device: str = "auto") -> Iterator[None]:
         yield
         return
     own = choose_device(device)
-    if own.type == "mps":
-        raise SelfInformedError("torchrun: processes cannot train together on Apple's GPU, which has no way to add up gradients; give --device cpu")
-    backend = None if device != "auto" and torch.device(device).index is not None else _BACKENDS.get(own.type)
+    named = device != "auto" and torch.device(device).index is not None  # and so the same for all of them
+    backend = "gloo" if named else _BACKENDS.get(own.type, "gloo")
+    if backend == "gloo" and own.type not in ("cpu", "cuda"):
+        raise SelfInformedError(f"torchrun: processes cannot train together on {own}, where Gloo adds up no gradients; give --device cpu")
     try:
-        told = own if backend and own.index is not None else None  # by which they find out at once whether two of them have the same
-        distributed.init_process_group(backend or "gloo", timeout=_PATIENCE, device_id=told)
+        told = None if backend == "gloo" or own.index is None else own  # by which they find out at once whether two of them have the same
+        distributed.init_process_group(backend, timeout=_PATIENCE, device_id=told)
     except (RuntimeError, ValueError) as error:  # a variable of torchrun's is missing, or nobody answers at its address
         if "Duplicate GPU" in str(error):
             raise SelfInformedError(f"torchrun: there are more processes on this host than {own.type} devices; start fewer, or give --device cpu") from None
