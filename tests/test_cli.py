@@ -94,6 +94,10 @@ def test_help_says_that_auto_is_not_all_there_is(call) -> None:
     assert "--residual VALUE|auto" in call("fit", "--help")[1]
 
 
+def test_every_verb_that_runs_the_network_may_be_told_where(call) -> None:
+    assert [verb for verb in VERBS if "--device VALUE" not in call(verb, "--help")[1]] == ["demo", "report", "serve"]
+
+
 def test_what_is_left_out_of_a_comparison_says_why(call, finished: Path, monkeypatch) -> None:
     comparison = Run(read_config(finished / "out")).comparison()
     about = comparison.about | {"left_out": {"views": "another view of the test examples"}}

@@ -44,6 +44,7 @@ def test_each_process_of_a_host_takes_a_device_of_its_own(monkeypatch, local: st
 
 def test_what_is_timed_is_waited_for_on_its_own_device(monkeypatch):
     waited = []
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("meta"))
     monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
     for computed in (None, torch.zeros(1), torch.zeros(1, device="meta")):
         wait_for(computed)

@@ -59,6 +59,7 @@ def test_a_device_that_draws_is_seeded_and_given_its_stream_back(monkeypatch: py
         manual_seed=lambda seed: done.append(("seeded", seed)),
     )  # fmt: skip
     monkeypatch.setattr(torch, "get_device_module", lambda _=None: accelerator)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
     monkeypatch.setattr(torch.accelerator, "device_index", lambda index: done.append(("current", index)) or nullcontext())
     with seeded(4, [device, torch.device("cpu"), device]):
         done.append(("within", None))

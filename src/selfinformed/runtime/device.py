@@ -50,8 +50,16 @@ def wait_for(computed: object) -> None:
     """Returns when a tensor's device has computed it: one that is not the CPU is given its work, and the program goes on."""
     import torch
 
-    if isinstance(computed, torch.Tensor) and computed.device.type != "cpu":
+    if isinstance(computed, torch.Tensor) and is_of_accelerator(computed.device):
         torch.accelerator.synchronize(computed.device)
+
+
+def is_of_accelerator(device: torch.device) -> bool:
+    """Whether it is one of those that `torch.accelerator` speaks of."""
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator()
+    return accelerator is not None and device.type == accelerator.type
 
 
 @contextmanager

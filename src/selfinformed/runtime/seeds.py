@@ -8,6 +8,8 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 
+from selfinformed.runtime.device import is_of_accelerator
+
 _LOCK = threading.RLock()  # threads share PyTorch's generators
 
 
@@ -18,7 +20,7 @@ def seeded(seed: int, devices: Iterable[torch.device] = ()) -> Iterator[None]:
     with _LOCK, ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))
         torch.default_generator.manual_seed(int(seed))
-        for device in {*devices} - {torch.device("cpu")}:
+        for device in filter(is_of_accelerator, {*devices}):
             stack.enter_context(torch.random.fork_rng(devices=[device], device_type=device.type))
             with torch.accelerator.device_index(device.index):
                 torch.get_device_module(device).manual_seed(int(seed))
