@@ -265,8 +265,9 @@ def test_quantized_heads_are_near_the_float_ones_and_leave_them_alone(problem: P
     with trained.quantized_heads():
         got = trained.logits(inputs)
         grads = trained(inputs)
-        with trained.conditional(2):
+        with trained.conditional(2), trained.quantized_heads():
             few = trained.logits(inputs)
+        assert torch.equal(trained.logits(inputs), got)
     with trained.conditional(2):
         torch.testing.assert_close(few, trained.logits(inputs), rtol=0.05, atol=0.1)
     assert not torch.equal(got, expected)

@@ -745,3 +745,35 @@ def test_heads_may_read_what_is_on_another_device_than_the_classifier(problem: P
         assert torch.equal(aug.logits(inputs), net.logits(inputs))
         with aug.heads_disabled():
             assert torch.equal(aug.logits(inputs), net.logits(inputs))
+
+
+def test_a_context_is_of_the_thread_that_entered_it_and_overlapping_ones_leave_no_trace(problem: Problem) -> None:
+    aug = augment(problem.net, problem.plan(), classifier="reinitialise")
+    inputs = problem.test.read(range(4))
+    full, base = aug.logits(inputs), problem.net.logits(inputs)
+    with aug.conditional(0):
+        none = aug.logits(inputs)
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        first, second = aug.heads_disabled(), aug.heads_disabled()
+        one.submit(first.__enter__).result()
+        torch.testing.assert_close(other.submit(aug.logits, inputs).result(), full)
+        other.submit(second.__enter__).result()
+        one.submit(first.__exit__, None, None, None).result()
+        torch.testing.assert_close(one.submit(aug.logits, inputs).result(), full)
+        torch.testing.assert_close(other.submit(aug.logits, inputs).result(), base)
+        other.submit(second.__exit__, None, None, None).result()
+        torch.testing.assert_close(other.submit(aug.logits, inputs).result(), full)
+        with aug.conditional(0):
+            torch.testing.assert_close(aug.logits(inputs), none)
+            torch.testing.assert_close(one.submit(aug.logits, inputs).result(), full)
+    assert not torch.allclose(none, full)
+    with aug.heads_disabled():
+        again = copy.deepcopy(aug)
+    torch.testing.assert_close(again.logits(inputs), full)
+    torch._dynamo.reset()
+    with torch.no_grad():
+        compiled = torch.compile(aug, backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(inputs), full)
+        with aug.heads_disabled():
+            torch.testing.assert_close(compiled(inputs), base)
+        torch.testing.assert_close(compiled(inputs), full)

@@ -63,8 +63,9 @@ class BlockLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, columns) -> (B, sum b)"""
-        if self._int8 is not None and suits_int8(x):
-            return self._in_int8(x, self._int8)
+        int8 = self._int8  # which another thread may take away
+        if int8 is not None and suits_int8(x):
+            return self._in_int8(x, int8)
         weights = self.weight.split([product.columns * product.outputs for product in self._products])  # type: ignore[no-untyped-call]
         parts = []
         for product, read, weight in zip(self._products, self._read(x), weights, strict=True):
@@ -107,9 +108,9 @@ class BlockLinear(nn.Module):
 
     def block(self, number: int, x: torch.Tensor, piece: Piece) -> torch.Tensor:
         """Block `number` alone: (m, a) -> (m, b); `piece` is its part of `pieces`."""
-        weight, bias = piece
-        if self._int8 is not None and suits_int8(x):
-            product = int8_product(x.bfloat16(), *self._int8[number]).to(x)
+        (weight, bias), int8 = piece, self._int8
+        if int8 is not None and suits_int8(x):
+            product = int8_product(x.bfloat16(), *int8[number]).to(x)
             return product if bias is None else product + bias
         return F.linear(x, weight, bias)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import cast
@@ -16,6 +17,8 @@ from selfinformed.augmented.readers import InputTransform, Reader
 from selfinformed.network.trunk import CopiedEnd
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.plans import HeadPlan
+
+_QUANTIZING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Heads(nn.Module):
         # Heads with one source share a reader; a copy of the trunk's end is a head's own.
         read = [(source, head if source.copy else None) for head, source in enumerate(plan.sources)]
         distinct = list(dict.fromkeys(read))
+        self._quantized = 0  # contexts within which the layers run in 8 bits
         self.reader_of = [distinct.index(r) for r in read]
         # The pool: columns of hidden units, those of each layer of all heads side by side; a head's next layer begins reading at `at`.
         at, self.rows = [0] * n, [slice(0)] * n
@@ -155,10 +159,13 @@ class Heads(nn.Module):
         return given
 
     def quantize(self, on: bool) -> None:
-        """See `AugmentedClassifier.quantized_heads`."""
+        """See `AugmentedClassifier.quantized_heads`; off when it was turned off as often as on."""
         layers: list[Reader | BlockLinear] = [*self.readers, *self.layers, self.outputs]
-        for layer in layers:
-            layer.quantize(on)
+        with _QUANTIZING:
+            self._quantized += 1 if on else -1
+            if on or not self._quantized:
+                for layer in layers:
+                    layer.quantize(on)
 
     def unfold(self, transform: InputTransform) -> None:
         """Turns heads of the raw features into heads of the transformed ones.

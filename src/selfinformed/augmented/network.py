@@ -242,25 +242,25 @@ class AugmentedClassifier(nn.Module):
 
     @contextmanager
     def heads_disabled(self) -> Iterator[AugmentedClassifier]:
-        """Within this context the network is the base: its own classifier, no heads.
+        """Within this context the network is, to this thread, the base: its own classifier, no heads.
 
         Raises:
             SelfInformedError: the whole network was trained on, so that the base is only in `net`.
         """
         if self.base_was_tuned:
             raise SelfInformedError("heads_disabled: the whole network was trained on, so without heads it is not the base; the base as it was is aug.net")
-        slot = self._slot
-        before, slot.disabled = slot.disabled, True  # it may already be disabled around this context
+        overrides = self._slot.overrides
+        before, overrides.disabled = overrides.disabled, True  # it may already be disabled around this context
         try:
             yield self
         finally:
-            slot.disabled = before
+            overrides.disabled = before
 
     @contextmanager
     def conditional(
         self, top_groups: int | None = None, *, share: float | None = None, above: float | None = None, chance: int | None = None
     ) -> Iterator[Dispatch]:
-        """Within this context each example runs only the `top_groups` heads that its scores point to (default: all); see `Dispatch`.
+        """Within this context each example, of this thread, runs only the `top_groups` heads that its scores point to (default: all); see `Dispatch`.
 
         With `share`, of each batch only that share of the examples run heads, those the classifier is least sure of; with `above`, those
         with more `uncertainty` than that; with `chance`, a seed, the share is drawn at random. With all groups chosen the logits are those
@@ -268,13 +268,14 @@ class AugmentedClassifier(nn.Module):
         multiply-adds that were executed.
         """
         self._needs_heads("conditional")
-        slot = self._slot
+        overrides = self._slot.overrides
         number = len(self.plan.groups) if top_groups is None else top_groups
-        before, slot.dispatch = slot.dispatch, Dispatch(self.plan, number, self.output, share, above, chance)
+        dispatch = Dispatch(self.plan, number, self.output, share, above, chance)
+        before, overrides.dispatch = overrides.dispatch, dispatch
         try:
-            yield slot.dispatch
+            yield dispatch
         finally:
-            slot.dispatch = before
+            overrides.dispatch = before
 
     def run_conditionally(self, top_groups: int | None = None, above: float | None = None) -> None:
         """From now on each example runs, outside of `conditional`, only the `top_groups` heads that its scores point to (default: all), and none
@@ -290,7 +291,7 @@ class AugmentedClassifier(nn.Module):
         self.top_groups = None if top_groups is None else int(top_groups)
         self.above = None if above is None else float(above)
         number = n if top_groups is None else int(top_groups)
-        self._slot.dispatch = None if self.top_groups is self.above is None else Dispatch(self.plan, number, self.output, above=self.above)
+        self._slot.standing = None if self.top_groups is self.above is None else Dispatch(self.plan, number, self.output, above=self.above)
 
     @contextmanager
     def quantized_heads(self) -> Iterator[AugmentedClassifier]:
@@ -298,6 +299,7 @@ class AugmentedClassifier(nn.Module):
 
         A network answering one request at a time waits for the weights to come from memory; these are a quarter of the bytes. The
         weights are rounded to 1/127 of each unit's largest, activations to bfloat16; what is saved, exported and trained stays as it is.
+        Threads that share the network share this too, until the last that entered has left.
         """
         self._needs_heads("quantized_heads")
         if self.heads is not None and self.classifier.weight.device.type != "cpu":

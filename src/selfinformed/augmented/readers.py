@@ -120,8 +120,9 @@ class Reader(nn.Module):
         """Some of the hidden units, with their weight and bias, from what `copied` gives."""
         if self.source.map is not None:
             return nn.functional.conv2d(x, weight, bias).relu().mean((2, 3))
-        if self._int8 is not None and suits_int8(x):
-            packed, scale = (part[rows] for part in self._int8)
+        int8 = self._int8  # which another thread may take away
+        if int8 is not None and suits_int8(x):
+            packed, scale = (part[rows] for part in int8)
             return (int8_product(x.bfloat16(), packed, scale).to(bias) + bias).relu()
         return _product(x, weight, bias)
 

@@ -30,6 +30,17 @@ class _Handed(threading.local):
         return _Handed, (len(self.attached),)  # a copy has seen no pass
 
 
+class _Overrides(threading.local):
+    """How the network runs within the contexts that each thread has entered: as its base, or by a dispatch of theirs."""
+
+    def __init__(self) -> None:
+        self.disabled = False
+        self.dispatch: Dispatch | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Overrides, ()  # a copy is in no context
+
+
 def _plain(classifier: nn.Linear | AveragedClassifier) -> nn.Linear | AveragedClassifier:
     return AveragedClassifier(list(map(plain, classifier.parts))) if isinstance(classifier, AveragedClassifier) else plain(classifier)
 
@@ -48,9 +59,19 @@ class ClassifierSlot(nn.Module):
             with torch.device("cpu"):
                 heads = Heads(plan, zero_outputs=classifier != "reinitialise", trunk=net.model)
         self.heads = heads if heads is None else heads.to(net.classifier.weight)
-        self.disabled = False
-        self.dispatch: Dispatch | None = None
+        self.standing: Dispatch | None = None  # outside of contexts
+        self.overrides = _Overrides()
         self.handed = _Handed(len(net.attach_points))
+
+    @property
+    def disabled(self) -> bool:
+        """Whether the network is its base, to this thread."""
+        return self.overrides.disabled
+
+    @property
+    def dispatch(self) -> Dispatch | None:
+        """What chooses heads, to this thread."""
+        return self.standing if self.overrides.dispatch is None else self.overrides.dispatch
 
     def forget(self, *_: Any) -> None:
         """A pass begins, or has ended; one that failed may have left something."""
