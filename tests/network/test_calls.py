@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from types import SimpleNamespace
 
 import pytest
@@ -80,3 +82,24 @@ def test_evaluating_restores_every_modules_mode():
         raise ValueError
     assert [module.training for module in model.modules()] == before
     assert torch.is_grad_enabled()
+
+
+def test_a_network_in_training_mode_evaluates_in_several_threads():
+    model, entered, left = nn.Sequential(nn.Linear(3, 3), nn.Dropout()).train(), Barrier(2, timeout=10), Barrier(2, timeout=10)
+
+    def first():
+        with evaluating(model):
+            entered.wait()
+        left.wait()
+
+    def last():
+        with evaluating(model):
+            entered.wait()
+            left.wait()
+            return [module.training for module in model.modules()]
+
+    with ThreadPoolExecutor(2) as pool:
+        found = pool.submit(last)
+        pool.submit(first).result()
+    assert found.result() == [False] * 3
+    assert all(module.training for module in model.modules())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,16 +97,28 @@ def is_traced() -> bool:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; what was in training mode is so again after."""
-    training = [module for module in model.modules() if module.training]
-    if training:
-        model.eval()
+    """Eval mode without gradients; what was in training mode is so again after, once no thread is in such a context of it any more."""
+    with _LOCK:
+        modules = list(model.modules())
+        training = [module for module in modules if module.training or id(module) in _EVALUATED]
+        for module in training:
+            _EVALUATED[id(module)] += 1
+        if any(module.training for module in modules):
+            model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        for module in training:
-            module.training = True
+        with _LOCK:
+            for module in training:
+                _EVALUATED[id(module)] -= 1
+                if not _EVALUATED[id(module)]:
+                    del _EVALUATED[id(module)]
+                    module.training = True
+
+
+_LOCK = threading.RLock()
+_EVALUATED: Counter[int] = Counter()  # by id, the modules that were in training mode and are not, and in how many contexts
 
 
 @dataclass(frozen=True, eq=False)
