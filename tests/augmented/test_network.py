@@ -695,6 +695,25 @@ def test_a_base_that_was_trained_on_in_a_loop_of_ones_own_is_noticed(problem: Pr
     torch.testing.assert_close(load(tmp_path, problem.net).logits(inputs), aug.logits(inputs))
 
 
+def test_what_is_written_past_pytorchs_bookkeeping_is_noticed(problem: Problem, tmp_path) -> None:
+    """`.data` changes values, and neither the tensor's place nor its version."""
+    net = wrap(copy.deepcopy(problem.net.model), problem.test.example_inputs(), labels=problem.net.labels, output=problem.net.output)
+    inputs, store = problem.test.read(range(50)), FeatureStore.build(net, problem.train.take(range(50)))
+    aug = augment(net, plan(net, problem.groups, hidden=(6,)))
+    assert not aug.base_was_tuned
+    aug.base.trunk[0].weight.data.add_(0.5)
+    with refused("features: the whole network was trained on"):
+        rank(aug, store)
+    aug = augment(net, plan(net, problem.groups, hidden=(6,)))
+    assert not aug.base_was_tuned
+    aug.base.trunk[0].weight.data.add_(0.5)
+    aug.save_pretrained(tmp_path)
+    assert torch.equal(load(tmp_path, net).logits(inputs), aug.logits(inputs))
+    net.model.trunk[0].weight.data.add_(1)
+    with refused("features: these features are of another network"):
+        rank(net, store)
+
+
 def test_a_model_that_was_trained_on_since_is_noticed(problem: Problem) -> None:
     model = copy.deepcopy(problem.net.model)
     net = wrap(model, problem.test.example_inputs(), labels=problem.net.labels, output=problem.net.output)

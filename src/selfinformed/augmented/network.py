@@ -180,6 +180,11 @@ class AugmentedClassifier(nn.Module):
     def base_was_tuned(self, tuned: bool) -> None:
         self._tuned = tuned
 
+    def compare_base(self) -> bool:
+        """`base_was_tuned`, with all values compared once more: what is written through `.data` leaves no other trace."""
+        self._compared = None
+        return self.base_was_tuned
+
     def around_the_classifier(self, model: nn.Module) -> dict[str, torch.Tensor]:
         """Parameters and persistent buffers of the base or of the model of which it is a copy, but for what stands where the classifier stood."""
         stand_ins = [f"{name}." for name, module in self.base.named_modules(remove_duplicate=False) if isinstance(module, ClassifierSlot | AveragedWith)]
@@ -351,7 +356,7 @@ def augment(
         raise SelfInformedError(f"classifier: expected 'keep' or 'reinitialise', got {classifier!r}")
     if onto is not None:
         first = onto.net.attach_points
-        if net.attach_points[: len(first)] != first or onto.net.fingerprint != net.fingerprint or onto.base_was_tuned:
+        if net.attach_points[: len(first)] != first or onto.net.fingerprint != net.fingerprint or onto.compare_base():
             raise SelfInformedError(
                 f"onto: expected an augmented network of the same model, its base as it was, and net wrapped with attach points that begin with "
                 f"{', '.join(map(str, first))}"

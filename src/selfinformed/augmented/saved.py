@@ -33,7 +33,7 @@ def save(aug: AugmentedClassifier, folder: str | Path, made_with: Mapping[str, A
     weights = {f"classifier.{k}": v for k, v in aug.classifier.state_dict().items()}
     if aug.heads is not None:
         weights |= {f"heads.{k}": v for k, v in aug.heads.to_weights().items()}
-    if aug.base_was_tuned:
+    if tuned := aug.compare_base():
         if others := aug.around_the_classifier(aug.base).keys() ^ aug.around_the_classifier(net.model).keys():
             said = f"{shown(min(others))} is in one of the two only"
             raise SelfInformedError(f"save_pretrained: the base has other modules than the network that was wrapped ({said}); merge or remove what was added")
@@ -46,7 +46,7 @@ def save(aug: AugmentedClassifier, folder: str | Path, made_with: Mapping[str, A
     config = {
         "format": CONFIG_FORMATS[conditional], "base_fingerprint": net.fingerprint, "base_class": type(net.model).__name__,
         "classifier": list(net.classifier_names), "attach": [vars(point) for point in net.attach_points], "output": aug.output, "wrapped_output": net.output,
-        "base_was_tuned": aug.base_was_tuned, "top_groups": aug.top_groups, "above": aug.above,
+        "base_was_tuned": tuned, "top_groups": aug.top_groups, "above": aug.above,
         "labels": list(net.labels.names), "plan": aug.plan.to_dict(), "versions": versions(), **({"made_with": dict(made_with)} if made_with else {}),
     }  # fmt: skip
     write_json(folder / "config.json", config)

@@ -363,6 +363,8 @@ def score_batches(
     net = net_of(model)
     if isinstance(data, FeatureStore):
         data.check(net, "features", "to judge")
+        if isinstance(model, AugmentedClassifier):
+            model.compare_base()
         for start in range(0, len(data), _FEATURES_AT_ONCE):
             stop = min(start + _FEATURES_AT_ONCE, len(data))
             with torch.no_grad():

@@ -134,7 +134,7 @@ def fit(
         raise SelfInformedError("fit: patience watches held-out examples, and none of them has a label; give annotated ones")
     if aug.is_base:
         raise SelfInformedError("fit: within heads_disabled the network is the base, which is not trained; call fit outside")
-    if aug.base_was_tuned:
+    if aug.compare_base():
         raise SelfInformedError("fit: the network was trained on since it was augmented, so its heads read others than the model's features; augment it anew")
     aug.output = output or aug.output or guess_output(store.targets)
     history, processes = History(), Processes.joined()
