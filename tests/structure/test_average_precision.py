@@ -220,3 +220,8 @@ def test_scores_in_double_precision_are_ranked_as_they_are():
     probabilities = torch.from_numpy(1 / (1 + np.exp(-logits)))  # of which many are equal in single precision
     expected = np.mean([average_precision_score(truth[:, c], probabilities[:, c]) for c in range(5)])
     assert mean_average_precision(probabilities, truth.astype(int), 5) == pytest.approx(expected, abs=1e-12)
+
+
+def test_what_to_rank_by_is_checked():
+    with pytest.raises(SelfInformedError, match="ranked_by: expected one of logits, probabilities; got 'softmax'"):
+        mean_average_precision(torch.eye(3), [0, 1, 2], ranked_by="softmax")

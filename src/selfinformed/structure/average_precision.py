@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -73,6 +73,8 @@ class RankingMetrics:
     """Gathers each example's K best labels, batch by batch; memory is N x K, whatever C is. For `ranked_by` see `mean_average_precision`."""
 
     def __init__(self, n_labels: int, top_k: int = 50, ranked_by: RankedBy = "logits") -> None:
+        if ranked_by not in get_args(RankedBy):
+            raise SelfInformedError(f"ranked_by: expected one of {', '.join(get_args(RankedBy))}; got {ranked_by!r}")
         self.n_labels, self.top_k, self.ranked_by = n_labels, whole_number("top_k", top_k), ranked_by
         self.n_examples = 0
         self._ids: list[npt.NDArray[np.int64]] = []
