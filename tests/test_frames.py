@@ -69,7 +69,7 @@ def test_frames_hold_the_results(results: SimpleNamespace) -> None:
 
 def test_frames_of_groups_and_counts_name_labels(results: SimpleNamespace) -> None:
     pytest.importorskip("pandas", reason="needs the extra pandas")
-    cover = LabelGroups(4, ([2, 0], [0]), ("x", "y")).to_frame(LabelSpace("abcd"))
+    cover = LabelGroups(4, ([2, 0], [0]), ("x", "y")).to_frame(LabelSpace(list("abcd")))
     assert list(cover.itertuples(index=False, name=None)) == [
         (2, "c", 0, "x"), (0, "a", 0, "x"), (0, "a", 1, "y"), (1, "b", -1, ""), (3, "d", -1, ""),
     ]  # fmt: skip

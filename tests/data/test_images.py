@@ -40,7 +40,7 @@ def test_every_mode_becomes_rgb_of_its_own_size(mode):
 def test_more_than_8_bits_are_refused_and_not_cut_off(kind, mode, tmp_path):
     Image.fromarray(np.full((6, 8), 300, kind)).save(tmp_path / "x.tif")
     with pytest.raises(SelfInformedError, match=rf"x\.tif cannot be used \(its pixels are of more than 8 bits, mode {mode}; convert it to 8 bits"):
-        ImageFiles([tmp_path / "x.tif"], [[0]], LabelSpace("a")).read(0, image_transform(4))
+        ImageFiles([tmp_path / "x.tif"], [[0]], LabelSpace(list("a"))).read(0, image_transform(4))
 
 
 def test_hidden_folders_and_files_are_no_labels_and_no_images(tmp_path):
@@ -232,7 +232,7 @@ def test_a_damaged_image_is_read_or_named(tmp_path_factory, suffix, share, chang
         content[position % len(content)] = byte
     path.write_bytes(content[: int(share * len(content))])
     try:
-        assert ImageFiles([path], [[0]], LabelSpace("a")).read(0, image_transform(4)).shape == (3, 4, 4)
+        assert ImageFiles([path], [[0]], LabelSpace(list("a"))).read(0, image_transform(4)).shape == (3, 4, 4)
     except SelfInformedError as error:
         assert f"the image {path} cannot be read" in str(error)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,8 +33,8 @@ def test_numbered():
 
 
 def test_repr_shows_the_first():
-    assert repr(LabelSpace("abcd")) == "LabelSpace(4 labels: 'a', 'b', 'c', …)"
-    assert repr(LabelSpace("ab")) == "LabelSpace(2 labels: 'a', 'b')"
+    assert repr(LabelSpace(list("abcd"))) == "LabelSpace(4 labels: 'a', 'b', 'c', …)"
+    assert repr(LabelSpace(list("ab"))) == "LabelSpace(2 labels: 'a', 'b')"
 
 
 @pytest.mark.parametrize(
@@ -45,7 +48,7 @@ def test_names_that_are_refused(names, message):
 
 def test_an_unknown_name_is_told_what_there_is():
     with pytest.raises(SelfInformedError, match=r"no label is named 'z'; the 4 labels begin \['a', 'b', 'c'\]"):
-        LabelSpace("abcd").index("z")
+        LabelSpace(list("abcd")).index("z")
 
 
 def test_a_name_that_is_near_is_told():
@@ -78,5 +81,17 @@ def test_the_same_numbers_in_another_order_are_elsewhere():
     numbered = LabelSpace.numbered(12)
     by_text = LabelSpace(sorted(numbered.names))
     assert numbered.first_elsewhere(by_text) == ("2", 2, 4)
-    assert numbered.first_elsewhere(LabelSpace("abcdefghijkl")) is None
+    assert numbered.first_elsewhere(LabelSpace(list("abcdefghijkl"))) is None
     assert numbered.first_elsewhere(LabelSpace.numbered(13)) is None
+
+
+@pytest.mark.parametrize("names", ["labels.txt", b"abc", Path("labels.txt"), 3, None])
+def test_what_is_no_list_of_names_is_refused(names):
+    with pytest.raises(SelfInformedError, match=r"labels: expected a list of names; got .*read_text\(\)\.splitlines\(\)"):
+        LabelSpace(names)
+
+
+@pytest.mark.parametrize("name", [None, float("nan"), np.float64("nan"), b"b"])
+def test_what_is_no_name_is_refused(name):
+    with pytest.raises(SelfInformedError, match="labels: expected names; label 1 is (None|nan|np.float64.nan.|b'b')"):
+        LabelSpace(["a", name])

@@ -149,7 +149,7 @@ def test_differences_that_are_sure_have_a_tone() -> None:
 
 
 def test_groups_are_the_papers_table_1() -> None:
-    groups, labels = LabelGroups(4, ([2, 0], [3]), ("c; a", "d")), LabelSpace("abcd")
+    groups, labels = LabelGroups(4, ([2, 0], [3]), ("c; a", "d")), LabelSpace(list("abcd"))
     plan = HeadPlan(groups, ((8, 4), (3,)), 10, 1000, 100)
     table = group_table(groups, labels, plan, comparison())
     gain = 100 * (np.mean([0.5123456789, 0.5131]) - 0.4)
@@ -159,7 +159,7 @@ def test_groups_are_the_papers_table_1() -> None:
 
 
 def test_widths_of_planned_heads_stand_beside_no_gain_of_a_searched_network(tmp_path) -> None:
-    groups, labels = LabelGroups(4, ([2, 0], [3])), LabelSpace("abcd")
+    groups, labels = LabelGroups(4, ([2, 0], [3])), LabelSpace(list("abcd"))
     plan, found = HeadPlan(groups, ((8, 4), (3,)), 10, 1000, 100), comparison()
     rows = [{**row, "arm": "searched"} if row["arm"] == found.method else row for row in found.rows]
     searched = Comparison(rows, {"searched" if arm == found.method else arm: values for arm, values in found.per_label.items()}, found.top_k, found.about)
@@ -171,7 +171,7 @@ def test_widths_of_planned_heads_stand_beside_no_gain_of_a_searched_network(tmp_
 @pytest.mark.parametrize("written", [to_csv, to_markdown, to_latex])
 def test_a_table_without_rows_has_its_head(written) -> None:
     assert "arm" in written(comparison_table(Comparison([], {}, 50)))
-    assert written(group_table(LabelGroups(4, ()), LabelSpace("abcd"))).count("group") == 1
+    assert written(group_table(LabelGroups(4, ()), LabelSpace(list("abcd")))).count("group") == 1
 
 
 def test_every_table_is_written_three_ways(tmp_path) -> None:

@@ -6,6 +6,7 @@ from collections import UserDict
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -189,7 +190,7 @@ def test_an_attach_point_of_ones_own(reduce, size):
 
 def test_options_are_kept():
     net = wrap(Vgg(), IMAGES, labels=list("abcde"), classifier="fc3", output="logistic")
-    assert net.labels == LabelSpace("abcde")
+    assert net.labels == LabelSpace(list("abcde"))
     assert net.output == "logistic"
     assert wrap(Vgg(), IMAGES).output is None
 
@@ -503,3 +504,24 @@ def test_a_network_may_be_spread_over_devices():
         assert net.classifier_name == "last"
         assert all(isinstance(part, There) for part in (features.attached, features.logits))
         assert not isinstance(features.penultimate, There)
+
+
+@pytest.mark.parametrize(
+    ("point", "message"),
+    [(("0", "mean"), "side: expected one of input, output; got 'mean'"), (("0", "in"), "side: .*got 'in'"), (("0", "input", "max"), "reduce: .*got 'max'")],
+)
+def test_an_attach_point_that_cannot_be_is_refused(point, message):
+    with pytest.raises(SelfInformedError, match=message):
+        AttachPoint(*point)
+
+
+def test_what_attach_points_would_ignore_is_refused():
+    with pytest.raises(SelfInformedError, match=r"reduce: each attach point has one of its own; .*AttachPoint\(..., reduce='mean'\)"):
+        wrap(mlp(), VECTORS, attach=[AttachPoint("0")], reduce="mean")
+
+
+def test_label_names_may_be_any_array_of_them():
+    names = list("abcde")
+    assert wrap(mlp(), VECTORS, labels=np.array(names)).labels.names == tuple(names)
+    with pytest.raises(SelfInformedError, match="labels: expected at least one label name, got none"):
+        wrap(mlp(), VECTORS, labels=[])

@@ -176,11 +176,11 @@ def test_planted_groups_are_recovered(kind: Any, n_labels: int, n_groups: int) -
 
 def test_labels_within_a_group_go_by_falling_degree_and_name_it() -> None:
     matrix = np.array([[9, 1, 5, 0, 0], [1, 9, 5, 0, 0], [5, 5, 9, 0, 0], [0, 0, 0, 2, 1], [0, 0, 0, 1, 2]])
-    groups = cluster(counts_of(matrix), 2, labels=LabelSpace("abcde"))
+    groups = cluster(counts_of(matrix), 2, labels=LabelSpace(list("abcde")))
     assert [m.tolist() for m in groups.members] == [[2, 0, 1], [3, 4]]
     assert groups.names == ("c, a, b", "d, e")
     assert all(cluster(counts_of(matrix), 2, labels=names).names == groups.names for names in (list("abcde"), tuple("abcde")))
-    for names in (LabelSpace("abcd"), list("abcdef")):
+    for names in (LabelSpace(list("abcd")), list("abcdef")):
         with pytest.raises(SelfInformedError, match=rf"^labels: {len(names)} label names for counts of 5 labels; give one per label$"):
             cluster(counts_of(matrix), 2, labels=names)
 

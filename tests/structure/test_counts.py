@@ -252,7 +252,7 @@ def test_the_most_confused_pairs_come_first() -> None:
     for detected, annotated, n in [(0, 0, 9), (0, 1, 4), (1, 0, 4), (1, 2, 1), (2, 0, 7)]:
         counts.update_detections([[detected]] * n, [annotated] * n)
     assert [tuple(pair.values()) for pair in counts.most_confused(3)] == [(2, 0, 7), (0, 1, 4), (1, 0, 4)]
-    assert counts.most_confused(1, LabelSpace("abc")) == [{"detected": "c", "annotated": "a", "examples": 7}]
+    assert counts.most_confused(1, LabelSpace(list("abc"))) == [{"detected": "c", "annotated": "a", "examples": 7}]
     assert len(counts.most_confused()) == 4
     counts = ConfusionCounts(3, 2, "codetections")
     counts.update_detections([[0, 1], [1, 0], [2, 1]], [0, 0, 0])

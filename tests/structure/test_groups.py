@@ -35,7 +35,7 @@ def test_what_is_derived_from_members() -> None:
 
 def test_names_by_default_and_after_labels() -> None:
     assert LabelGroups(4, ([0], [2])).names == ("group 0", "group 1")
-    renamed = COVER.renamed(LabelSpace("abcdefgh"))
+    renamed = COVER.renamed(LabelSpace(list("abcdefgh")))
     assert renamed.names == ("b, a, f", "f, c", "a, f, g")
     assert (renamed.method, renamed.eigenvalues) == (COVER.method, COVER.eigenvalues)
 
@@ -177,7 +177,7 @@ def test_as_a_frame_and_as_a_table() -> None:
     frame = LabelGroups(4, ([2, 0], [2]), ("x", "y")).to_frame()
     assert frame.values.tolist() == [[2, 0, "x"], [0, 0, "x"], [2, 1, "y"], [1, -1, ""], [3, -1, ""]]
     assert list(frame.columns) == ["label", "group", "group_name"]
-    named = LabelGroups(4, ([2, 0], [2]), ("x", "y")).to_frame(LabelSpace("abcd"))
+    named = LabelGroups(4, ([2, 0], [2]), ("x", "y")).to_frame(LabelSpace(list("abcd")))
     assert named["name"].tolist() == ["c", "a", "c", "b", "d"]
     html = LabelGroups(4, ([2, 0], [2]), ("x", "y"))._repr_html_()
     assert "2 groups of 4 labels; 1 in none" not in html

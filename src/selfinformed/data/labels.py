@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,6 +12,7 @@ from typing import Any
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.reading import MOST_LABELS, shown
 
+_MISSING = {"None", "nan", "NaT", "<NA>"}
 _SEARCHED = 10_000  # names, for one that is near
 
 
@@ -31,7 +33,13 @@ class LabelSpace:
         if isinstance(names, Mapping | Set):
             what = "a list of names in the order of the outputs, such as [names[i] for i in range(C)]"
             raise SelfInformedError(f"labels: expected {what}; got {type(names).__name__}, which has no such order")
-        object.__setattr__(self, "names", tuple(str(name) for name in names))
+        given: Any = names
+        if isinstance(given, str | bytes | os.PathLike) or not isinstance(given, Iterable):
+            raise SelfInformedError(f"labels: expected a list of names; got {shown(names)}; of a file give its lines: Path(...).read_text().splitlines()")
+        given = list(given)
+        if wrong := [i for i, name in enumerate(given) if isinstance(name, bytes) or (not isinstance(name, str) and str(name) in _MISSING)]:
+            raise SelfInformedError(f"labels: expected names; label {wrong[0]} is {shown(given[wrong[0]])}")
+        object.__setattr__(self, "names", tuple(map(str, given)))
         if not self.names:
             raise SelfInformedError("labels: expected at least one label name, got none")
         if len(self._index) != len(self.names):

@@ -245,7 +245,7 @@ def wrap(
     logits, calls = record(model, example_inputs)
     found = _find_classifiers(model, calls, logits, (classifier,) if isinstance(classifier, str) else classifier)
     labels = labels_of(model, logits.shape[1]) if labels is None else labels
-    space = labels if isinstance(labels, LabelSpace) else LabelSpace(labels or LabelSpace.numbered(logits.shape[1]).names)
+    space = labels if isinstance(labels, LabelSpace) else LabelSpace.numbered(logits.shape[1]) if labels is None else LabelSpace(labels)
     if len(space) != logits.shape[1]:
         raise SelfInformedError(f"labels: {len(space)} label names for a network with {logits.shape[1]} outputs; give one per output unit")
     stack = _find_stack(calls, found[0]) if len(found) == 1 else []
