@@ -25,6 +25,7 @@ from selfinformed.network.calls import Call, call, evaluating, logits_of, record
 from selfinformed.network.cost import Cost, cost
 from selfinformed.network.families import classifiers_of, labels_of
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.reading import shown
 from selfinformed.runtime.remarks import remark
 from selfinformed.runtime.tabular import Table
 
@@ -51,6 +52,11 @@ class AttachPoint:
     module: str
     side: Literal["input", "output"] = "output"
     reduce: Reduce = "flatten"
+
+    def __post_init__(self) -> None:
+        for name, value, kinds in (("side", self.side, ("input", "output")), ("reduce", self.reduce, get_args(Reduce))):
+            if value not in kinds:
+                raise SelfInformedError(f"{name}: expected one of {', '.join(kinds)}; got {shown(value)}")
 
     def read(self, tensor: torch.Tensor) -> torch.Tensor:
         """(B, ...) -> (B, D), in memory of its own: what follows in the network may write to the tensor."""
@@ -240,6 +246,9 @@ def wrap(
         raise SelfInformedError("model: this one is compiled, and its layers cannot be read; give the network as it was before, and compile what augment makes")
     if output is not None and output not in get_args(Output):
         raise SelfInformedError(f"output: expected one of {', '.join(get_args(Output))}, got {output!r}")
+    given = None if attach is None else [attach] if isinstance(attach, str | AttachPoint) else list(attach)
+    if reduce != "flatten" and given and not any(isinstance(point, str) for point in given):
+        raise SelfInformedError(f"reduce: each attach point has one of its own; leave reduce out, or give it there: AttachPoint(..., reduce={reduce!r})")
     example_inputs = dict(example_inputs) if isinstance(example_inputs, Mapping) else example_inputs
     before = state_of(model)
     logits, calls = record(model, example_inputs)
@@ -249,11 +258,10 @@ def wrap(
     if len(space) != logits.shape[1]:
         raise SelfInformedError(f"labels: {len(space)} label names for a network with {logits.shape[1]} outputs; give one per output unit")
     stack = _find_stack(calls, found[0]) if len(found) == 1 else []
-    if attach is None:
+    if given is None:
         once = [c for c in stack if isinstance(c.module, nn.Linear) and [other.name for other in calls].count(c.name) == 1]  # others cannot be told apart
         stack = stack[stack.index(once[0]) :] if once else []
-        attach = [AttachPoint(call.name, "input", reduce) for call in (stack[:1] or found)]
-    given = [attach] if isinstance(attach, str | AttachPoint) else list(attach)
+        given = [AttachPoint(call.name, "input", reduce) for call in (stack[:1] or found)]
     points = [AttachPoint(point, "output", reduce) if isinstance(point, str) else point for point in given]
     if not points or len(set(points)) < len(points):
         raise SelfInformedError(f"attach: expected one or several different attach points, got {given}")
@@ -401,8 +409,6 @@ _STACK_MODULES = (
 
 
 def _shape_at(model: nn.Module, calls: list[Call], attach: AttachPoint, classifiers: list[Call]) -> FeatureShape:
-    if attach.reduce not in get_args(Reduce):
-        raise SelfInformedError(f"reduce: expected one of {', '.join(get_args(Reduce))}; got {attach.reduce!r}")
     names = dict(model.named_modules())
     if attach.module not in names:
         near = difflib.get_close_matches(attach.module, names, 3)

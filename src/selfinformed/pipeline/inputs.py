@@ -58,7 +58,7 @@ class Inputs:
             return wrap(
                 model, examples.example_inputs(), labels=examples.labels,
                 classifier=names.split(",") if "," in (names := config.classifier or "") else config.classifier,
-                attach=_attach_points(config), reduce=config.reduce,
+                attach=_attach_points(config), reduce="flatten" if config.attach else config.reduce,
                 output=guess_output(examples.targets) if config.outputs == "auto" else config.outputs,
             )  # fmt: skip
         except SelfInformedError as error:
