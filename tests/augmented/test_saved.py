@@ -212,3 +212,20 @@ def test_nothing_is_put_onto_a_network_that_runs_some_heads_only(problem: Proble
     aug.run_conditionally(1)
     with pytest.raises(SelfInformedError, match=r"onto: there each example runs some heads only.*run_conditionally\(\) on it first"):
         augment(problem.net, problem.plan(), onto=aug)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"labels": [f"no {i}" for i in range(36)]}, "label 0 was 'name 0' where these heads were trained, and is 'no 0' in the wrapped network"),
+    ({"output": "logistic"}, "trained on the network wrapped with output='softmax', and it is wrapped with output='logistic'; wrap it alike"),
+    ({}, None),
+])  # fmt: skip
+def test_a_network_wrapped_with_other_names_or_another_output_is_told(problem: Problem, tmp_path, options, message):
+    own = {"labels": [f"name {i}" for i in range(36)], "output": "softmax"}
+    inputs = problem.test.example_inputs()
+    net = wrap(problem.net.model, inputs, **own)
+    augment(net, plan(net, problem.groups, hidden=(6,))).save_pretrained(tmp_path)
+    if message is None:
+        assert load(tmp_path, wrap(problem.net.model, inputs, output="softmax")).labels.is_numbers
+        return
+    with pytest.raises(SelfInformedError, match=message):
+        load(tmp_path, wrap(problem.net.model, inputs, **own | options))

@@ -71,7 +71,8 @@ def load(folder: str | Path, model: nn.Module | WrappedClassifier, example_input
         with naming(folder / "config.json"):
             labels = LabelSpace(config["labels"])
         given = config["attach"]  # one, where written before there could be several
-        attach = tuple(AttachPoint(**point) for point in ([given] if isinstance(given, dict) else given))
+        with naming(folder / "config.json"):
+            attach = tuple(AttachPoint(**point) for point in ([given] if isinstance(given, dict) else given))
         classifier = (config["classifier"],) if isinstance(config["classifier"], str) else tuple(config["classifier"])
         plan = HeadPlan.from_dict(config["plan"], str(folder / "config.json"))
         output, tuned, expected = config["output"], bool(config["base_was_tuned"]), config["base_fingerprint"]
@@ -83,6 +84,12 @@ def load(folder: str | Path, model: nn.Module | WrappedClassifier, example_input
             net = _wrapped(model, example_inputs, labels, classifier, attach, wrapped_output)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise SelfInformedError(f"{folder / 'config.json'}: not a valid heads config ({reason_of(error)})") from None
+    if (place := net.labels.first_other(labels)) is not None:
+        here, there = (shown(space.names[place]) if place < len(space) else "no label" for space in (net.labels, labels))
+        raise SelfInformedError(f"{folder}: label {place} was {there} where these heads were trained, and is {here} in the wrapped network; name it alike")
+    if "wrapped_output" in config and net.output != wrapped_output:  # earlier versions did not say
+        was, now = (f"output={kind!r}" for kind in (wrapped_output, net.output))
+        raise SelfInformedError(f"{folder}: these heads were trained on the network wrapped with {was}, and it is wrapped with {now}; wrap it alike")
     if net.fingerprint != expected:
         raise SelfInformedError(
             f"{folder}: these heads were trained on another base: its fingerprint is {str(expected)[:12]}…, this model's "

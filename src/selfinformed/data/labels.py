@@ -84,6 +84,12 @@ class LabelSpace:
         both = ((name, i, other._index.get(name, i)) for name, i in self._index.items())
         return next((found for found in both if found[1] != found[2]), None)
 
+    def first_other(self, other: LabelSpace) -> int | None:
+        """The first label that is named otherwise in another set of names, or is not in one of them; None where there is none, or one set is numbers."""
+        if self.names == other.names or self.is_numbers or other.is_numbers:
+            return None
+        return next((i for i, (own, its) in enumerate(zip(self.names, other.names, strict=False)) if own != its), min(len(self), len(other)))
+
     @cached_property
     def is_numbers(self) -> bool:
         """Whether each label is named by its number, which says nothing of what it is."""
