@@ -163,6 +163,11 @@ def open_dataset(
     space = labels if isinstance(labels, LabelSpace) or labels is None else LabelSpace(labels)
     transforms = [transform or image_transform(image_size, pixels or IMAGENET)]
     if augmentation is not None or views != 1:
+    given = [name for name, value in {"image_size": image_size, "transform": transform, "pixels": pixels}.items() if value is not None]
+    if transform is not None and (image_size is not None or pixels is not None):
+        raise SelfInformedError("data: a transform gives the inputs by itself; leave image_size and pixels out, or transform")
+    if isinstance(skip_bad, bool) or not isinstance(skip_bad, int | np.integer) or skip_bad < 0:
+        raise SelfInformedError(f"skip_bad: expected a whole number of at least 0; got {shown(skip_bad)}")
         if augmentation is None or augmentation not in get_args(Augmentation) or not isinstance(views, int) or views < 2:
             ways = " or ".join(get_args(Augmentation))
             raise SelfInformedError(f"data: distorted views want augmentation {ways} and at least 2 views; got {augmentation} and {views}")
@@ -180,7 +185,7 @@ def open_dataset(
         if path.suffix in {".csv", ".parquet"}:
             return from_images(ImageFiles.from_manifest(path, space))
         if path.suffix == ".npz":
-            _check_single_view(views)
+            _check_no_images(path, views, given)
             with naming(path):
                 return _from_arrays(*_read_npz(path), space)
         problem = "does not exist" if not path.exists() else "is no folder, .csv, .parquet, .tar or .npz file"
@@ -189,9 +194,9 @@ def open_dataset(
         found = HubDataset.of(source, space)
         if found.image is not None:
             return from_images(found)
-        _check_single_view(views)
+        _check_no_images(type(source).__name__, views, given)
         return Examples(found.read_inputs, as_targets(found.targets, len(found.labels)), found.labels, found.names, skip_bad, content=found.content)
-    _check_single_view(views)
+    _check_no_images(type(source).__name__, views, given)
     if isinstance(source, Examples):
         if space not in (None, source.labels):
             raise SelfInformedError("labels: these examples have others already; give the names where they are opened first")
@@ -267,7 +272,10 @@ class _NamesOfViews(Sequence[str]):
         return f"{self.of_images[image]} (view {view})" if view else self.of_images[image]
 
 
-def _check_single_view(views: int) -> None:
+def _check_no_images(source: str | Path, views: int, given: Sequence[str]) -> None:
+    """That inputs which are no images are not asked for views, or for what is done to images."""
+    if given:
+        raise SelfInformedError(f"data: {given[0]} is of images; {source} gives its inputs as the network takes them; leave it out")
     if views != 1:
         raise SelfInformedError("data: only images, in a folder, manifest, tar shards or a column, have distorted views; leave augmentation out")
 

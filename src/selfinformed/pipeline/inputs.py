@@ -214,8 +214,9 @@ class Inputs:
         if labels is None and split != "train" and self.config.train:
             labels = self.examples("train").labels  # the label set is the training data's
         augmentation = self.config.augmentation if split == "train" else None
+        asked = self.config.pixel_mean or self.config.pixel_std or not source.endswith(".npz")  # whose inputs are no images
         return open_dataset(
-            source, labels, image_size=self.config.image_size, pixels=self.pixels, skip_bad=self.config.skip_bad,
+            source, labels, image_size=self.config.image_size, pixels=self.pixels if asked else None, skip_bad=self.config.skip_bad,
             views=self.config.views if augmentation else 1, augmentation=augmentation,
         )
 
