@@ -282,3 +282,11 @@ def test_heads_without_layers_of_their_own_share_one_that_the_budget_sets(proble
 def test_widths_and_budgets_that_are_none_are_refused(net: WrappedClassifier, options: dict[str, Any]) -> None:
     with pytest.raises(SelfInformedError, match=r"^(hidden|plan|depth|shared|kernel): expected .* got "):
         plan(net, PARTITION, **options)
+
+
+@pytest.mark.parametrize(
+    "option", [{"dense_share": 0.5}, {"capacity": "labels"}, {"depth": 2}, {"usage": 0.5}, {"usage": [1, 1, 0.1]}, {"shared_usage": 0.5}], ids=str
+)
+def test_what_given_widths_would_ignore_is_refused(net: WrappedClassifier, option: dict[str, Any]) -> None:
+    with pytest.raises(SelfInformedError, match=rf"plan: {next(iter(option))} is of widths that a budget sets, and hidden=\(4,\) gives them"):
+        plan(net, PARTITION, hidden=(4,), **option)

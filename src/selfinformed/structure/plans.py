@@ -275,6 +275,12 @@ def plan(
     if hidden is not None:
         if not isinstance(hidden, Sequence) or not all(map(_is_whole, hidden)):
             raise SelfInformedError(f"hidden: expected whole widths of at least 1, one for each layer, e.g. (64,); got {hidden!r}")
+        of_budgets = {
+            "depth": depth != 1, "capacity": capacity != "uniform", "dense_share": dense_share != 0,
+            "usage": (used != 1).any(), "shared_usage": shared_usage != 1,
+        }  # fmt: skip
+        if given := [option for option, is_given in of_budgets.items() if is_given]:
+            raise SelfInformedError(f"plan: {given[0]} is of widths that a budget sets, and hidden={tuple(hidden)} gives them; leave one of the two out")
         return made(groups, [tuple(hidden)] * len(groups))
     numbers = all(isinstance(number, int | float | np.number) and not isinstance(number, bool) for number in (budget, dense_share))
     if not numbers or not 0 < budget < math.inf or not 0 <= dense_share < 1:
