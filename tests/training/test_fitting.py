@@ -26,6 +26,7 @@ from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import plan
 from selfinformed.training.features import FeatureStore, rank
 from selfinformed.training.fitting import Recipe, fit, fit_whole, gradient_of, guess_output, loss_of, one_cycle
+from selfinformed.training.stepping import Training
 
 
 def weights(aug) -> dict[str, torch.Tensor]:
@@ -385,3 +386,29 @@ def test_the_second_stage_takes_the_loss_and_the_epsilon_that_it_is_given(proble
     net = wrap(nn.Sequential(nn.Linear(10, 16), nn.ReLU(), nn.Linear(16, 8)).half(), x, output="softmax")
     with pytest.raises(SelfInformedError, match="fit: AdamW's epsilon 1e-08 is zero in float16"):
         fit_whole(augment(net, plan(net, LabelGroups.everything(8), hidden=(4,))), open_dataset((x, [0, 1, 2, 3]), net.labels))
+
+
+@pytest.mark.parametrize(("options", "name"), [({"head_input": "white"}, "head_input"), ({"finetune": True, "finetune_epochs": -1}, "finetune_epochs")])
+def test_options_are_checked_before_anything_is_computed(problem: Problem, options: dict[str, Any], name: str) -> None:
+    with pytest.raises(SelfInformedError, match=f"{name}: expected"):
+        fit(augment(problem.net, problem.plan()), replace(problem.train, read=None), **options)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_training_that_was_stopped_leaves_the_network_as_it_was(problem: Problem, monkeypatch, whole: bool) -> None:
+    aug, steps = augment(problem.net, problem.plan()), []
+    before = copy.deepcopy(aug.state_dict())
+
+    original = Training._step
+
+    def step(self: Training, rows: Any) -> None:
+        steps.append(1)
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+        original(self, rows)
+
+    monkeypatch.setattr(Training, "_step", step)
+    with pytest.raises(KeyboardInterrupt):
+        (fit_whole if whole else fit)(aug, problem.train.take(range(300)), batch_size=64)
+    assert all(torch.equal(before[name], value) for name, value in aug.state_dict().items())
+    assert not aug.base_was_tuned

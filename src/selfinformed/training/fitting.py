@@ -298,7 +298,7 @@ def _unless_it_fails(aug: AugmentedClassifier, tensors: Sequence[torch.Tensor]) 
     trained_heads = 0 if aug.heads is None else aug.heads.trained
     try:
         yield
-    except Exception:
+    except BaseException:  # Ctrl-C too: going on from a checkpoint wants the network as it was
         with torch.no_grad():
             for tensor, value in zip(tensors, values, strict=True):
                 tensor.copy_(value)
