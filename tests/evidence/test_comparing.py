@@ -25,6 +25,7 @@ from selfinformed.structure.intervals import interval
 from selfinformed.structure.plans import plan
 from selfinformed.training.features import FeatureStore, rank
 from selfinformed.training.fitting import fit
+from selfinformed.training.searching import SearchResult
 from selfinformed.training.stepping import Training
 from selfinformed.training.structures import Structure
 
@@ -317,7 +318,7 @@ def test_arms_that_cannot_be_run_say_what_they_need(problem: Problem) -> None:
         compared(problem, arms=["searched"])
     with pytest.raises(SelfInformedError, match=r"'views' needs another view"):
         compared(problem, arms=["views"])
-    with pytest.raises(SelfInformedError, match="seeds: expected at least 1"):
+    with pytest.raises(SelfInformedError, match="seeds: expected a whole number of at least 1"):
         compared(problem, seeds=0)
     bare = {s: FeatureStore(x.attached, x.penultimate, x.targets, x.fingerprint, x.seconds) for s in ("train", "test") for x in [problem.store(s)]}
     with pytest.raises(SelfInformedError, match="'finetune' needs examples"):
@@ -383,3 +384,28 @@ def test_a_journal_knows_the_outputs_and_every_arm_has_the_same_loss(problem: Pr
         losses.clear()
         compare(net, problem.plan(), *stores, **options, output=given)
         assert losses == [given or wrapped] * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"arms": "dense"}, "arms: expected some of base, .*, in a list; got 'dense'"), ({"arms": ["bse"]}, "arms: .*got 'bse'"),
+        ({"arms": []}, "arms: .*got none"),
+        ({"seeds": 0}, "seeds: "), ({"top_k": 0}, "top_k: "), ({"tuning": 3}, "tuning: learning rates are chosen on hold-out data"),
+        ({"classifier": "x"}, "classifier: expected 'keep'"), ({"seed": 1}, "compare: its trainings share no option 'seed'"),
+        ({"finetune": True}, "no option 'finetune'"), ({"lerning_rate": 1}, "did you mean 'learning_rate'"),
+        ({"output": "x"}, "output: expected one of softmax"),
+    ],
+)  # fmt: skip
+def test_options_are_checked_before_anything_is_computed(problem: Problem, options, message) -> None:
+    unread = replace(problem.train, read=None)
+    with pytest.raises(SelfInformedError, match=message):
+        compare(problem.net, problem.plan(), unread, unread, **options)
+
+
+def test_arms_may_be_given_one_by_one_and_a_search_as_it_is(problem: Problem) -> None:
+    found = two_of_six(problem.plan())
+    result = SearchResult(found, found, [], 0.5, 0.1)
+    table = compared(problem, arms=(arm for arm in ("base", "searched")), searched=result, seeds=1, epochs=0)
+    assert table.arms == ["base", "searched"]
+    assert table.about["found"] == found.digest()

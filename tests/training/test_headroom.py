@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -340,3 +341,17 @@ def test_hold_out_examples_without_a_label_are_no_evidence(problem):
     unlabelled = replace(problem.store("holdout"), targets=as_targets([[]] * len(problem.store("holdout")), problem.net.n_labels))
     with pytest.raises(SelfInformedError, match="probe: no hold-out example has a label, so nothing can be judged"):
         probe(problem.net, problem.store("train"), unlabelled)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"budget": -1}, "budget: expected extra multiply-adds above 0"), ({"width": 0}, "width: "), ({"top_k": 0}, "top_k: "),
+        ({"epoch": 1}, "probe: its trainings share no option 'epoch'; expected some of"), ({"recipe": {"ema": 2}}, "recipe: expected ema"),
+        ({"learning_rates": 1}, "did you mean 'learning_rate'"), ({"checkpoint": "x"}, "no option 'checkpoint'"), ({"head_input": "white"}, "head_input: "),
+    ],
+)  # fmt: skip
+def test_options_are_checked_before_anything_is_computed(problem: Problem, options: dict[str, Any], message: str) -> None:
+    unread = replace(problem.train, read=None)
+    with pytest.raises(SelfInformedError, match=message):
+        probe(problem.net, unread, unread, **options)

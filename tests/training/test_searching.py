@@ -350,3 +350,16 @@ def test_on_labels_that_say_nothing_nothing_surely_helps(problem: Problem) -> No
     noise = [replace(store, targets=as_targets(torch.randint(36, (len(store),), generator=generator), 36)) for store in stores]
     verdict = search(problem.net, *noise, budget=0.25, space=SMALL, candidates=6, rounds=1, epochs=0.3).verdict
     assert "surely helps" in verdict or "keep the network as it is" in verdict
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top_k": 0}, "top_k: "), ({"classifier": "x"}, "classifier: expected 'keep'"), ({"batchsize": 1}, "search: .*did you mean 'batch_size'"),
+        ({"log": "x"}, "no option 'log'"),
+    ],
+)  # fmt: skip
+def test_options_are_checked_before_anything_is_computed(problem: Problem, options, message):
+    unread = replace(problem.train, read=None)
+    with pytest.raises(SelfInformedError, match=message):
+        search(problem.net, unread, unread, **options)

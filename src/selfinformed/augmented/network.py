@@ -329,6 +329,12 @@ class AugmentedClassifier(nn.Module):
             raise SelfInformedError(f"{what}: this network is a control, made to be compared; it has no heads on label groups; use one that augment made")
 
 
+def check_classifier(classifier: str) -> None:
+    """That it is what `augment` can do with the classifier."""
+    if classifier not in ("keep", "reinitialise"):
+        raise SelfInformedError(f"classifier: expected 'keep' or 'reinitialise', got {classifier!r}")
+
+
 def augment(
     net: WrappedClassifier,
     plan: HeadPlan,
@@ -352,8 +358,7 @@ def augment(
     """
     if not isinstance(net, WrappedClassifier) or not isinstance(plan, HeadPlan):
         raise SelfInformedError(f"augment: expected what wrap and plan gave, got {type(net).__name__} and {type(plan).__name__}")
-    if classifier not in ("keep", "reinitialise"):
-        raise SelfInformedError(f"classifier: expected 'keep' or 'reinitialise', got {classifier!r}")
+    check_classifier(classifier)
     if onto is not None:
         first = onto.net.attach_points
         if net.attach_points[: len(first)] != first or onto.net.fingerprint != net.fingerprint or onto.compare_base():

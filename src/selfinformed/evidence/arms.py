@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from selfinformed.evidence.evaluation import Evaluation, evaluate
 from selfinformed.evidence.views import check_views, evaluate_with_views
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.reading import shown
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import HeadPlan, plan
 from selfinformed.training.features import FeatureStore, rank
@@ -53,6 +54,21 @@ HEADED = ("confusions", "codetections", "random", "dense", "hinton", "gated")  #
 FOUND = ("searched", "searched_dense", "chance")  # arms that train what the search found, as it was found
 
 
+def named(arms: Iterable[str] | None) -> list[str] | None:
+    """The arms asked for, before anything is computed for them; None where none are chosen.
+
+    Raises:
+        SelfInformedError: they are no list of names of arms.
+    """
+    if arms is None:
+        return None
+    found = [arms] if isinstance(arms, str) else list(arms)
+    wrong = [arm for arm in found if arm not in ARMS]
+    if wrong or not found or isinstance(arms, str):
+        raise SelfInformedError(f"arms: expected some of {', '.join(ARMS)}, in a list; got {shown(wrong[0] if wrong else arms) if found else 'none'}")
+    return found
+
+
 @dataclass(frozen=True, eq=False)
 class Bench:
     """All that the arms of one comparison are made from; the names are those of `compare`."""
@@ -78,11 +94,7 @@ class Bench:
             check_views(self.test, self.views)
         if arms is None:
             return [arm for arm in ARMS if not self.missing(arm)]
-        if not arms:
-            raise SelfInformedError(f"arms: expected some of {', '.join(ARMS)}; got none")
         for arm in arms:
-            if arm not in ARMS:
-                raise SelfInformedError(f"arms: expected some of {', '.join(ARMS)}; got {arm!r}")
             if missing := self.missing(arm):
                 raise SelfInformedError(f"arms: {arm!r} needs {missing}")
         if set(arms) & set(FOUND) and "searched" not in arms:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
@@ -10,20 +10,24 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from selfinformed.augmented.network import check_classifier
 from selfinformed.data.examples import Examples
-from selfinformed.evidence.arms import ARMS, FOUND, HEADED, Bench
+from selfinformed.evidence.arms import ARMS, FOUND, HEADED, Bench, named
 from selfinformed.evidence.comparison import METHODS, Comparison
 from selfinformed.evidence.evaluation import evaluate
 from selfinformed.evidence.journal import Journal, Try
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.progress import progress
+from selfinformed.runtime.reading import whole_number
 from selfinformed.runtime.versions import machine, versions
 from selfinformed.structure.average_precision import nan_mean
 from selfinformed.structure.plans import HeadPlan
 from selfinformed.training.features import FeatureStore
+from selfinformed.training.fitting import check_training
 from selfinformed.training.overlaps import told_of_shared
 from selfinformed.training.recipe import RESIDUALS, REVISION, Recipe
+from selfinformed.training.searching import SearchResult
 from selfinformed.training.structures import Structure
 from selfinformed.training.teachers import TeacherNetwork, keyed
 
@@ -40,11 +44,11 @@ def compare(
     holdout: Examples | FeatureStore | None = None,
     codetections: HeadPlan | None = None,
     hinton: HeadPlan | None = None,
-    searched: Structure | None = None,
+    searched: Structure | SearchResult | None = None,
     searched_dense: Structure | None = None,
     views: Examples | FeatureStore | None = None,
     seeds: int = 3,
-    arms: Sequence[str] | None = None,
+    arms: Iterable[str] | None = None,
     top_k: int = 50,
     epochs: float = 2,
     tuning: int | Sequence[float] | None = None,
@@ -91,6 +95,11 @@ def compare(
     """
     if not isinstance(plan, HeadPlan):
         raise SelfInformedError(f"compare: expected the heads of the method first, as plan gives them, then training and test data; got {type(plan).__name__}")
+    searched = searched.best if isinstance(searched, SearchResult) else searched
+    arms, seeds, top_k = named(arms), whole_number("seeds", seeds), whole_number("top_k", top_k)
+    check_classifier(classifier)
+    check_training("compare", training)
+    factors = _factors(tuning, holdout)
     train, test = _features(net, train, "train"), _features(net, test, "test")
     holdout = None if holdout is None else _features(net, holdout, "hold-out")
     views = None if views is None else _features(net, views, "views of the test")
@@ -99,9 +108,6 @@ def compare(
         training,
     )  # fmt: skip
     chosen = bench.choose(arms)
-    if seeds < 1:
-        raise SelfInformedError(f"seeds: expected at least 1, got {seeds}")
-    factors = _factors(tuning, holdout)
     tune_finetune = tune_finetune and holdout is not None and holdout.examples is not None
     residuals = [Recipe.of(training.get("recipe")).residual]
     rates = factors  # of the arms beside what was found
@@ -173,7 +179,7 @@ def _features(net: WrappedClassifier, data: Examples | FeatureStore, what: str) 
     return data if isinstance(data, FeatureStore) else FeatureStore.build(net, data, what=f"caching {what} features")
 
 
-def _factors(tuning: int | Sequence[float] | None, holdout: FeatureStore | None) -> list[float]:
+def _factors(tuning: int | Sequence[float] | None, holdout: Examples | FeatureStore | None) -> list[float]:
     """The learning-rate factors that each arm tries; none without tuning."""
     if tuning is None:
         return []

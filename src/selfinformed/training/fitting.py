@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import math
@@ -107,9 +108,7 @@ def fit(
         raise SelfInformedError(f"fit: expected a network from augment, got {type(aug).__name__}; give si.augment(net, plan)")
     recipe = Recipe.of(recipe)
     rates = {"learning_rate": learning_rate, "classifier_learning_rate": classifier_learning_rate, "finetune_learning_rate": finetune_learning_rate}
-    _check_options(epochs, batch_size, **rates)
-    if output not in (None, *get_args(Output)):
-        raise SelfInformedError(f"output: expected one of {', '.join(get_args(Output))}, got {output!r}")
+    _check_options(epochs, batch_size, head_input, output, finetune_epochs=finetune_epochs, **rates)
     if finetune and not isinstance(train, Examples):
         raise SelfInformedError("fit: finetune=True trains the whole network, which needs examples; cached features hold only what heads read")
     if checkpoint_every is not None and (checkpoint is None or checkpoint_every < 1):
@@ -277,8 +276,27 @@ def guess_output(targets: Targets) -> Output:
     return "softmax" if targets.single else "logistic"
 
 
-def _check_options(epochs: float, batch_size: int, **rates: float) -> None:
+def check_training(who: str, training: Mapping[str, Any], *more: str) -> None:
+    """That the options of each of several trainings are some of `fit`'s that all may share, or `more`, before anything is computed for them.
+
+    Raises:
+        SelfInformedError: an option is none of these, or cannot be so.
+    """
+    known = ("batch_size", "learning_rate", "classifier_learning_rate", "head_input", "output", "recipe", "teacher", *more)
+    if unknown := [name for name in training if name not in known]:
+        near = difflib.get_close_matches(unknown[0], known, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"expected some of {', '.join(known)}"
+        raise SelfInformedError(f"{who}: its trainings share no option {unknown[0]!r}; {hint}")
+    Recipe.of(training.get("recipe"))
+    rates = {name: training[name] for name in known if name.endswith("learning_rate") and name in training}
+    _check_options(0, training.get("batch_size", 1), training.get("head_input") or "whitened", training.get("output"), **rates)
+
+
+def _check_options(epochs: float, batch_size: int, head_input: HeadInput = "whitened", output: Output | None = None, **rates: float) -> None:
     whole_number("batch_size", batch_size)
+    for name, value, kinds in (("head_input", head_input, get_args(HeadInput)), ("output", output, (None, *get_args(Output)))):
+        if value not in kinds:
+            raise SelfInformedError(f"{name}: expected one of {', '.join(filter(None, kinds))}, got {value!r}")
     for name, number in {"epochs": epochs, **rates}.items():
         if not 0 <= number < math.inf:
             raise SelfInformedError(f"{name}: expected a number of at least 0, got {number!r}")

@@ -19,12 +19,13 @@ from selfinformed.data.labels import LabelSpace
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import write_json
+from selfinformed.runtime.reading import whole_number
 from selfinformed.runtime.tabular import Table, frame, percent
 from selfinformed.structure.average_precision import Ranking, nan_mean
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import HeadPlan, plan
 from selfinformed.training.features import FeatureStore, Model, metrics_of, rank, score_batches
-from selfinformed.training.fitting import fit
+from selfinformed.training.fitting import check_training, fit
 from selfinformed.training.forecasting import WORTH_IT, Diagnosis, Forecast, Judged, Limit, foresee
 from selfinformed.training.overlaps import told_of_shared
 from selfinformed.training.recipe import RESIDUALS, Recipe
@@ -213,12 +214,14 @@ def probe(
     Raises:
         SelfInformedError: the budget is not positive, or there are too few examples to halve.
     """
-    train = train if isinstance(train, FeatureStore) else FeatureStore.build(net, train)
-    holdout = holdout if isinstance(holdout, FeatureStore) else FeatureStore.build(net, holdout)
     if not budget > 0:
         raise SelfInformedError(f"budget: expected extra multiply-adds above 0, as a share of the base's, e.g. 0.03; got {budget}")
     if width < 1:
         raise SelfInformedError(f"width: expected units of the wide head, at least 1; got {width!r}")
+    top_k = whole_number("top_k", top_k)
+    check_training("probe", training, "finetune_learning_rate")
+    train = train if isinstance(train, FeatureStore) else FeatureStore.build(net, train)
+    holdout = holdout if isinstance(holdout, FeatureStore) else FeatureStore.build(net, holdout)
     if min(len(train), len(holdout)) < 2:
         raise SelfInformedError(f"probe: expected at least 2 training and 2 hold-out examples, which it halves; got {len(train)} and {len(holdout)}")
     if not len(holdout.targets.labels):

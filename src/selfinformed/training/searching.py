@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from selfinformed.augmented.network import check_classifier
 from selfinformed.data.examples import Examples, Inputs
 from selfinformed.network.calls import batch_size_of
 from selfinformed.network.wrap import WrappedClassifier
@@ -30,6 +31,7 @@ from selfinformed.structure.counts import ConfusionCounts, Kind
 from selfinformed.structure.intervals import interval
 from selfinformed.structure.plans import HeadPlan
 from selfinformed.training.features import FeatureStore, rank
+from selfinformed.training.fitting import check_training
 from selfinformed.training.latency_budgets import Fit, heads_of, within_latency
 from selfinformed.training.overlaps import told_of_shared
 from selfinformed.training.recipe import RESIDUALS, REVISION, Recipe
@@ -194,7 +196,9 @@ def search(
     """
     if budget_of not in ("multiply_adds", "latency"):
         raise SelfInformedError(f"budget_of: expected 'multiply_adds' or 'latency', got {budget_of!r}")
-    candidates, rounds = whole_number("candidates", candidates), whole_number("rounds", rounds)
+    candidates, rounds, top_k = whole_number("candidates", candidates), whole_number("rounds", rounds), whole_number("top_k", top_k)
+    check_training("search", training, "finetune_learning_rate", "classifier")
+    check_classifier(training.get("classifier", "keep"))
     for name, value in {"budget": budget, "epochs": epochs}.items():
         if not isinstance(value, int | float | np.number) or not 0 < value < inf:
             raise SelfInformedError(f"search: expected {name} above 0; got {value!r}")
