@@ -518,3 +518,11 @@ def test_an_example_that_fails_once_is_read_again():
 def test_what_would_be_ignored_or_misread_is_refused(source, options, message):
     with pytest.raises(SelfInformedError, match=message):
         open_dataset(source, **options)
+
+
+def test_examples_are_one_line_and_compared_as_objects():
+    one, other = (open_dataset((torch.zeros(600, 1), [row % 3 for row in range(600)])) for _ in range(2))
+    assert repr(one) == "Examples(600 examples, 3 labels)"
+    assert one != other
+    assert one.targets != other.targets
+    assert len({one, other, one.targets, other.targets}) == 4

@@ -265,3 +265,7 @@ def test_labels_that_no_example_was_annotated_with(kind: Any) -> None:
     counts.update_detections(np.array([[0, 1], [3, 4], [1, 4]]), [[0], [3, 1], []])
     assert counts.never_annotated.tolist() == ([2, 4] if kind == "confusions" else [])
     assert ConfusionCounts(3, 2).never_annotated.tolist() == [0, 1, 2]
+
+
+def test_counts_are_told_on_one_line() -> None:
+    assert repr(ConfusionCounts(24, 5)) == "ConfusionCounts(confusions of 24 labels, 0 examples, top_k 5)"

@@ -287,3 +287,8 @@ def test_views_of_which_some_cannot_be_read_count_each_by_itself(problem: Proble
         mask = torch.arange(len(built)) == 5
         assert torch.equal(built.batch(mask)[0], kept.batch(mask)[0])
         assert len(kept.batch(mask)[0]) == 1
+
+
+def test_a_store_is_told_on_one_line(problem: Problem) -> None:
+    store = problem.store("test")
+    assert repr(store) == f"FeatureStore({len(store)} examples, {store.attached.shape[1]} features, 36 labels)"

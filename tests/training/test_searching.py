@@ -123,6 +123,8 @@ def test_the_best_dense_head_is_always_in_the_last_round(found: SearchResult) ->
 
 def test_the_verdict_says_whether_specialists_were_worth_it(found: SearchResult, problem: Problem) -> None:
     assert "Of 10 structures at 25.0%" in found.verdict
+    assert str(found) == found.verdict
+    assert repr(found) == f"SearchResult({len(found.trials)} trials, best {found.best.description})"
     beaten = replace(found, best=found.dense, again={})
     assert "Specialists were not ahead: " in beaten.verdict
     for low, high, said in ((-0.03, -0.01, "were not"), (-0.03, 0.01, "may have been"), (0.01, 0.03, "may have been")):

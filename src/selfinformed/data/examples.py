@@ -33,7 +33,7 @@ Inputs = torch.Tensor | dict[str, torch.Tensor]
 """What a network is called with: one tensor, or keyword arguments; the first dimension counts examples."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Examples:
     """N examples: inputs that are read when asked for, targets, and a name for each.
 
@@ -59,6 +59,9 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def __repr__(self) -> str:
+        return f"Examples({len(self)} examples, {len(self.labels)} labels)"
 
     def name(self, example: int) -> str:
         """How messages call an example."""
@@ -160,14 +163,14 @@ def open_dataset(
     Raises:
         SelfInformedError: the source is none of these, or disagrees with the labels.
     """
-    space = labels if isinstance(labels, LabelSpace) or labels is None else LabelSpace(labels)
-    transforms = [transform or image_transform(image_size, pixels or IMAGENET)]
-    if augmentation is not None or views != 1:
     given = [name for name, value in {"image_size": image_size, "transform": transform, "pixels": pixels}.items() if value is not None]
     if transform is not None and (image_size is not None or pixels is not None):
         raise SelfInformedError("data: a transform gives the inputs by itself; leave image_size and pixels out, or transform")
     if isinstance(skip_bad, bool) or not isinstance(skip_bad, int | np.integer) or skip_bad < 0:
         raise SelfInformedError(f"skip_bad: expected a whole number of at least 0; got {shown(skip_bad)}")
+    space = labels if isinstance(labels, LabelSpace) or labels is None else LabelSpace(labels)
+    transforms = [transform or image_transform(image_size, pixels or IMAGENET)]
+    if augmentation is not None or views != 1:
         if augmentation is None or augmentation not in get_args(Augmentation) or not isinstance(views, int) or views < 2:
             ways = " or ".join(get_args(Augmentation))
             raise SelfInformedError(f"data: distorted views want augmentation {ways} and at least 2 views; got {augmentation} and {views}")
@@ -201,8 +204,6 @@ def open_dataset(
         if space not in (None, source.labels):
             raise SelfInformedError("labels: these examples have others already; give the names where they are opened first")
         return source
-    if image_size is not None or transform is not None:
-        raise SelfInformedError(f"data: image_size and transform are of image files; {type(source).__name__} gives its inputs as the network takes them")
     if isinstance(source, tuple) and len(source) == 2:
         return _from_arrays(*source, space)
     if hasattr(source, "__getitem__") and hasattr(source, "__len__") and not isinstance(source, Mapping):

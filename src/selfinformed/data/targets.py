@@ -17,7 +17,7 @@ from selfinformed.runtime.reading import MOST_LABELS, shown
 IntArray = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Targets:
     """The labels annotated on each of N examples.
 

@@ -55,6 +55,9 @@ class ConfusionCounts:
         self._n_waiting = 0
         self._there: accelerated.DeviceCounts | None = None  # counts on the accelerator that the detections came from
 
+    def __repr__(self) -> str:
+        return f"ConfusionCounts({self.kind} of {self.n_labels} labels, {self.n_examples} examples, top_k {self.top_k})"
+
     def update(self, scores: torch.Tensor, targets: Any, name: Callable[[int], str] | None = None) -> None:
         """Counts a batch from logits [B, C] and targets in any form; `name` says how errors call row b."""
         scores = scores if isinstance(scores, torch.Tensor) else torch.as_tensor(scores, device="cpu")

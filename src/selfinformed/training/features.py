@@ -86,6 +86,9 @@ class FeatureStore:
     def __len__(self) -> int:
         return len(self.attached)
 
+    def __repr__(self) -> str:
+        return f"FeatureStore({len(self)} examples, {self.attached.shape[1]} features, {self.targets.n_labels} labels)"
+
     @property
     def n_inputs(self) -> int:
         """Examples that differ in more than their view: the first so many are one view of each. All N, where some view of an example could not be read."""

@@ -122,6 +122,12 @@ class SearchResult:
         worth = were if min(again["low"], over) > 0 else f"{were} not" if again["high"] < 0 else unclear
         return text + f"{who} {worth} worth it: {against}, and {_points(again)} with both trained again from another seed."
 
+    def __str__(self) -> str:
+        return self.verdict
+
+    def __repr__(self) -> str:
+        return f"SearchResult({len(self.trials)} trials, best {self.best.description})"
+
     def to_frame(self) -> pd.DataFrame:
         """A row per trial {structure, round, epochs, mean_average_precision, extra_computation, seconds, and each attribute of its `Choice`};
         needs the extra `pandas`."""
