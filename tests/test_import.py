@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -39,9 +41,17 @@ def test_serving_arrays_needs_no_torch() -> None:
 def test_all_is_the_public_names() -> None:
     rooms = [name for names in selfinformed._ROOMS.values() for name in names]
     assert sorted(rooms) == sorted(selfinformed.__all__) == list(selfinformed.__all__)
+    assert all(getattr(selfinformed, room).__name__ == f"selfinformed.{room}" for room in selfinformed._ROOMS)
     assert set(dir(selfinformed)) == {*selfinformed.__all__, "__version__"}
     for name in selfinformed.__all__:
         assert getattr(selfinformed, name).__name__ == name
+
+
+def test_a_type_checker_knows_public_names_and_no_others() -> None:
+    tree = ast.parse(Path(selfinformed.__file__).read_text())
+    assert "__getattr__" not in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    checked = next(node for node in tree.body if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING")
+    assert sorted(alias.name for node in checked.body if isinstance(node, ast.ImportFrom) for alias in node.names) == selfinformed.__all__
 
 
 def test_another_name_is_an_attribute_error() -> None:

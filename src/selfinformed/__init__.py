@@ -37,11 +37,15 @@ __all__ = [
 ]  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
-    """Imports a public name when it is first used, so that `import selfinformed` does not wait for torch."""
-    if name not in _ROOM_OF:
-        raise AttributeError(f"module 'selfinformed' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"selfinformed.{_ROOM_OF[name]}"), name)
+if not TYPE_CHECKING:  # to whom any name would be there
+
+    def __getattr__(name: str) -> Any:
+        """Imports a public name, or a room, when it is first used, so that `import selfinformed` does not wait for torch."""
+        if name in _ROOMS:
+            return importlib.import_module(f"selfinformed.{name}")
+        if name not in _ROOM_OF:
+            raise AttributeError(f"module 'selfinformed' has no attribute {name!r}")
+        return getattr(importlib.import_module(f"selfinformed.{_ROOM_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:
