@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
 from types import SimpleNamespace
 
 import pytest
@@ -85,21 +84,12 @@ def test_evaluating_restores_every_modules_mode():
 
 
 def test_a_network_in_training_mode_evaluates_in_several_threads():
-    model, entered, left = nn.Sequential(nn.Linear(3, 3), nn.Dropout()).train(), Barrier(2, timeout=10), Barrier(2, timeout=10)
-
-    def first():
-        with evaluating(model):
-            entered.wait()
-        left.wait()
-
-    def last():
-        with evaluating(model):
-            entered.wait()
-            left.wait()
-            return [module.training for module in model.modules()]
-
-    with ThreadPoolExecutor(2) as pool:
-        found = pool.submit(last)
-        pool.submit(first).result()
-    assert found.result() == [False] * 3
+    model = nn.Sequential(nn.Linear(3, 3), nn.Dropout()).train()
+    first, last = evaluating(model), evaluating(model)
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        one.submit(first.__enter__).result()
+        other.submit(last.__enter__).result()
+        one.submit(first.__exit__, None, None, None).result()
+        assert not any(module.training for module in model.modules())
+        other.submit(last.__exit__, None, None, None).result()
     assert all(module.training for module in model.modules())
