@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from selfinformed.augmented import AugmentedClassifier, augment, export_onnx, load
     from selfinformed.data import LabelSpace, open_dataset
-    from selfinformed.evidence import compare, evaluate, mean_average_precision, report
+    from selfinformed.evidence import Findings, compare, evaluate, mean_average_precision, report
     from selfinformed.network import WrappedClassifier, cost, wrap
     from selfinformed.runtime import SelfInformedError
     from selfinformed.structure import ConfusionCounts, HeadPlan, LabelGroups, cluster, measure, plan
@@ -26,12 +26,12 @@ _ROOMS = {
     "structure": ["measure", "ConfusionCounts", "cluster", "LabelGroups", "plan", "HeadPlan"],
     "augmented": ["augment", "AugmentedClassifier", "load", "export_onnx"],
     "training": ["FeatureStore", "probe", "fit", "search"],
-    "evidence": ["evaluate", "compare", "report", "mean_average_precision"],
+    "evidence": ["evaluate", "compare", "report", "Findings", "mean_average_precision"],
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
-    "AugmentedClassifier", "ConfusionCounts", "FeatureStore", "HeadPlan", "LabelGroups", "LabelSpace", "SelfInformedError",
+    "AugmentedClassifier", "ConfusionCounts", "FeatureStore", "Findings", "HeadPlan", "LabelGroups", "LabelSpace", "SelfInformedError",
     "WrappedClassifier", "augment", "cluster", "compare", "cost", "evaluate", "export_onnx", "fit", "load",
     "mean_average_precision", "measure", "open_dataset", "plan", "probe", "report", "search", "wrap",
 ]  # fmt: skip

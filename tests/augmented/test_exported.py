@@ -369,5 +369,5 @@ def test_the_opset_can_be_chosen(problem: Problem, tmp_path) -> None:
     check = export_onnx(aug, tmp_path / "model.onnx", inputs, opset=18)
     assert onnx.load(str(check.path)).opset_import[0].version == 18
     for wrong in (17, 24, True, "18"):
-        with refused("opset: expected a number from 18 to 23, got"):
+        with refused("opset: expected a whole number from 18 to 23; got"):
             export_onnx(aug, tmp_path / "model.onnx", inputs, opset=wrong)  # type: ignore[arg-type]

@@ -315,7 +315,7 @@ def test_targets_and_labels_have_to_agree():
         open_dataset((torch.zeros(2, 1), [0, 2]), ["a", "b"])
     with pytest.raises(SelfInformedError, match="have 3 columns, expected 2"):
         open_dataset((torch.zeros(2, 1), torch.zeros(2, 3)), ["a", "b"])
-    with pytest.raises(SelfInformedError, match=r"example 0 has \['cat'\]"):
+    with pytest.raises(SelfInformedError, match="targets: label names, such as 'cat', want all names .* give labels="):
         open_dataset((torch.zeros(2, 1), [["cat"], ["dog"]]))
 
 
@@ -368,7 +368,7 @@ def test_a_transform_of_ones_own_makes_all_views(folder):
     [{"views": 2}, {"views": 0}, {"views": 2.5, "augmentation": "crop"}, {"views": 1, "augmentation": "crop"}, {"views": 2, "augmentation": "rotate"}],
 )
 def test_distorted_views_that_are_refused(folder, options):
-    with pytest.raises(SelfInformedError, match="distorted views want augmentation crop or crop_mirror and at least 2 views; got"):
+    with pytest.raises(SelfInformedError, match="(want augmentation crop or crop_mirror and at least 2 views|views: expected a whole number .*); got"):
         open_dataset(folder, **options)
 
 

@@ -301,7 +301,7 @@ def test_a_second_view_is_trained_at_the_learning_rate_that_the_classifier_chose
 
 @pytest.mark.parametrize("tuning", [0, [], [0.0], [-1.0], [float("inf")], [float("nan")]])
 def test_factors_that_are_none_are_refused(problem: Problem, tuning) -> None:
-    with pytest.raises(SelfInformedError, match="tuning: expected at least one learning-rate factor"):
+    with pytest.raises(SelfInformedError, match="tuning: expected a (list of numbers|number|whole number)"):
         compared(problem, tuning=tuning)
     with pytest.raises(SelfInformedError, match="tuning: learning rates are chosen on hold-out data"):
         compared(problem, tuning=3, holdout=None)

@@ -340,7 +340,7 @@ def compiled() -> nn.Module:
     ("model", "inputs", "options", "message"),
     [
         (torch.zeros(3), VECTORS, {}, r"model: expected a torch\.nn\.Module, got Tensor"),
-        (mlp(), VECTORS, {"output": "sigmoid"}, "output: expected one of softmax, logistic, got 'sigmoid'"),
+        (mlp(), VECTORS, {"output": "sigmoid"}, "output: expected one of softmax, logistic; got 'sigmoid'"),
         (softmax(), VECTORS, {}, r"classifier: none found; .*ends in a softmax .* its last linear layers are: 0, 1$"),
         (Averaged(), VECTORS, {}, "classifier: two classifiers found, .one., .two., whose average"),
         (nn.Flatten(), VECTORS, {}, "its last linear layers are: none"),
@@ -359,7 +359,7 @@ def compiled() -> nn.Module:
         (Twice(), SHORT, {"attach": "pair"}, "attach: the output of 'pair' is tuple; expected a tensor"),
         (mlp(), IMAGES, {}, "model: it does not run on the example inputs .*shape it was trained on"),
         (mlp(), {"x": VECTORS}, {}, "model: it does not run on the example inputs"),
-        (mlp(), VECTORS.tolist(), {}, "model: it does not run on the example inputs"),
+        (mlp(), VECTORS.tolist(), {}, "model: expected a tensor or a mapping of tensors by name, got list"),
         (Fails(AssertionError()), VECTORS, {}, r"does not run on the example inputs \(AssertionError\)"),
         (Fails(KeyError("pixel_values")), VECTORS, {}, r"does not run on the example inputs \('pixel_values'\)"),
         (nn.Sequential(nn.Linear(8, 3)), IMAGES, {}, r"model: expected logits \[batch, labels\]"),

@@ -18,7 +18,7 @@ configs = st.builds(
     output=text, model=text, checkpoint=st.none() | text, reduce=st.sampled_from(["flatten", "mean"]), top_k=st.none() | st.integers(1, 1000),
     n_groups=st.just("auto") | st.integers(1, 99), budget=st.floats(0, 10, exclude_min=True),
     hidden=st.none() | st.lists(st.integers(1, 999), min_size=1).map(tuple),
-    keep_classifier=st.booleans(), learning_rate=st.floats(0, 1), arms=st.none() | st.lists(text, min_size=1).map(tuple), seed=st.integers(0, 2**40),
+    keep_classifier=st.booleans(), learning_rate=st.floats(0, 1), arms=st.none() | st.lists(text, min_size=1).map(tuple), seed=st.integers(0, 2**32 - 1),
 )  # fmt: skip
 
 
@@ -62,6 +62,8 @@ def test_a_run_folder_is_its_own_output(tmp_path):
     ("content", "message"),
     [
         ("bugdet: 0.03", "unknown option 'bugdet'; did you mean 'budget'"),
+        ("output: softmax", "output: this is the run's folder; .* outputs: softmax"),
+        ("seed: 4294967296", "expected at most 4,294,967,295"),
         ("keep_clasifier: true", "did you mean 'keep_classifier'"),
         ("zzz: 1", "unknown option 'zzz'; see selfinformed run --help"),
         ("3: 1", "unknown option 3"),

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from conftest import refused
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.reading import MOST_DEPTH, check_tensors, naming, opened, parsed, read_text, reason_of, shown, whole_number
+from selfinformed.runtime.reading import MOST_DEPTH, check_tensors, naming, opened, parsed, read_text, reason_of, shown
 
 
 def test_a_file_is_read_and_so_is_a_link_to_it(tmp_path):
@@ -92,18 +92,3 @@ def test_what_errors_show_is_short():
     assert shown(list(range(1_000))) == "list of 1000"
     assert len(reason_of(ValueError("a\n" * 1_000))) == 301
     assert reason_of(KeyError("a")) == "it has no 'a'"
-
-
-@pytest.mark.parametrize("value", [1, 7, np.int64(3), True])
-def test_whole_numbers(value):
-    assert whole_number("k", value, 7) == value
-    assert type(whole_number("k", np.int64(3))) is int
-
-
-@pytest.mark.parametrize("value", [0, -1, 8, 2.0, "3", None, float("nan")])
-def test_what_is_no_whole_number_is_refused(value):
-    with pytest.raises(SelfInformedError, match=f"^k: expected a whole number from 1 to 7, the letters; got {value!r}$"):
-        whole_number("k", value, 7, ", the letters")
-    if value != 8:
-        with pytest.raises(SelfInformedError, match=f"^k: expected a whole number of at least 1; got {value!r}$"):
-            whole_number("k", value)

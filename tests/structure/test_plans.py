@@ -157,11 +157,11 @@ def test_no_groups_need_no_budget(net: WrappedClassifier) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"budget": 0}, "expected budget > 0"),
-        ({"budget": float("nan")}, "expected budget > 0"),
-        ({"budget": float("inf")}, "expected budget > 0"),
-        ({"dense_share": 1}, "0 <= dense_share < 1"),
-        ({"dense_share": -0.1}, "0 <= dense_share < 1"),
+        ({"budget": 0}, "budget: expected a number above 0; got"),
+        ({"budget": float("nan")}, "budget: expected a number above 0; got"),
+        ({"budget": float("inf")}, "budget: expected a number above 0; got"),
+        ({"dense_share": 1}, "dense_share: expected a number of at least 0 and below 1; got"),
+        ({"dense_share": -0.1}, "dense_share: expected a number of at least 0 and below 1; got"),
         ({"depth": -1}, "depth: expected a whole number of at least 0; got -1"),
         ({"budget": 1e-6}, "do not reach for 3 heads of one unit"),
         ({"budget": 0.05, "dense_share": 0.001}, "do not reach for 1 heads of one unit"),
@@ -173,7 +173,7 @@ def test_no_groups_need_no_budget(net: WrappedClassifier) -> None:
         ({"capacity": "confusions"}, "needs counts="),
         ({"capacity": "confusions", "counts": ConfusionCounts(20, 1)}, "counts: made for 20 labels, the groups for 12"),
         ({"hidden": ()}, "at least one ReLU layer"),
-        ({"hidden": (4, 0)}, "each at least 1 wide"),
+        ({"hidden": (4, 0)}, "hidden: expected a whole number of at least 1; got 0"),
     ],
 )
 def test_refused(net: WrappedClassifier, options: dict[str, Any], message: str) -> None:
@@ -246,7 +246,7 @@ def test_usage_lets_heads_that_few_examples_run_be_larger(problem: Problem) -> N
     assert made.extra_computation > 1.2
     assert plan(problem.net, problem.groups, budget=0.2, usage=1.0).hidden == plan(problem.net, problem.groups, budget=0.2).hidden
     for wrong in (1.5, -0.1):
-        with pytest.raises(SelfInformedError, match="usage: expected 6 shares from 0 to 1"):
+        with pytest.raises(SelfInformedError, match="usage: expected a number of at least 0 and at most 1; got"):
             plan(problem.net, problem.groups, usage=wrong)
     for depth in (0, 1):
         with pytest.raises(SelfInformedError, match="no head is ever run"):
@@ -280,7 +280,7 @@ def test_heads_without_layers_of_their_own_share_one_that_the_budget_sets(proble
     {"shared": 2.5}, {"shared": -1}, {"kernel": 0},
 ], ids=str)  # fmt: skip
 def test_widths_and_budgets_that_are_none_are_refused(net: WrappedClassifier, options: dict[str, Any]) -> None:
-    with pytest.raises(SelfInformedError, match=r"^(hidden|plan|depth|shared|kernel): expected .* got "):
+    with pytest.raises(SelfInformedError, match=r"^(hidden|budget|depth|shared|kernel): expected .* got "):
         plan(net, PARTITION, **options)
 
 

@@ -252,11 +252,11 @@ def test_a_loss_that_is_not_finite_is_an_error_and_loses_nothing(several: Proble
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"output": "softmx"}, "output: expected one of softmax, logistic, got 'softmx'"), ({"learning_rate": -1}, "learning_rate: expected .* got -1"),
+    [({"output": "softmx"}, "output: expected one of softmax, logistic; got 'softmx'"), ({"learning_rate": -1}, "learning_rate: expected .* got -1"),
      ({"classifier_learning_rate": float("nan")}, "classifier_learning_rate: expected .* got nan"),
      ({"finetune_learning_rate": float("inf")}, "finetune_learning_rate: expected .* got inf"),
      ({"batch_size": 2.5}, "batch_size: expected a whole number of at least 1; got 2.5"), ({"batch_size": 0}, "batch_size: .* got 0"),
-     ({"epochs": -1}, "epochs: expected a number of at least 0, got -1")],
+     ({"epochs": -1}, "epochs: expected a number of at least 0; got -1")],
 )  # fmt: skip
 def test_options_that_cannot_be(problem: Problem, options: dict[str, Any], said: str) -> None:
     with pytest.raises(SelfInformedError, match=said):

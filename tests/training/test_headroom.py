@@ -333,7 +333,7 @@ def test_a_base_near_chance_is_named(problem: Problem) -> None:
 
 
 def test_a_width_below_one_is_refused(problem: Problem) -> None:
-    with pytest.raises(SelfInformedError, match="width: expected units of the wide head, at least 1; got 0"):
+    with pytest.raises(SelfInformedError, match="width: expected a whole number of at least 1; got 0"):
         probe(problem.net, problem.store("train"), problem.store("holdout"), width=0)
 
 

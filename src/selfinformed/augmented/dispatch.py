@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
@@ -16,6 +17,7 @@ from selfinformed.augmented.choosing import IntArray
 from selfinformed.augmented.heads import Heads
 from selfinformed.network.calls import is_traced
 from selfinformed.network.wrap import Output
+from selfinformed.runtime.arguments import real_number, seed_of, whole_number
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.plans import HeadPlan
 
@@ -92,10 +94,12 @@ class Dispatch:
         above: float | None = None,
         chance: int | None = None,
     ) -> None:
-        if isinstance(top_groups, bool) or not isinstance(top_groups, int | np.integer) or top_groups < 0:
-            raise SelfInformedError(f"top_groups: expected a number of heads from 0 to {len(plan.groups)}, got {top_groups!r}")
-        if share is not None and (not 0 < share <= 1 or above is not None):
-            raise SelfInformedError(f"share: expected more than 0, at most 1, and not with `above`; got {share!r}")
+        top_groups = whole_number("top_groups", top_groups, least=0)
+        share = None if share is None else real_number("share", share, above=0, most=1)
+        above = None if above is None else real_number("above", above, most=math.inf)
+        chance = None if chance is None else seed_of(chance, "chance")
+        if share is not None and above is not None:
+            raise SelfInformedError(f"share: expected either a share or `above`; got {share:g} and {above:g}")
         if chance is not None and share is None:
             raise SelfInformedError("chance: expected a share of the examples beside it, which is drawn at random; give share=")
         if output is None and (share is not None or above is not None):

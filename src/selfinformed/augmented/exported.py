@@ -19,9 +19,10 @@ from typing import Any
 import torch
 
 from selfinformed.augmented.network import AugmentedClassifier
-from selfinformed.data.examples import Inputs, take_inputs
+from selfinformed.data.examples import InputsLike, take_inputs
 from selfinformed.network.calls import batch_size_of, evaluating, first_line, logits_of
 from selfinformed.network.wrap import WrappedClassifier
+from selfinformed.runtime.arguments import whole_number
 from selfinformed.runtime.device import full_precision
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.extras import extra
@@ -53,7 +54,7 @@ class ExportCheck:
     extra_computation: float
 
 
-def export_program(aug: AugmentedClassifier | WrappedClassifier, inputs: Inputs) -> torch.export.ExportedProgram:
+def export_program(aug: AugmentedClassifier | WrappedClassifier, inputs: InputsLike) -> torch.export.ExportedProgram:
     """The augmented network as a `torch.export` program with a dynamic batch, to compile ahead of time or to run elsewhere.
 
     Where each example runs only some heads (`run_conditionally`) the program computes all of them and leaves out what was not chosen: the same
@@ -88,7 +89,7 @@ def export_program(aug: AugmentedClassifier | WrappedClassifier, inputs: Inputs)
 
 
 def export_onnx(
-    aug: AugmentedClassifier | WrappedClassifier, path: str | Path, inputs: Inputs, tolerance: float = 1e-4, heads: str | Path | None = None,
+    aug: AugmentedClassifier | WrappedClassifier, path: str | Path, inputs: InputsLike, tolerance: float = 1e-4, heads: str | Path | None = None,
     opset: int | None = None,
 ) -> ExportCheck:
     """Writes the augmented network as ONNX with a dynamic batch, and compares onnxruntime's logits with torch's.
@@ -113,8 +114,7 @@ def export_onnx(
         import onnxscript  # noqa: F401
     except (ImportError, RuntimeError):
         raise SelfInformedError("export: ONNX needs an extra; run: pip install 'selfinformed[onnx]'") from None
-    if opset is not None and (isinstance(opset, bool) or not isinstance(opset, int) or not 18 <= opset <= 23):
-        raise SelfInformedError(f"opset: expected a number from 18 to 23, got {opset!r}")
+    opset = None if opset is None else whole_number("opset", opset, 23, least=18)
     program = export_program(aug, inputs)
     kind = str(aug.classifier.weight.dtype).removeprefix("torch.")
     if kind in ("float16", "bfloat16"):
@@ -172,7 +172,7 @@ def _model(aug: AugmentedClassifier | WrappedClassifier) -> torch.nn.Module:
     return aug.model if isinstance(aug, WrappedClassifier) else aug.base
 
 
-def _divided(inputs: Inputs) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def _divided(inputs: InputsLike) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The tensors among inputs, by the names they have in an export, and what else is a keyword argument."""
     named = inputs if isinstance(inputs, Mapping) else {"inputs": inputs}
     tensors = {name: value for name, value in named.items() if isinstance(value, torch.Tensor)}
@@ -253,7 +253,7 @@ def _name_batch(graph: Any) -> None:
                 dimension.dim_param = "batch"
 
 
-def _check(aug: AugmentedClassifier | WrappedClassifier, inputs: Inputs, path: str | Path, session: Any) -> ExportCheck:
+def _check(aug: AugmentedClassifier | WrappedClassifier, inputs: InputsLike, path: str | Path, session: Any) -> ExportCheck:
     """Compares the two, in batches of several sizes, since an export can tie itself to the batch it saw."""
     n, start, size = batch_size_of(inputs), 0, 1
     largest, agreeing = 0.0, 0

@@ -17,11 +17,12 @@ from torch import nn
 from selfinformed.augmented.dispatch import Dispatch
 from selfinformed.augmented.heads import Heads
 from selfinformed.augmented.slot import AveragedWith, ClassifierSlot, Joined, Keep
-from selfinformed.data.examples import Inputs
+from selfinformed.data.examples import InputsLike
 from selfinformed.data.labels import LabelSpace
 from selfinformed.network.averaged import AveragedClassifier
 from selfinformed.network.calls import call, evaluating, logits_of, told_of
 from selfinformed.network.wrap import Output, WrappedClassifier, fingerprint_of, state_of, tensors_of
+from selfinformed.runtime.arguments import real_number, seed_of, whole_number
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.memory import free_on
 from selfinformed.runtime.reading import reason_of
@@ -190,11 +191,11 @@ class AugmentedClassifier(nn.Module):
         stand_ins = [f"{name}." for name, module in self.base.named_modules(remove_duplicate=False) if isinstance(module, ClassifierSlot | AveragedWith)]
         return {name: tensor for name, tensor in tensors_of(model).items() if not name.startswith(tuple(stand_ins))}
 
-    def forward(self, inputs: Inputs | None = None, /, *more: Any, **named: Any) -> torch.Tensor:
+    def forward(self, inputs: InputsLike | None = None, /, *more: Any, **named: Any) -> torch.Tensor:
         """Inputs as the base takes them, or its keyword arguments as one dictionary, to logits [B, C]."""
         return logits_of(call(self.base, inputs, *more, **named))
 
-    def logits(self, inputs: Inputs) -> torch.Tensor:
+    def logits(self, inputs: InputsLike) -> torch.Tensor:
         """Logits [B, C] in eval mode, without gradients."""
         with evaluating(self), told_of(inputs, self.net.example_inputs):
             return self(inputs)  # type: ignore[no-any-return]
@@ -289,13 +290,9 @@ class AugmentedClassifier(nn.Module):
         """
         self._needs_heads("run_conditionally")
         n = len(self.plan.groups)
-        if top_groups is not None and (isinstance(top_groups, bool) or not isinstance(top_groups, int | np.integer) or not 0 <= top_groups <= n):
-            raise SelfInformedError(f"top_groups: expected a number of heads from 0 to {n}, got {top_groups!r}")
-        if above is not None and (isinstance(above, bool) or not isinstance(above, int | float) or not np.isfinite(above)):
-            raise SelfInformedError(f"above: expected a finite number, got {above!r}")
-        self.top_groups = None if top_groups is None else int(top_groups)
-        self.above = None if above is None else float(above)
-        number = n if top_groups is None else int(top_groups)
+        self.top_groups = None if top_groups is None else whole_number("top_groups", top_groups, n, ", the heads", least=0)
+        self.above = None if above is None else real_number("above", above)
+        number = n if self.top_groups is None else self.top_groups
         self._slot.standing = None if self.top_groups is self.above is None else Dispatch(self.plan, number, self.output, above=self.above)
 
     @contextmanager
@@ -358,6 +355,7 @@ def augment(
     """
     if not isinstance(net, WrappedClassifier) or not isinstance(plan, HeadPlan):
         raise SelfInformedError(f"augment: expected what wrap and plan gave, got {type(net).__name__} and {type(plan).__name__}")
+    seed = seed_of(seed)
     check_classifier(classifier)
     if onto is not None:
         first = onto.net.attach_points

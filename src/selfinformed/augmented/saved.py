@@ -11,9 +11,10 @@ from torch import nn
 
 from selfinformed.augmented.heads import Heads
 from selfinformed.augmented.network import AugmentedClassifier, augment
-from selfinformed.data.examples import Inputs
+from selfinformed.data.examples import InputsLike
 from selfinformed.data.labels import LabelSpace
 from selfinformed.network.wrap import AttachPoint, Output, WrappedClassifier, wrap
+from selfinformed.runtime.arguments import expect
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_object, read_tensors, write_json, write_tensors
 from selfinformed.runtime.reading import naming, reason_of, shown
@@ -52,7 +53,7 @@ def save(aug: AugmentedClassifier, folder: str | Path, made_with: Mapping[str, A
     write_json(folder / "config.json", config)
 
 
-def load(folder: str | Path, model: nn.Module | WrappedClassifier, example_inputs: Inputs | None = None) -> AugmentedClassifier:
+def load(folder: str | Path, model: nn.Module | WrappedClassifier, example_inputs: InputsLike | None = None) -> AugmentedClassifier:
     """Loads what `AugmentedClassifier.save_pretrained` wrote onto its base model.
 
     Args:
@@ -63,6 +64,7 @@ def load(folder: str | Path, model: nn.Module | WrappedClassifier, example_input
     Raises:
         SelfInformedError: the files are missing or damaged, or the model is another one (its fingerprint differs).
     """
+    expect(folder, str | Path, "load", "a folder, then the model")
     folder = Path(folder)
     config = read_object(folder / "config.json", "heads")
     try:
@@ -125,7 +127,7 @@ def load(folder: str | Path, model: nn.Module | WrappedClassifier, example_input
 
 
 def _wrapped(
-    model: nn.Module | WrappedClassifier, inputs: Inputs | None, labels: LabelSpace, classifier: tuple[str, ...], attach: tuple[AttachPoint, ...],
+    model: nn.Module | WrappedClassifier, inputs: InputsLike | None, labels: LabelSpace, classifier: tuple[str, ...], attach: tuple[AttachPoint, ...],
     output: Output | None,
 ) -> WrappedClassifier:
     if isinstance(model, WrappedClassifier):

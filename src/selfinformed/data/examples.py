@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, get_args, overload
@@ -18,19 +18,22 @@ import torch
 
 from selfinformed.data.hub_datasets import LABELS, PADDING, HubDataset, as_tensor
 from selfinformed.data.images import IMAGENET, Augmentation, ImageFiles, Images, Pixels, Transform, distorting, image_transform
-from selfinformed.data.labels import LabelSpace
+from selfinformed.data.labels import LabelSpace, as_labels, checked_labels, resolved
 from selfinformed.data.tar_shards import TarShards
 from selfinformed.data.targets import Targets, as_targets, example_numbers
+from selfinformed.runtime.arguments import real_numbers, whole_number
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.memory import free_memory
 from selfinformed.runtime.progress import progress
-from selfinformed.runtime.reading import naming, opened, reason_of, shown, whole_number
+from selfinformed.runtime.reading import naming, opened, reason_of, shown
 
 _COMPARED = 4  # items whose labels are held against what the data set says of all
 _SAMPLED = 16  # inputs that are read to tell data from other data, where reading all would take long
 
 Inputs = torch.Tensor | dict[str, torch.Tensor]
 """What a network is called with: one tensor, or keyword arguments; the first dimension counts examples."""
+InputsLike = torch.Tensor | Mapping[str, torch.Tensor]
+"""The same as it may be given: in any mapping, such as a tokenizer gives."""
 
 
 @dataclass(eq=False)
@@ -79,7 +82,8 @@ class Examples:
 
     def batches(self, batch_size: int = 64, what: str | None = None) -> Iterator[tuple[np.ndarray, Inputs]]:
         """Yields (example numbers int64 [b], inputs) in order; unreadable examples are set aside up to `skip_bad`."""
-        starts: Any = range(0, len(self), whole_number("batch_size", batch_size))
+        batch_size = whole_number("batch_size", batch_size)
+        starts: Any = range(0, len(self), batch_size)
         for start in progress(starts, len(starts), what) if what else starts:
             rows = np.arange(start, min(start + batch_size, len(self)))
             try:
@@ -97,8 +101,8 @@ class Examples:
         """Some of the examples, by number or by a mask of all, in the order given."""
         chosen = example_numbers(rows, len(self))
         names = None if self.names is None else [self.names[i] for i in chosen]
-        part = Examples(lambda r: self.read(chosen[r].tolist()), self.targets.take(chosen), self.labels, names, self.skip_bad)
-        return replace(part, content=lambda: self.content() + chosen.tobytes())
+        part = _Part(self, chosen)
+        return Examples(part.read, self.targets.take(chosen), self.labels, names, self.skip_bad, content=part.content)
 
     def example_inputs(self) -> Inputs:
         """The inputs of the first readable example, as a batch of one."""
@@ -123,6 +127,20 @@ class Examples:
                 raise SelfInformedError(f"{error}; {hint}") from None
             self.skipped[row] = str(error)
             return None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some of the inputs of other examples. Readers are no closures, so that examples can be pickled."""
+
+    whole: Examples
+    chosen: npt.NDArray[np.int64]
+
+    def read(self, rows: Sequence[int]) -> Inputs:
+        return self.whole.read(self.chosen[rows].tolist())
+
+    def content(self) -> bytes:
+        return self.whole.content() + self.chosen.tobytes()
 
 
 def open_dataset(
@@ -163,15 +181,16 @@ def open_dataset(
     Raises:
         SelfInformedError: the source is none of these, or disagrees with the labels.
     """
+    space = None if labels is None else as_labels(labels)
     given = [name for name, value in {"image_size": image_size, "transform": transform, "pixels": pixels}.items() if value is not None]
     if transform is not None and (image_size is not None or pixels is not None):
         raise SelfInformedError("data: a transform gives the inputs by itself; leave image_size and pixels out, or transform")
-    if isinstance(skip_bad, bool) or not isinstance(skip_bad, int | np.integer) or skip_bad < 0:
-        raise SelfInformedError(f"skip_bad: expected a whole number of at least 0; got {shown(skip_bad)}")
-    space = labels if isinstance(labels, LabelSpace) or labels is None else LabelSpace(labels)
+    image_size = None if image_size is None else whole_number("image_size", image_size)
+    skip_bad, views = whole_number("skip_bad", skip_bad, least=0), whole_number("views", views)
+    pixels = None if pixels is None else _checked_pixels(pixels)
     transforms = [transform or image_transform(image_size, pixels or IMAGENET)]
     if augmentation is not None or views != 1:
-        if augmentation is None or augmentation not in get_args(Augmentation) or not isinstance(views, int) or views < 2:
+        if augmentation is None or augmentation not in get_args(Augmentation) or views < 2:
             ways = " or ".join(get_args(Augmentation))
             raise SelfInformedError(f"data: distorted views want augmentation {ways} and at least 2 views; got {augmentation} and {views}")
         size = None if transform else image_size
@@ -216,7 +235,16 @@ def open_dataset(
     )
 
 
-def take_inputs(inputs: Inputs, rows: Any) -> Inputs:
+def _checked_pixels(pixels: Any) -> Pixels:
+    if not isinstance(pixels, Iterable) or len(pixels := tuple(pixels)) != 2:
+        raise SelfInformedError(f"pixels: expected a mean and a deviation, three numbers each; got {shown(pixels)}")
+    mean, deviation = real_numbers("pixels", pixels[0]), real_numbers("pixels", pixels[1], above=0)
+    if len(mean) != 3 or len(deviation) != 3:
+        raise SelfInformedError(f"pixels: expected a mean and a deviation, three numbers each; got {shown(pixels)}")
+    return mean, deviation
+
+
+def take_inputs(inputs: InputsLike, rows: Any) -> Inputs:
     """Some examples of a batch of inputs; keyword arguments that are no tensors stay as they are."""
     if isinstance(inputs, Mapping):
         return {name: value[rows] if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
@@ -237,19 +265,29 @@ def named(inputs: Inputs) -> str:
 
 
 def _from_images(images: Images, transforms: Sequence[Transform], skip_bad: int, about: bytes, sampled: bool) -> Examples:
+    n = len(transforms)
+    views = _Views(images, images.names if n == 1 else _NamesOfViews(images.names, n), transforms, about, sampled)
+    targets = as_targets(images.targets * n, len(images.labels))
+    return Examples(views.read, targets, images.labels, views.names, skip_bad * n, content=views.content, n_views=n)
+
+
+@dataclass(frozen=True)
+class _Views:
     """Each image through the first transform, then each through the second, and so on; `about` says what they are, or a few images are `sampled`."""
-    n, names = len(images.targets), images.names
-    if len(transforms) > 1:
-        names = _NamesOfViews(names, len(transforms))
 
-    def read(rows: Sequence[int]) -> Inputs:
-        return _stacked([images.read(row % n, transforms[row // n]) for row in rows], [names[row] for row in rows], "give all one size, e.g. with image_size")
+    images: Images
+    names: Sequence[str]
+    transforms: Sequence[Transform]
+    about: bytes
+    sampled: bool
 
-    def content() -> bytes:
-        return images.content() + about + (_sample_of(read, n) if sampled else b"")
+    def read(self, rows: Sequence[int]) -> Inputs:
+        n = len(self.images.targets)
+        inputs = [self.images.read(row % n, self.transforms[row // n]) for row in rows]
+        return _stacked(inputs, [self.names[row] for row in rows], "give all one size, e.g. with image_size")
 
-    targets = as_targets(images.targets * len(transforms), len(images.labels))
-    return Examples(read, targets, images.labels, names, skip_bad * len(transforms), content=content, n_views=len(transforms))
+    def content(self) -> bytes:
+        return self.images.content() + self.about + (_sample_of(self.read, len(self.images.targets)) if self.sampled else b"")
 
 
 @dataclass(frozen=True)
@@ -289,35 +327,39 @@ def _from_arrays(inputs: Any, targets: Any, labels: LabelSpace | None) -> Exampl
         tensors = _tensors(inputs, "the inputs", f"; {PADDING}" if isinstance(inputs, Mapping | list) else "; give an array in memory order, as by .copy()")
     if any(tensor.ndim == 0 for tensor in (tensors.values() if isinstance(tensors, dict) else [tensors])):
         raise SelfInformedError("data: the inputs are a single number; their first dimension should count examples")
-    checked = as_targets(targets, None if labels is None else len(labels))
+    checked = as_targets(_numbered(targets, labels), None if labels is None else len(labels))
     for n in [len(t) for t in tensors.values()] if isinstance(tensors, dict) else [len(tensors)]:
         if n != len(checked):
             raise SelfInformedError(f"data: {n} inputs but targets for {len(checked)} examples; give one target per input")
     labels = labels or LabelSpace.numbered(checked.n_labels)
-    return Examples(lambda rows: take_inputs(tensors, torch.as_tensor(rows, device="cpu")), checked, labels, content=lambda: _digest(tensors))
+    return Examples(partial(_rows_of, tensors), checked, labels, content=partial(_digest, tensors))
+
+
+def _rows_of(tensors: Inputs, rows: Sequence[int]) -> Inputs:
+    return take_inputs(tensors, torch.as_tensor(rows, device="cpu"))
+
+
+def _numbered(targets: Any, labels: LabelSpace | None) -> Any:
+    """Targets as they are, or where they are names, one or a list of them for each example, as label lists."""
+    if isinstance(targets, torch.Tensor | Targets | Iterator) or getattr(targets, "ndim", 1) != 1:
+        return targets
+    rows = targets.tolist() if hasattr(targets, "tolist") else targets
+    lists = [row if isinstance(row, list | tuple | set) else [row] for row in rows]
+    if (name := next((label for row in lists for label in row if isinstance(label, str)), None)) is None:
+        return targets
+    if labels is None:
+        raise SelfInformedError(f"targets: label names, such as {shown(name)}, want all names in their order beside them; give labels=")
+    try:
+        return resolved([checked_labels(list(row)) for row in lists], labels, lambda row: f"example {row}")[0]
+    except ValueError as error:
+        raise SelfInformedError(f"targets: {error}") from None
 
 
 def _from_map_style(dataset: Any, labels: LabelSpace | None, skip_bad: int) -> Examples:
-    def item(row: int, part: int) -> Any:
-        who = f"example {row} of {type(dataset).__name__}"
-        try:
-            found = dataset[row]
-            if isinstance(found, Mapping) and (column := next((name for name in LABELS if name in found), None)):
-                found = {name: value for name, value in found.items() if name != column}, found[column]
-            if not isinstance(found, Mapping) and len(found) != 2:
-                raise ValueError(f"it has {len(found)} members, not inputs and labels")
-            value = found if isinstance(found, Mapping) else found[part]
-        except Exception as error:  # a data set may do anything
-            aside = "; to set such examples aside give the data set an attribute `targets`" if part and skip_bad else ""
-            raise SelfInformedError(f"data: {who} cannot be read ({type(error).__name__}: {error}){aside}") from error
-        if isinstance(found, Mapping):
-            names = ", ".join(map(str, found))
-            raise SelfInformedError(f"data: {who} is one dictionary of {names}; give labels too, as `labels` in it or in pairs (dictionary, labels)")
-        return _tensors(value, f"the inputs of {who}") if part == 0 else _as_target(value)
-
+    items = _Items(dataset, skip_bad)
     targets = getattr(dataset, "targets", None)
     if targets is None:
-        targets = [item(row, 1) for row in range(len(dataset))]
+        targets = [items.item(row, 1) for row in range(len(dataset))]
     classes = _classes_of(dataset)
     by_name = classes is not None and labels is not None and not labels.is_numbers and bool({*classes.names} & {*labels.names})
     numbered = classes if by_name or labels is None else labels  # what the class numbers are of
@@ -327,7 +369,7 @@ def _from_map_style(dataset: Any, labels: LabelSpace | None, skip_bad: int) -> E
     for row in np.linspace(0, len(checked) - 1, min(len(checked), _COMPARED), dtype=np.int64).tolist():
         own: Targets | None = None
         with suppress(SelfInformedError):  # it cannot be read, or gives labels in another form
-            own = as_targets([item(row, 1)], checked.n_labels)
+            own = as_targets([items.item(row, 1)], checked.n_labels)
         if own is not None and not own.is_same(checked.take([row])):
             said = f"has the labels {shown(own.labels.tolist())}, and its `targets` say {shown(checked.of(row).tolist())}"
             hint = "the attribute is of other examples, or before a transform: give (inputs, targets), or take it away"
@@ -336,11 +378,35 @@ def _from_map_style(dataset: Any, labels: LabelSpace | None, skip_bad: int) -> E
     labels = labels or numbered or LabelSpace.numbered(checked.n_labels)
     if numbered and by_name:
         checked = _renumbered(checked, numbered, labels)
+    return Examples(items.read, checked, labels, skip_bad=skip_bad, content=partial(_sample_of, items.read, len(checked)))
 
-    def read(rows: Sequence[int]) -> Inputs:
-        return _stacked([item(row, 0) for row in rows], [f"example {row}" for row in rows], PADDING)
 
-    return Examples(read, checked, labels, skip_bad=skip_bad, content=lambda: _sample_of(read, len(checked)))
+@dataclass(frozen=True)
+class _Items:
+    """What a map-style data set gives."""
+
+    dataset: Any
+    skip_bad: int
+
+    def item(self, row: int, part: int) -> Any:
+        who = f"example {row} of {type(self.dataset).__name__}"
+        try:
+            found = self.dataset[row]
+            if isinstance(found, Mapping) and (column := next((name for name in LABELS if name in found), None)):
+                found = {name: value for name, value in found.items() if name != column}, found[column]
+            if not isinstance(found, Mapping) and len(found) != 2:
+                raise ValueError(f"it has {len(found)} members, not inputs and labels")
+            value = found if isinstance(found, Mapping) else found[part]
+        except Exception as error:  # a data set may do anything
+            aside = "; to set such examples aside give the data set an attribute `targets`" if part and self.skip_bad else ""
+            raise SelfInformedError(f"data: {who} cannot be read ({type(error).__name__}: {error}){aside}") from error
+        if isinstance(found, Mapping):
+            names = ", ".join(map(str, found))
+            raise SelfInformedError(f"data: {who} is one dictionary of {names}; give labels too, as `labels` in it or in pairs (dictionary, labels)")
+        return _tensors(value, f"the inputs of {who}") if part == 0 else _as_target(value)
+
+    def read(self, rows: Sequence[int]) -> Inputs:
+        return _stacked([self.item(row, 0) for row in rows], [f"example {row}" for row in rows], PADDING)
 
 
 def _classes_of(dataset: Any) -> LabelSpace | None:

@@ -10,7 +10,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol
 
@@ -171,18 +171,17 @@ def stamp(paths: Sequence[Path]) -> bytes:
 
 def image_transform(size: int | None, pixels: Pixels = IMAGENET) -> Transform:
     """PIL image to float [3, size, size]: shorter side resized to `size`, centre cropped, less a mean and over a deviation."""
-    mean, deviation = (torch.tensor(values, device="cpu").reshape(3, 1, 1) for values in pixels)
+    return partial(_transformed, size, *(torch.tensor(values, device="cpu").reshape(3, 1, 1) for values in pixels))
 
-    def transform(image: Any) -> torch.Tensor:
-        image = _in_colour(image)
-        if size is not None:
-            width, height = _resized(image, size)
-            left, top = (width - size) // 2, (height - size) // 2
-            image = image.resize((width, height)).crop((left, top, left + size, top + size))
-        values = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
-        return (values / 255.0 - mean) / deviation
 
-    return transform
+def _transformed(size: int | None, mean: torch.Tensor, deviation: torch.Tensor, image: Any) -> torch.Tensor:
+    image = _in_colour(image)
+    if size is not None:
+        width, height = _resized(image, size)
+        left, top = (width - size) // 2, (height - size) // 2
+        image = image.resize((width, height)).crop((left, top, left + size, top + size))
+    values = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
+    return (values / 255.0 - mean) / deviation
 
 
 def distorting(size: int | None, view: int, augmentation: Augmentation, transform: Transform) -> Transform:
@@ -193,20 +192,21 @@ def distorting(size: int | None, view: int, augmentation: Augmentation, transfor
     (after Szegedy et al. 2015). A number of view gives the same part of the same image each time.
     """
 
-    def distort(image: Any) -> torch.Tensor:
-        image = _in_colour(image)
-        if size is not None:
-            _resized(image, size)
-        rng = np.random.default_rng([view, zlib.crc32(image.tobytes())])
-        width, height = image.size
-        ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3))) * (width / height if size is None else 1)
-        wide = min(width, height * ratio) * math.sqrt(rng.uniform(0.35, 1.0))
-        high = min(wide / ratio, height)
-        left, top = rng.uniform(0, width - wide), rng.uniform(0, height - high)
-        part = image.resize(image.size if size is None else (size, size), resample=_BILINEAR, box=(left, top, left + wide, top + high))
-        return transform(part.transpose(_MIRROR) if augmentation == "crop_mirror" and rng.random() < 0.5 else part)
+    return partial(_distorted, size, view, augmentation, transform)
 
-    return distort
+
+def _distorted(size: int | None, view: int, augmentation: Augmentation, transform: Transform, image: Any) -> torch.Tensor:
+    image = _in_colour(image)
+    if size is not None:
+        _resized(image, size)
+    rng = np.random.default_rng([view, zlib.crc32(image.tobytes())])
+    width, height = image.size
+    ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3))) * (width / height if size is None else 1)
+    wide = min(width, height * ratio) * math.sqrt(rng.uniform(0.35, 1.0))
+    high = min(wide / ratio, height)
+    left, top = rng.uniform(0, width - wide), rng.uniform(0, height - high)
+    part = image.resize(image.size if size is None else (size, size), resample=_BILINEAR, box=(left, top, left + wide, top + high))
+    return transform(part.transpose(_MIRROR) if augmentation == "crop_mirror" and rng.random() < 0.5 else part)
 
 
 def _in_colour(image: Any) -> Any:

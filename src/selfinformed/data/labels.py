@@ -100,6 +100,18 @@ class LabelSpace:
         return {name: i for i, name in enumerate(self.names)}
 
 
+def as_labels(names: LabelSpace | Iterable[str], n_labels: int | None = None) -> LabelSpace:
+    """Label names in either form, and so many, where that is known.
+
+    Raises:
+        SelfInformedError: as `LabelSpace`, or they are fewer or more.
+    """
+    space = names if isinstance(names, LabelSpace) else LabelSpace(names)
+    if n_labels not in (None, len(space)):
+        raise SelfInformedError(f"labels: {len(space)} label names for {n_labels} labels; give one per label")
+    return space
+
+
 def checked_labels(value: Any) -> list[str | int]:
     """One example's labels: a class number, a name, a list of them, or None for none.
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from selfinformed.data.prediction_files import Array, File, Rows, open_csv, open_npz, open_parquet, open_safetensors, row_name
 from selfinformed.data.targets import Targets
+from selfinformed.runtime.arguments import whole_number
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.reading import MOST_LABELS, check_file, reason_of, whole_number
+from selfinformed.runtime.reading import MOST_LABELS, check_file, reason_of
 
 
 def open_predictions(path: str | Path, n_labels: int | None = None, top_k: int | None = None) -> Predictions:

@@ -16,10 +16,10 @@ from selfinformed.evidence.arms import ARMS, FOUND, HEADED, Bench, named
 from selfinformed.evidence.comparison import METHODS, Comparison
 from selfinformed.evidence.evaluation import evaluate
 from selfinformed.evidence.journal import Journal, Try
-from selfinformed.network.wrap import WrappedClassifier
+from selfinformed.network.wrap import WrappedClassifier, check_wrapped
+from selfinformed.runtime.arguments import expect, real_number, real_numbers, whole_number
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.progress import progress
-from selfinformed.runtime.reading import whole_number
 from selfinformed.runtime.versions import machine, versions
 from selfinformed.structure.average_precision import nan_mean
 from selfinformed.structure.plans import HeadPlan
@@ -93,10 +93,11 @@ def compare(
     Raises:
         SelfInformedError: an arm is asked for that lacks its input, `views` are of other examples, or `tuning` has no hold-out data.
     """
-    if not isinstance(plan, HeadPlan):
-        raise SelfInformedError(f"compare: expected the heads of the method first, as plan gives them, then training and test data; got {type(plan).__name__}")
+    check_wrapped(net)
+    expect(plan, HeadPlan, "compare", "the heads of the method first, as plan gives them, then training and test data")
     searched = searched.best if isinstance(searched, SearchResult) else searched
     arms, seeds, top_k = named(arms), whole_number("seeds", seeds), whole_number("top_k", top_k)
+    finetune_learning_rate = real_number("finetune_learning_rate", finetune_learning_rate, least=0)
     check_classifier(classifier)
     check_training("compare", training)
     factors = _factors(tuning, holdout)
@@ -183,9 +184,11 @@ def _factors(tuning: int | Sequence[float] | None, holdout: Examples | FeatureSt
     """The learning-rate factors that each arm tries; none without tuning."""
     if tuning is None:
         return []
-    factors = [2.0 ** (i - (tuning - 1) // 2) for i in range(tuning)] if isinstance(tuning, int) else [float(factor) for factor in tuning]
-    if not factors or not all(0 < factor < np.inf for factor in factors):
-        raise SelfInformedError(f"tuning: expected at least one learning-rate factor above 0, or a number of them; got {tuning!r}")
+    if isinstance(tuning, Iterable):
+        factors = list(real_numbers("tuning", tuning, above=0))
+    else:
+        number = whole_number("tuning", tuning, what=", or a list of learning-rate factors")
+        factors = [2.0 ** (i - (number - 1) // 2) for i in range(number)]
     if holdout is None:
         raise SelfInformedError("tuning: learning rates are chosen on hold-out data; give holdout=")
     return factors

@@ -8,6 +8,7 @@ from typing import Any
 from selfinformed.augmented.network import AugmentedClassifier
 from selfinformed.data.examples import Examples
 from selfinformed.evidence.evaluation import evaluate
+from selfinformed.runtime.arguments import expect, whole_number
 from selfinformed.training.features import FeatureStore
 
 
@@ -26,8 +27,11 @@ def conditional_curve(
         rows {top_groups, mean_average_precision, mean_average_precision_per_example, top1, top5, multiply_adds (executed on average),
         extra_computation, parameters}, fewest heads first.
     """
+    expect(aug, AugmentedClassifier, "aug", "what augment gave")
     n = len(aug.plan.groups)
-    numbers = sorted({0, n, *(2**i for i in range(n.bit_length()))} if top_groups is None else {min(k, n) for k in top_groups})
+    if top_groups is None:
+        top_groups = [0, n, *(2**i for i in range(n.bit_length()))]
+    numbers = sorted({min(whole_number("top_groups", k, least=0), n) for k in top_groups})
     rows = []
     for number in numbers:
         with aug.conditional(number, above=aug.above):

@@ -15,12 +15,13 @@ import torch
 from selfinformed.data.examples import Examples
 from selfinformed.data.labels import LabelSpace
 from selfinformed.network.wrap import WrappedClassifier
+from selfinformed.runtime.arguments import expect, whole_number
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import write_json
 from selfinformed.runtime.reading import naming, read_text, reason_of, shown
 from selfinformed.runtime.tabular import Table, frame
 from selfinformed.structure.average_precision import Ranking, nan_mean
-from selfinformed.structure.groups import LabelGroups
+from selfinformed.structure.groups import LabelGroups, check_groups
 from selfinformed.training.features import FeatureStore, Model, net_of, rank, score_batches
 
 if TYPE_CHECKING:
@@ -116,8 +117,8 @@ def evaluate(
             the mapped labels alone (the paper's Figure 2).
     """
     net = net_of(model)
-    if groups is not None and groups.n_labels != net.n_labels:
-        raise SelfInformedError(f"groups: made for {groups.n_labels} labels, the network has {net.n_labels}")
+    if groups is not None:
+        check_groups(groups, net.n_labels)
     cost = net.cost
     multiply_adds, parameters = cost.multiply_adds, cost.parameters
     if not isinstance(model, WrappedClassifier):
@@ -152,7 +153,7 @@ def recall_on_subset(
     target = torch.tensor([place[pairs[name]] for name in pairs], device="cpu")
     of_label = torch.full((net.n_labels,), -1, dtype=torch.int64, device="cpu")
     of_label[source] = target
-    most = min(most, len(names))
+    most = min(whole_number("most", most), len(names))
     total, n = np.zeros(most), 0
     for scores, targets, _ in score_batches(model, test):
         best = torch.full((len(scores), len(names)), -torch.inf, device="cpu")
@@ -175,7 +176,10 @@ def _read_mapping(mapping: Mapping[str, str] | str | Path) -> dict[str, str]:
     if isinstance(mapping, Mapping):
         if not mapping:
             raise SelfInformedError("mapping: expected at least one source label and its target, got none")
+        for name in (*mapping.keys(), *mapping.values()):
+            expect(name, str, "mapping", "label names, source to target")
         return dict(mapping)
+    expect(mapping, str | Path, "mapping", "source label names to target label names, or a CSV of them")
     try:
         rows = list(csv.DictReader(io.StringIO(read_text(mapping, "mapping"), newline=""), strict=True))
     except csv.Error as error:

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from selfinformed.data.labels import LabelSpace
+from selfinformed.data.labels import LabelSpace, as_labels
 from selfinformed.evidence import figures as draw
 from selfinformed.evidence.comparison import Comparison
 from selfinformed.evidence.explorer import embedded_json, explored, labels_of, matrices, mistakes_of, neighbours
 from selfinformed.evidence.numbers import SEEN, Number, percent, points, tone
 from selfinformed.evidence.page import rendered
+from selfinformed.runtime.arguments import expect
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import is_sealed, plain, write_text
 from selfinformed.structure.average_precision import nan_mean
@@ -37,9 +38,9 @@ class Findings:
     Attributes:
         title: of the report.
         labels, counts, groups, plan, comparison: artefacts of the stages.
-        headroom: as probe.json holds it (`Headroom.to_dict()`).
-        evaluation: as evaluation.json.
-        stability, search, latency: as stability.json, search.json and latency.json.
+        headroom, evaluation, stability, search: as probe.json, evaluation.json, stability.json and search.json hold them, or what `probe`, `evaluate`,
+            `stability` and `search` gave.
+        latency: as latency.json.
         conditional: the rows of conditional.json.
         history: the rows of log/training.jsonl, or those of history.jsonl.
         images: label number to a PNG that shows it.
@@ -61,6 +62,16 @@ class Findings:
     history: Sequence[Mapping[str, Any]] = ()
     images: Mapping[int, bytes] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", as_labels(self.labels))
+        for name, kind, function in (
+            ("counts", ConfusionCounts, "measure"), ("groups", LabelGroups, "cluster"), ("plan", HeadPlan, "plan"), ("comparison", Comparison, "compare"),
+        ):  # fmt: skip
+            expect(getattr(self, name), kind, name, f"what {function} gave")
+        for name in ("headroom", "evaluation", "stability", "search", "latency"):  # results themselves too
+            if hasattr(found := getattr(self, name), "to_dict"):
+                object.__setattr__(self, name, found.to_dict())
 
 
 @contextmanager
@@ -90,6 +101,8 @@ def report(findings: Findings, folder: str | Path) -> Path:
     Returns:
         the path of the report.
     """
+    hint = "give si.Findings(title, labels, counts, groups, plan, comparison), and of a run's folder call `selfinformed report`"
+    expect(findings, Findings, "report", "si.Findings", hint)
     folder = Path(folder)
     drawn = _figures(findings)
     for name, figure in drawn.items():
@@ -112,7 +125,7 @@ def _figures(findings: Findings) -> dict[str, Any]:
     if findings.groups.eigenvalues:
         figures["eigenvalues"] = draw.eigenvalue_figure(findings.groups)
     base = evaluation.get("base", {})
-    if evaluation.get("recall_at"):
+    if evaluation.get("recall_at") and "recall_at" in base:
         curves = {"base": base["recall_at"], "augmented": evaluation["recall_at"]}
         figures["recall"] = draw.recall_figure({name: {int(k): v for k, v in curve.items()} for name, curve in curves.items()})
     if "calibration" in evaluation:

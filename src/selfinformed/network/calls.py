@@ -12,8 +12,9 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from selfinformed.data.examples import Inputs
+from selfinformed.data.examples import InputsLike
 from selfinformed.data.labels import LabelSpace
+from selfinformed.runtime.arguments import expect
 from selfinformed.runtime.errors import SelfInformedError
 
 
@@ -29,11 +30,13 @@ class Classifies(Protocol):
     @property
     def fingerprint(self) -> str: ...
 
-    def logits(self, inputs: Inputs) -> torch.Tensor: ...
+    def logits(self, inputs: InputsLike) -> torch.Tensor: ...
 
 
-def call(model: nn.Module, inputs: Inputs | None, /, *more: Any, **named: Any) -> Any:
+def call(model: nn.Module, inputs: InputsLike | None, /, *more: Any, **named: Any) -> Any:
     """Calls a model with a tensor, with a dictionary of tensors alone as keyword arguments, or with whatever it takes, on the model's own device."""
+    if inputs is not None:
+        expect(inputs, torch.Tensor | Mapping, "model", "a tensor or a mapping of tensors by name", _HINT)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     given: tuple[Any, ...] = () if inputs is None and not more else (inputs, *more)
     if isinstance(inputs, Mapping) and not more and not named:
@@ -43,6 +46,9 @@ def call(model: nn.Module, inputs: Inputs | None, /, *more: Any, **named: Any) -
         return value.to(device) if isinstance(value, torch.Tensor) else value
 
     return model(*map(moved, given), **{name: moved(value) for name, value in named.items()})
+
+
+_HINT = "give torch.from_numpy(array), and of data from open_dataset data.example_inputs()"
 
 
 def logits_of(output: Any) -> torch.Tensor:
@@ -60,12 +66,12 @@ def logits_of(output: Any) -> torch.Tensor:
     return output
 
 
-def batch_size_of(inputs: Inputs) -> int:
+def batch_size_of(inputs: InputsLike) -> int:
     return len(next(value for value in inputs.values() if isinstance(value, torch.Tensor)) if isinstance(inputs, Mapping) else inputs)
 
 
 @contextmanager
-def told_of(inputs: Inputs, example_inputs: Inputs) -> Iterator[None]:
+def told_of(inputs: InputsLike, example_inputs: InputsLike) -> Iterator[None]:
     """Within this context a network's failure names the inputs it was given, and those it was wrapped with.
 
     Raises:
@@ -84,7 +90,7 @@ def first_line(error: BaseException) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def _shapes(inputs: Inputs) -> str:
+def _shapes(inputs: InputsLike) -> str:
     named = inputs.items() if isinstance(inputs, Mapping) else [("", inputs)]
     told = (f"{name}{' ' * bool(name)}{str(x.dtype).removeprefix('torch.')} {list(x.shape)}" for name, x in named if isinstance(x, torch.Tensor))
     return ", ".join(told) or type(inputs).__name__
@@ -133,7 +139,7 @@ class Call:
     output: Any
 
 
-def record(model: nn.Module, inputs: Inputs) -> tuple[torch.Tensor, list[Call]]:
+def record(model: nn.Module, inputs: InputsLike) -> tuple[torch.Tensor, list[Call]]:
     """A model's logits [B, C] in eval mode, without gradients, and every call of its modules.
 
     Raises:
@@ -158,7 +164,7 @@ def record(model: nn.Module, inputs: Inputs) -> tuple[torch.Tensor, list[Call]]:
     try:
         with evaluating(model):
             output = call(model, inputs)
-    except torch.OutOfMemoryError:
+    except (SelfInformedError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever a model raises on inputs that are not its own
         raise SelfInformedError(f"model: it does not run on the example inputs ({first_line(error)}); give inputs of the shape it was trained on") from error

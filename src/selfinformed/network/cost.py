@@ -17,8 +17,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from selfinformed.data.examples import Inputs, take_inputs
+from selfinformed.data.examples import Inputs, InputsLike, take_inputs
 from selfinformed.network.calls import call, evaluating
+from selfinformed.runtime.arguments import expect
 
 Shape = Sequence[int]
 
@@ -42,7 +43,7 @@ class Cost:
     parameters_by_part: Mapping[str, int] = field(default_factory=dict)
 
 
-def cost(model: nn.Module, example_inputs: Inputs, parts: Mapping[str, Sequence[str]] | None = None) -> Cost:
+def cost(model: nn.Module, example_inputs: InputsLike, parts: Mapping[str, Sequence[str]] | None = None) -> Cost:
     """Counts the multiply-adds of one example with `torch.utils.flop_counter.FlopCounterMode` (which counts 2 for each).
 
     Counted are products of matrices and vectors, convolutions, attention, bilinear layers, distances between all pairs (one for each term) and linear layers
@@ -56,6 +57,7 @@ def cost(model: nn.Module, example_inputs: Inputs, parts: Mapping[str, Sequence[
         example_inputs: a batch; the first example is counted.
         parts: names of parts, each with the dotted names of its modules.
     """
+    expect(model, nn.Module, "cost", "a torch.nn.Module", "of what wrap gave take net.cost")
     inputs = take_inputs(example_inputs, slice(0, 1))
     root, names = type(model).__name__, [name for names in (parts or {}).values() for name in names]
     flops: Mapping[str, Mapping[Any, int]] = {}

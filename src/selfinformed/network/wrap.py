@@ -18,12 +18,13 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from selfinformed.data.examples import Inputs
+from selfinformed.data.examples import Inputs, InputsLike
 from selfinformed.data.labels import LabelSpace
 from selfinformed.network.averaged import AveragedClassifier
 from selfinformed.network.calls import Call, call, evaluating, logits_of, record, told_of
 from selfinformed.network.cost import Cost, cost
 from selfinformed.network.families import classifiers_of, labels_of
+from selfinformed.runtime.arguments import expect, one_of
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.reading import shown
 from selfinformed.runtime.remarks import remark
@@ -142,12 +143,12 @@ class WrappedClassifier:
         """C."""
         return len(self.labels)
 
-    def logits(self, inputs: Inputs) -> torch.Tensor:
+    def logits(self, inputs: InputsLike) -> torch.Tensor:
         """The model's logits [B, C] in eval mode, without gradients."""
         with evaluating(self.model), told_of(inputs, self.example_inputs):
             return logits_of(call(self.model, inputs))
 
-    def features(self, inputs: Inputs) -> Features:
+    def features(self, inputs: InputsLike) -> Features:
         """Runs the model once in eval mode and keeps what heads and classifier read."""
         kept: dict[int, torch.Tensor] = {}
         mine = threading.get_ident()
@@ -209,7 +210,7 @@ class WrappedClassifier:
 
 def wrap(
     model: nn.Module,
-    example_inputs: Inputs,
+    example_inputs: InputsLike,
     *,
     labels: LabelSpace | Sequence[str] | None = None,
     classifier: str | Sequence[str] | None = None,
@@ -243,34 +244,49 @@ def wrap(
         raise SelfInformedError("model: this one is scripted or traced, and its layers cannot be read; give the network from which it was made")
     if any(module._compiled_call_impl is not None for module in model.modules()) or hasattr(model, "_orig_mod"):
         raise SelfInformedError("model: this one is compiled, and its layers cannot be read; give the network as it was before, and compile what augment makes")
-    if output is not None and output not in get_args(Output):
-        raise SelfInformedError(f"output: expected one of {', '.join(get_args(Output))}, got {output!r}")
-    given = None if attach is None else [attach] if isinstance(attach, str | AttachPoint) else list(attach)
-    if reduce != "flatten" and given and not any(isinstance(point, str) for point in given):
+    if output is not None:
+        one_of("output", output, get_args(Output))
+    several = None if attach is None else attach if isinstance(attach, Sequence) and not isinstance(attach, str) else [attach]
+    if reduce != "flatten" and several and all(isinstance(point, AttachPoint) for point in several):
         raise SelfInformedError(f"reduce: each attach point has one of its own; leave reduce out, or give it there: AttachPoint(..., reduce={reduce!r})")
-    example_inputs = dict(example_inputs) if isinstance(example_inputs, Mapping) else example_inputs
+    inputs: Inputs = dict(example_inputs) if isinstance(example_inputs, Mapping) else example_inputs
     before = state_of(model)
-    logits, calls = record(model, example_inputs)
-    found = _find_classifiers(model, calls, logits, (classifier,) if isinstance(classifier, str) else classifier)
+    logits, calls = record(model, inputs)
+    given = None if classifier is None else [classifier] if isinstance(classifier, str | nn.Module) else list(classifier)
+    found = _find_classifiers(model, calls, logits, given)
     labels = labels_of(model, logits.shape[1]) if labels is None else labels
     space = labels if isinstance(labels, LabelSpace) else LabelSpace.numbered(logits.shape[1]) if labels is None else LabelSpace(labels)
     if len(space) != logits.shape[1]:
         raise SelfInformedError(f"labels: {len(space)} label names for a network with {logits.shape[1]} outputs; give one per output unit")
     stack = _find_stack(calls, found[0]) if len(found) == 1 else []
-    if given is None:
+    if several is None:
         once = [c for c in stack if isinstance(c.module, nn.Linear) and [other.name for other in calls].count(c.name) == 1]  # others cannot be told apart
         stack = stack[stack.index(once[0]) :] if once else []
-        given = [AttachPoint(call.name, "input", reduce) for call in (stack[:1] or found)]
-    points = [AttachPoint(point, "output", reduce) if isinstance(point, str) else point for point in given]
+        several = [AttachPoint(call.name, "input", reduce) for call in (stack[:1] or found)]
+    points = [point if isinstance(point, AttachPoint) else AttachPoint(point, "output", reduce) for point in several]
     if not points or len(set(points)) < len(points):
-        raise SelfInformedError(f"attach: expected one or several different attach points, got {given}")
+        raise SelfInformedError(f"attach: expected one or several different attach points, got {several}")
     shapes = [_shape_at(model, calls, point, found) for point in points]
     names = tuple(c.name for c in stack if isinstance(c.module, nn.Linear))
-    net = WrappedClassifier(model, [call.name for call in found], names, points, shapes, space, output, example_inputs)
+    net = WrappedClassifier(model, [call.name for call in found], names, points, shapes, space, output, inputs)
     net.changing = frozenset(name for name, state in state_of(model).items() if before.get(name, state) != state)
     if uncounted := _uncounted(net):
         remark(f"not counted in the network's multiply-adds: {', '.join(uncounted)}; it costs more than is said, and heads a smaller share of it")
     return net
+
+
+def _check_name(what: str, given: Any, model: nn.Module) -> None:
+    """That this is a name, and not the module itself."""
+    hint = "see model.named_modules()"
+    if isinstance(given, nn.Module):
+        own = next((name for name, module in model.named_modules() if module is given), None)
+        hint = "this one is none of the model's" if own is None else f"give {own!r}"
+    expect(given, str, what, "a module's name", hint)
+
+
+def check_wrapped(net: Any) -> None:
+    """That this is a wrapped network, which is all that planning and training begin with."""
+    expect(net, WrappedClassifier, "network", "what wrap gave", "give si.wrap(model, example_inputs), and of an augmented network aug.net")
 
 
 def state_of(model: nn.Module, changing: Set[str] = frozenset()) -> dict[str, tuple[int, int]]:
@@ -327,6 +343,7 @@ def _find_classifiers(model: nn.Module, calls: list[Call], logits: torch.Tensor,
             raise SelfInformedError(_not_found(linear, calls, logits, last))
     found: list[Call] = []
     for name in names:
+        _check_name("classifier", name, model)
         if name not in dict(model.named_modules()):
             raise SelfInformedError(f"classifier: the model has no module {name!r}; {last}")
         mine = [c for c in calls if c.name == name]
@@ -418,6 +435,7 @@ _STACK_MODULES = (
 
 
 def _shape_at(model: nn.Module, calls: list[Call], attach: AttachPoint, classifiers: list[Call]) -> FeatureShape:
+    _check_name("attach", attach.module, model)
     names = dict(model.named_modules())
     if attach.module not in names:
         near = difflib.get_close_matches(attach.module, names, 3)

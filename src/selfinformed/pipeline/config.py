@@ -275,7 +275,7 @@ _MOST_DEPTH = 8
 _MOST_CHARACTERS = 3_500  # of a value: a number of as many digits can still be shown, of base 16 too
 _SHARES = ("residual", "label_smoothing", "class_weights", "balanced_sampling", "soft_targets", "ema", "tail_average")
 _MOST = dict.fromkeys(_SHARES, 1) | {"n_labels": MOST_LABELS, "top_k": MOST_LABELS, "image_size": 2**14, "hidden": 2**20, "depth": 64,
-         "dense_share": 1, "cover_share": 1, "attach_points": 64, "views": 1_000, "seed": 2**63 - 1}
+         "dense_share": 1, "cover_share": 1, "attach_points": 64, "views": 1_000, "seed": 2**32 - 1}
 _MOST_NUMBER = 2**31 - 1  # of every other option
 _ABOVE_ZERO = ("temperature", "epsilon", "budget", "pixel_std")
 _BELOW_ONE = ("label_smoothing", "class_weights", "ema", "dense_share")
@@ -291,6 +291,10 @@ _TOGETHER: dict[str, tuple[Callable[[RunConfig], bool], str]] = {
     "augmentation": (
         lambda c: c.augmentation is not None and (c.train == "glyphs" or c.train.endswith(".npz") or c.views < 2),
         "it makes distorted views of images: give images as files, and at least 2 views",
+    ),
+    "output": (
+        lambda c: c.output in ("softmax", "logistic"),
+        "this is the run's folder; what the network's outputs are for is said by outputs: softmax, or outputs: logistic",
     ),
     "structure": (
         lambda c: c.structure == "searched" and c.finetune,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import operator
 import os
 import re
 import stat
@@ -102,22 +101,6 @@ def naming(path: str | Path) -> Iterator[None]:
         if str(path) in str(error):
             raise
         raise SelfInformedError(f"{path}: {error}") from None
-
-
-def whole_number(name: str, value: Any, most: int | None = None, what: str = "") -> int:
-    """A whole number from 1 to `most`, of any type; `what` says in errors what that is.
-
-    Raises:
-        SelfInformedError: it is none.
-    """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = 0
-    if not 1 <= number <= (number if most is None else most):
-        expected = "a whole number of at least 1" if most is None else f"a whole number from 1 to {most}{what}"
-        raise SelfInformedError(f"{name}: expected {expected}; got {shown(value)}")
-    return number
 
 
 def shown(value: Any, most: int = 80) -> str:

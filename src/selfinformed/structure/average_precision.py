@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 
 from selfinformed.data.targets import as_targets
+from selfinformed.runtime.arguments import whole_number
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.reading import whole_number
 from selfinformed.structure.detections import detections
 
 FloatArray = npt.NDArray[np.float64]

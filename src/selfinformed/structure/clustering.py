@@ -13,10 +13,11 @@ import scipy.linalg
 import scipy.sparse as sp
 from threadpoolctl import threadpool_limits
 
-from selfinformed.data.labels import LabelSpace
+from selfinformed.data.labels import LabelSpace, as_labels
+from selfinformed.runtime.arguments import one_of, real_number, seed_of, whole_number
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.remarks import remark
-from selfinformed.structure.counts import ConfusionCounts, Kind
+from selfinformed.structure.counts import ConfusionCounts, Kind, check_counts
 from selfinformed.structure.eigenpairs import FloatArray, leading_eigenpairs
 from selfinformed.structure.groupings import Method, balanced, confusion_graph, covariance_rows, greedy, leiden, random_groups
 from selfinformed.structure.groups import LabelGroups
@@ -59,17 +60,14 @@ def cluster(
         SelfInformedError: no two labels share a detection; n_groups or seed is out of range; the label names do not fit; the method is unknown, is `hinton` and
             the counts are confusions, or needs an extra that is not installed.
     """
-    if method not in get_args(Method):
-        raise SelfInformedError(f"method: expected one of {', '.join(get_args(Method))}; got {method!r}")
+    check_counts(counts)
+    one_of("method", method, get_args(Method))
     if method == "hinton" and counts.kind != "codetections":
         raise SelfInformedError(
             f"method: hinton needs co-detection counts (eq. 4), got {counts.kind}; make them with measure(net, holdout, kind='codetections')"
         )
-    if not (isinstance(seed, int | np.integer) and 0 <= seed < 2**32):
-        raise SelfInformedError(f"seed: expected a whole number from 0 to 4294967295, got {seed!r}; give another")
-    space = labels if labels is None or isinstance(labels, LabelSpace) else LabelSpace(labels)
-    if space is not None and len(space) != counts.n_labels:
-        raise SelfInformedError(f"labels: {len(space)} label names for counts of {counts.n_labels} labels; give one per label")
+    seed, space = seed_of(seed), None if labels is None else as_labels(labels, counts.n_labels)
+    cover_share = None if cover_share is None else real_number("cover_share", cover_share, least=0, most=1)
     groups = _grouped(counts, n_groups, seed, method)
     if n_groups != "auto":
         _remark_fewer(n_groups, len(groups), sum(groups.sizes), counts)
@@ -125,8 +123,7 @@ class Confused:
     """
 
     def __init__(self, counts: ConfusionCounts, n_groups: int | Literal["auto"]) -> None:
-        if n_groups != "auto" and not (isinstance(n_groups, int | np.integer) and n_groups >= 1):
-            raise SelfInformedError(f"n_groups: expected 'auto' or a whole number from 1, got {n_groups!r}; give how many groups to make")
+        wanted = 0 if n_groups == "auto" else whole_number("n_groups", n_groups, what=", or 'auto'")
         matrix = counts.to_scipy()
         degree = similarity_degrees(matrix)
         labels = np.flatnonzero(degree > 0)
@@ -134,9 +131,10 @@ class Confused:
         if n == 0 and counts.n_labels == 1:
             raise SelfInformedError("cluster: there is one label, so none can be mixed up with another; give a network with an output for each of several")
         if n == 0:
-            without = "; without annotations group by co-detections (--grouping codetections)" if counts.kind == "confusions" else ""
+            other = "; without annotations group by co-detections (measure(..., kind='codetections'), --grouping codetections)"
+            without = other if counts.kind == "confusions" else ""
             raise SelfInformedError(f"cluster: no two labels are ever detected together; measure more hold-out data, or a larger top_k{without}")
-        self.matrix, self.labels, self.degree, self.n_groups = matrix, labels, degree[labels], 0 if n_groups == "auto" else min(int(n_groups), n)
+        self.matrix, self.labels, self.degree, self.n_groups = matrix, labels, degree[labels], min(wanted, n)
 
     def columns(self) -> sp.csr_array:
         """A with the columns of these labels only."""
@@ -205,8 +203,7 @@ def covering(groups: LabelGroups, counts: ConfusionCounts, share: float) -> Labe
 
     A label's confusions are its counts with other labels, both as detected and as annotated.
     """
-    if not 0 <= share <= 1:
-        raise SelfInformedError(f"cover_share: expected 0 to 1, got {share}")
+    share = real_number("cover_share", share, least=0, most=1)
     matrix = counts.to_scipy()
     mass = confusion_mass(matrix, groups)
     total = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * matrix.diagonal()
@@ -240,6 +237,7 @@ def within_share(counts: ConfusionCounts, groups: LabelGroups) -> float:
 def sweep(counts: ConfusionCounts, numbers: Sequence[int], seed: int = 0) -> list[dict[str, Any]]:
     """What each number of groups would give: rows of `n_groups`, `gap` (to the next eigenvalue), `sizes`, `within_share`. No more groups than labels that
     are confused with another; a warning says where more were asked for."""
+    numbers, seed = [whole_number("sweep", number) for number in numbers], seed_of(seed)
     spectrum = Spectrum(Confused(counts, max(numbers)))
     _remark_fewer(max(numbers), spectrum.n_groups, len(spectrum.confused.labels), counts)
     rows = []

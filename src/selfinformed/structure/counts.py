@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -11,11 +11,12 @@ import numpy.typing as npt
 import scipy.sparse as sp
 import torch
 
-from selfinformed.data.labels import LabelSpace
+from selfinformed.data.labels import LabelSpace, as_labels
 from selfinformed.data.targets import Targets, as_targets
+from selfinformed.runtime.arguments import expect, one_of, whole_number
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_tensors, write_tensors
-from selfinformed.runtime.reading import MOST_LABELS, naming, reason_of, whole_number
+from selfinformed.runtime.reading import MOST_LABELS, naming, reason_of
 from selfinformed.runtime.tabular import Table, frame
 from selfinformed.structure import accelerated, kernels
 from selfinformed.structure.detections import detections
@@ -45,8 +46,7 @@ class ConfusionCounts:
     def __init__(self, n_labels: int, top_k: int, kind: Kind = "confusions") -> None:
         n_labels = whole_number("n_labels", n_labels)
         top_k = whole_number("top_k", top_k, n_labels, ", the number of labels")
-        if kind not in get_args(Kind):
-            raise SelfInformedError(f"kind: expected one of {', '.join(get_args(Kind))}; got {kind!r}")
+        one_of("kind", kind, get_args(Kind))
         self.n_labels, self.top_k, self.kind = n_labels, top_k, kind
         self.n_examples = 0
         self._table = CountTable(n_labels)
@@ -117,7 +117,7 @@ class ConfusionCounts:
         counted = self.to_scipy().sum(axis=0)
         return np.flatnonzero(counted == 0) if self.kind == "confusions" else np.empty(0, np.int64)
 
-    def most_confused(self, n: int = 20, labels: LabelSpace | None = None) -> list[dict[str, Any]]:
+    def most_confused(self, n: int = 20, labels: LabelSpace | Sequence[str] | None = None) -> list[dict[str, Any]]:
         """The n pairs {detected, annotated, examples} of two labels counted most, largest first; by name where `labels` are given. Of
         co-detections each pair stands once, as {detected, also_detected, examples}."""
         matrix = self.to_scipy().tocoo()
@@ -126,10 +126,10 @@ class ConfusionCounts:
         rows, columns, data = rows[off], columns[off], matrix.data[off]
         order = np.lexsort([columns, rows, -data])[:n]
         other = "annotated" if self.kind == "confusions" else "also_detected"
-        named: Callable[[int], Any] = (lambda label: labels.names[label]) if labels else int
+        named: Callable[[int], Any] = int if labels is None else as_labels(labels, self.n_labels).names.__getitem__
         return [{"detected": named(rows[i]), other: named(columns[i]), "examples": int(data[i])} for i in order]
 
-    def to_frame(self, n: int = 20, labels: LabelSpace | None = None) -> pd.DataFrame:
+    def to_frame(self, n: int = 20, labels: LabelSpace | Sequence[str] | None = None) -> pd.DataFrame:
         """`most_confused` as a frame; needs the extra `pandas`."""
         return frame(self.most_confused(n, labels))
 
@@ -221,3 +221,7 @@ class ConfusionCounts:
             if 0 <= label < self.n_labels:
                 raise SelfInformedError(f"detections: {name(row)} names label {label} twice; its top {self.top_k} must be distinct")
             raise SelfInformedError(f"detections: {name(row)} has label {label}; labels go from 0 to {self.n_labels - 1}")
+
+
+def check_counts(counts: Any) -> None:
+    expect(counts, ConfusionCounts, "counts", "what measure gave", "give si.measure(net, holdout)")

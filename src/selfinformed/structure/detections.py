@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import torch
 
+from selfinformed.runtime.arguments import whole_number
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.reading import whole_number
 
 
 def default_top_k(n_labels: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import compress
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from selfinformed.data.labels import LabelSpace
+from selfinformed.data.labels import LabelSpace, as_labels
+from selfinformed.runtime.arguments import expect, seed_of
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_json, write_json
 from selfinformed.runtime.reading import MOST_LABELS, naming, reason_of, shown
@@ -88,28 +90,28 @@ class LabelGroups:
     def randomized(self, seed: int = 0) -> LabelGroups:
         """The paper's control: the same group sizes and overlaps, the grouped labels randomly permuted among themselves. Groups of all labels (a dense
         head's) stay as they are, and do not make a label a grouped one."""
-        if not (isinstance(seed, int | np.integer) and seed >= 0):
-            raise SelfInformedError(f"seed: expected a whole number from 0, got {seed!r}; give another")
         partial = [size < self.n_labels for size in self.sizes]
         grouped = np.unique(np.concatenate([np.empty(0, np.int64), *compress(self.members, partial)]))
         permutation = np.arange(self.n_labels)
-        permutation[grouped] = np.random.default_rng(seed).permutation(grouped)
+        permutation[grouped] = np.random.default_rng(seed_of(seed)).permutation(grouped)
         members = tuple(permutation[m] if moved else m for m, moved in zip(self.members, partial, strict=True))
         names = tuple(f"random {i}" if moved else self.names[i] for i, moved in enumerate(partial))
         return LabelGroups(self.n_labels, members, names, "randomized")
 
-    def renamed(self, labels: LabelSpace) -> LabelGroups:
+    def renamed(self, labels: LabelSpace | Sequence[str]) -> LabelGroups:
         """Names each group by its first three labels."""
-        names = tuple(", ".join(labels.names[i] for i in m[:3]) for m in self.members)
+        named = as_labels(labels, self.n_labels).names
+        names = tuple(", ".join(named[i] for i in m[:3]) for m in self.members)
         return LabelGroups(self.n_labels, self.members, names, self.method, self.eigenvalues)
 
-    def to_frame(self, labels: LabelSpace | None = None) -> pd.DataFrame:
+    def to_frame(self, labels: LabelSpace | Sequence[str] | None = None) -> pd.DataFrame:
         """A row {label, name (where `labels` are given), group, group_name} per label and group that it is in, by group; labels in none come
         last, with group -1. Needs the extra `pandas`."""
+        names = None if labels is None else as_labels(labels, self.n_labels).names
         rows = [(label, i, self.names[i]) for i, members in enumerate(self.members) for label in members.tolist()]
         rows += [(label, -1, "") for label in self.ungrouped.tolist()]
         return frame(
-            {"label": label, **({"name": labels.names[label]} if labels else {}), "group": group, "group_name": name} for label, group, name in rows
+            {"label": label, **({"name": names[label]} if names else {}), "group": group, "group_name": name} for label, group, name in rows
         )
 
     def _repr_html_(self) -> str:
@@ -147,3 +149,10 @@ class LabelGroups:
     def load(cls, path: str | Path) -> LabelGroups:
         """Reads what `save` wrote."""
         return cls.from_dict(read_json(path, "groups"), str(path))
+
+
+def check_groups(groups: Any, n_labels: int) -> None:
+    """That these are groups of so many labels."""
+    expect(groups, LabelGroups, "groups", "what cluster gave", "give LabelGroups(n_labels, members) for your own, and of a plan plan.groups")
+    if groups.n_labels != n_labels:
+        raise SelfInformedError(f"groups: made for {groups.n_labels} labels, the network has {n_labels}")

@@ -13,11 +13,12 @@ import torch
 from selfinformed.data.examples import Examples, named
 from selfinformed.data.predictions import Predictions, open_predictions
 from selfinformed.network.calls import Classifies
+from selfinformed.runtime.arguments import whole_number
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_tensors
 from selfinformed.runtime.memory import require_memory
 from selfinformed.runtime.progress import progress
-from selfinformed.runtime.reading import parsed, reason_of, shown, whole_number
+from selfinformed.runtime.reading import parsed, reason_of, shown
 from selfinformed.runtime.work import do_units
 from selfinformed.structure.counts import ConfusionCounts, Kind
 from selfinformed.structure.detections import default_top_k, detections
@@ -50,7 +51,7 @@ def measure(
     counts = ConfusionCounts(net.n_labels, top_k, kind)
     if folder is not None:
         return count(detect(net, holdout, folder, top_k, batch_size), kind)
-    _check_memory(net, batch_size)
+    batch_size = _fitting(net, batch_size)
     for rows, inputs in holdout.batches(batch_size, "measuring"):
         counts.update(net.logits(inputs), holdout.targets.take(rows), lambda b, rows=rows: holdout.name(int(rows[b])))  # type: ignore[misc]
     return counts
@@ -77,7 +78,7 @@ def detect(net: Classifies, holdout: Examples, folder: str | Path, top_k: int | 
             read; more examples are unreadable than `skip_bad` allows.
     """
     check_labels(net, holdout)
-    _check_memory(net, batch_size)
+    batch_size = _fitting(net, batch_size)
     if not len(holdout):
         raise SelfInformedError("data: there are no examples to measure; give at least one")
     folder, top_k = Path(folder), default_top_k(net.n_labels) if top_k is None else top_k
@@ -137,10 +138,11 @@ def check_labels(net: Classifies, examples: Examples) -> None:
             raise SelfInformedError(f"data: expected inputs {expected}, as the network was wrapped with, got {given}; open the data with just these")
 
 
-def _check_memory(net: Classifies, batch_size: int) -> None:
-    """Logits, and their best few beside them."""
+def _fitting(net: Classifies, batch_size: int) -> int:
+    """A batch size at which memory has room for logits, and their best few beside them."""
     batch_size = whole_number("batch_size", batch_size)
     require_memory(3 * 4 * batch_size * net.n_labels, f"measure: a batch of {batch_size} x {net.n_labels:,} logits", "give a smaller --forward-batch-size")
+    return batch_size
 
 
 def _unit_size(n_examples: int, batch_size: int) -> int:

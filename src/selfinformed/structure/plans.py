@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -13,13 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from selfinformed.network.trunk import TrunkEnd, trunk_end
-from selfinformed.network.wrap import WrappedClassifier
+from selfinformed.network.wrap import WrappedClassifier, check_wrapped
+from selfinformed.runtime.arguments import expect, one_of, real_number, real_numbers, whole_number
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_json, write_json
 from selfinformed.runtime.reading import naming, reason_of, shown
 from selfinformed.runtime.tabular import Table
-from selfinformed.structure.counts import ConfusionCounts
-from selfinformed.structure.groups import LabelGroups
+from selfinformed.structure.counts import ConfusionCounts, check_counts
+from selfinformed.structure.groups import LabelGroups, check_groups
 
 Capacity = Literal["uniform", "labels", "examples", "confusions"]
 FORMAT = "selfinformed.plan/1"
@@ -261,33 +262,31 @@ def plan(
         SelfInformedError: the budget does not reach for one unit per head, what a capacity needs is missing, or the trunk cannot be copied from
             the attach point on.
     """
-    if groups.n_labels != net.n_labels:
-        raise SelfInformedError(f"groups: made for {groups.n_labels} labels, the network has {net.n_labels}")
-    for name, value, least in (("depth", depth, 0), ("shared", shared, 0), ("kernel", kernel, 1)):
-        if not _is_whole(value) or value < least:
-            raise SelfInformedError(f"{name}: expected a whole number of at least {least}; got {value!r}")
+    check_wrapped(net)
+    check_groups(groups, net.n_labels)
+    depth, shared, kernel = whole_number("depth", depth, least=0), whole_number("shared", shared, least=0), whole_number("kernel", kernel)
+    shared_usage = real_number("shared_usage", shared_usage, least=0, most=1)
     base, parameters, source = net.cost.multiply_adds, net.cost.parameters, _source(net, attach, kernel, copy, shared, linear)
-    used = np.full(len(groups), usage, dtype=float) if np.ndim(usage) == 0 else np.asarray(usage, dtype=float)
+    several = isinstance(usage, Iterable)
+    used = np.array(real_numbers("usage", usage, least=0, most=1) if several else [real_number("usage", usage, least=0, most=1)] * len(groups))
 
     def made(groups: LabelGroups, widths: Sequence[tuple[int, ...]]) -> HeadPlan:  # of the source as it then is
         return HeadPlan(groups, tuple(widths), net.feature_size, base, parameters, (source,) * len(groups))
 
     if hidden is not None:
-        if not isinstance(hidden, Sequence) or not all(map(_is_whole, hidden)):
-            raise SelfInformedError(f"hidden: expected whole widths of at least 1, one for each layer, e.g. (64,); got {hidden!r}")
+        expect(hidden, Sequence, "hidden", "the widths of a head's layers", "give e.g. (64,)")
+        widths = tuple(whole_number("hidden", width) for width in hidden)
         of_budgets = {
             "depth": depth != 1, "capacity": capacity != "uniform", "dense_share": dense_share != 0,
             "usage": (used != 1).any(), "shared_usage": shared_usage != 1,
         }  # fmt: skip
         if given := [option for option, is_given in of_budgets.items() if is_given]:
-            raise SelfInformedError(f"plan: {given[0]} is of widths that a budget sets, and hidden={tuple(hidden)} gives them; leave one of the two out")
-        return made(groups, [tuple(hidden)] * len(groups))
-    numbers = all(isinstance(number, int | float | np.number) and not isinstance(number, bool) for number in (budget, dense_share))
-    if not numbers or not 0 < budget < math.inf or not 0 <= dense_share < 1:
-        raise SelfInformedError(f"plan: expected budget > 0, 0 <= dense_share < 1; got {budget!r}, {dense_share!r}")
+            raise SelfInformedError(f"plan: {given[0]} is of widths that a budget sets, and hidden={widths} gives them; leave one of the two out")
+        return made(groups, [widths] * len(groups))
+    budget, dense_share = real_number("budget", budget, above=0), real_number("dense_share", dense_share, least=0, below=1)
     if not depth and (shared or copy or dense_share or not len(groups)):
         raise SelfInformedError("plan: with depth=0 the budget sets the width of the shared layer of heads; give neither shared= nor dense_share= nor copy=")
-    if len(used) != len(groups) or not ((used >= 0) & (used <= 1)).all() or not 0 <= shared_usage <= 1 or (dense_share and used.min(initial=1) < 1):
+    if len(used) != len(groups) or (dense_share and used.min(initial=1) < 1):
         raise SelfInformedError(f"usage: expected {len(groups)} shares from 0 to 1, or one for all, and all 1 with a dense_share; got {usage}")
     if len(groups) and not used.any():
         raise SelfInformedError("usage: no head is ever run, so no budget binds their widths; give a share above 0")
@@ -357,13 +356,8 @@ def _source(net: WrappedClassifier, attach: str | None, kernel: int, copy: bool,
     return Source(starts[place], starts[place + 1], net.shapes[place].map, kernel, shared, linear)
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
 def _shares(groups: LabelGroups, capacity: Capacity, counts: ConfusionCounts | None, examples: npt.ArrayLike | None) -> npt.NDArray[np.float64]:
-    if capacity not in get_args(Capacity):
-        raise SelfInformedError(f"capacity: expected one of {', '.join(get_args(Capacity))}; got {capacity!r}")
+    one_of("capacity", capacity, get_args(Capacity))
     if capacity == "labels":
         mass = np.array(groups.sizes, dtype=float)
     elif capacity == "examples":
@@ -378,6 +372,7 @@ def _shares(groups: LabelGroups, capacity: Capacity, counts: ConfusionCounts | N
     elif capacity == "confusions":
         if counts is None:
             raise SelfInformedError("capacity: 'confusions' needs counts=, the confusion counts the groups came from")
+        check_counts(counts)
         if counts.n_labels != groups.n_labels:
             raise SelfInformedError(f"counts: made for {counts.n_labels} labels, the groups for {groups.n_labels}")
         mass = confusion_mass(counts, groups)

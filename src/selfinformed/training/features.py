@@ -19,12 +19,13 @@ from selfinformed.augmented.readers import InputTransform
 from selfinformed.data.examples import Examples, Inputs, joined, take_inputs
 from selfinformed.data.targets import Targets
 from selfinformed.network.trunk import CopiedEnd
-from selfinformed.network.wrap import FeatureShape, WrappedClassifier
+from selfinformed.network.wrap import FeatureShape, WrappedClassifier, check_wrapped
+from selfinformed.runtime.arguments import whole_number
 from selfinformed.runtime.device import wait_for
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_tensors, write_tensors
 from selfinformed.runtime.memory import free_memory
-from selfinformed.runtime.reading import naming, whole_number
+from selfinformed.runtime.reading import naming
 from selfinformed.runtime.remarks import remark
 from selfinformed.structure.average_precision import Ranking, RankingMetrics
 from selfinformed.structure.measuring import check_labels
@@ -161,6 +162,7 @@ class FeatureStore:
         are_views = isinstance(examples, list | tuple) and all(isinstance(view, Examples) for view in examples)
         examples = cast("Examples", _one_after_another(examples) if are_views else examples)  # type: ignore[arg-type]
         check_labels(net, examples)
+        check_wrapped(net)
         batch_size = whole_number("batch_size", batch_size)
         if dtype not in get_args(FeatureType):
             raise SelfInformedError(f"dtype: expected {' or '.join(get_args(FeatureType))}; got {dtype!r}")
@@ -304,18 +306,28 @@ def _one_after_another(views: Sequence[Examples]) -> Examples:
         if view.labels != first.labels or not view.targets.is_same(first.targets):
             raise SelfInformedError(f"features: view {number} has other targets than view 0; give views of the same examples in the same order")
 
-    def read(rows: Sequence[int]) -> Inputs:
-        if not len(rows):
-            return first.read([])
-        view, row = np.divmod(np.asarray(rows, dtype=np.int64), len(first))
-        order = np.argsort(view, kind="stable")
-        parts = [views[v].read(row[order[view[order] == v]].tolist()) for v in np.unique(view)]
-        return take_inputs(joined(parts), torch.from_numpy(np.argsort(order)))
-
     targets = first.targets.take(np.tile(np.arange(len(first)), len(views)))
     names = [name for view in views for name in view.names or ()] if all(view.names is not None for view in views) else None
-    content, n_views = (lambda: "".join(v.fingerprint for v in views).encode()), sum(view.n_views for view in views)
-    return Examples(read, targets, first.labels, names, sum(view.skip_bad for view in views), content=content, n_views=n_views)
+    skip_bad, n_views, whole = sum(view.skip_bad for view in views), sum(view.n_views for view in views), _InTurn(views)
+    return Examples(whole.read, targets, first.labels, names, skip_bad, content=whole.content, n_views=n_views)
+
+
+@dataclass(frozen=True)
+class _InTurn:
+    """The inputs of several views, view after view."""
+
+    views: Sequence[Examples]
+
+    def read(self, rows: Sequence[int]) -> Inputs:
+        if not len(rows):
+            return self.views[0].read([])
+        view, row = np.divmod(np.asarray(rows, dtype=np.int64), len(self.views[0]))
+        order = np.argsort(view, kind="stable")
+        parts = [self.views[v].read(row[order[view[order] == v]].tolist()) for v in np.unique(view)]
+        return take_inputs(joined(parts), torch.from_numpy(np.argsort(order)))
+
+    def content(self) -> bytes:
+        return "".join(view.fingerprint for view in self.views).encode()
 
 
 def _first_not_finite(features: torch.Tensor) -> int | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,9 +22,9 @@ from selfinformed.data.targets import Targets
 from selfinformed.network.calls import told_of
 from selfinformed.network.trunk import CopiedEnd
 from selfinformed.network.wrap import Output, fingerprint_of
+from selfinformed.runtime.arguments import expect, one_of, real_number, seed_of, whole_number
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.memory import require_memory
-from selfinformed.runtime.reading import whole_number
 from selfinformed.runtime.remarks import remark
 from selfinformed.runtime.seeds import seeded
 from selfinformed.structure.measuring import check_labels
@@ -38,7 +37,7 @@ from selfinformed.training.processes import Processes
 from selfinformed.training.recipe import REVISION, Recipe
 from selfinformed.training.sampling import draw_of
 from selfinformed.training.stepping import History, Order, Training, one_cycle
-from selfinformed.training.teachers import Teacher, teacher_of, told
+from selfinformed.training.teachers import Teacher, check_teacher, teacher_of, told
 
 __all__ = ["History", "Recipe", "fit", "fit_whole", "gradient_of", "guess_output", "loss_of", "one_cycle"]
 
@@ -104,20 +103,26 @@ def fit(
     Raises:
         SelfInformedError: options that cannot be; features of another network; a checkpoint of another training; a loss that is not finite.
     """
-    if not isinstance(aug, AugmentedClassifier):
-        raise SelfInformedError(f"fit: expected a network from augment, got {type(aug).__name__}; give si.augment(net, plan)")
-    recipe = Recipe.of(recipe)
+    expect(aug, AugmentedClassifier, "fit", "a network from augment", "give si.augment(net, plan)")
+    recipe, batch_size, seed = Recipe.of(recipe), whole_number("batch_size", batch_size), seed_of(seed)
     rates = {"learning_rate": learning_rate, "classifier_learning_rate": classifier_learning_rate, "finetune_learning_rate": finetune_learning_rate}
-    _check_options(epochs, batch_size, head_input, output, finetune_epochs=finetune_epochs, **rates)
+    finetune_epochs, (epochs, *values) = whole_number("finetune_epochs", finetune_epochs, least=0), _at_least_zero(epochs=epochs, **rates)
+    rates = dict(zip(rates, values, strict=True))
+    learning_rate, classifier_learning_rate, finetune_learning_rate = values
+    _check_kinds(head_input, output)
     if finetune and not isinstance(train, Examples):
         raise SelfInformedError("fit: finetune=True trains the whole network, which needs examples; cached features hold only what heads read")
-    if checkpoint_every is not None and (checkpoint is None or checkpoint_every < 1):
-        raise SelfInformedError(f"fit: expected checkpoint_every >= 1 beside checkpoint=, got {checkpoint_every}")
+    if checkpoint_every is not None and checkpoint is None:
+        raise SelfInformedError(f"fit: expected checkpoint= beside checkpoint_every={checkpoint_every!r}, the file that is written so often")
+    checkpoint_every = None if checkpoint_every is None else whole_number("checkpoint_every", checkpoint_every)
+    if log is not None and Path(log).is_file():
+        raise SelfInformedError(f"log: expected a folder, got the file {log}; name another")
     if recipe.patience and holdout is None:
         raise SelfInformedError(f"fit: patience={recipe.patience} watches held-out examples; give holdout=, or leave patience at 0")
     _check_epsilon(recipe, aug)
     if teacher is not None and not recipe.soft_targets:
         raise SelfInformedError("fit: a teacher is given, but soft_targets is 0; set the share of the loss that is the teacher's in the recipe")
+    check_teacher(teacher)
     start = time.perf_counter()
     heads_on, base_on = aug.classifier.weight.device, aug.net.classifier.weight.device
     if heads_on != base_on and isinstance(train, Examples):
@@ -237,7 +242,8 @@ def fit_whole(
             no part here.
     """
     check_labels(aug.net, train)
-    _check_options(epochs, batch_size, learning_rate=learning_rate)
+    batch_size, seed = whole_number("batch_size", batch_size), seed_of(seed)
+    epochs, learning_rate = _at_least_zero(epochs=epochs, learning_rate=learning_rate)
     history, recipe = history or History(), replace(Recipe.of(recipe), soft_targets=0.0, patience=0)
     _check_epsilon(recipe, aug)
     aug.output = output or aug.output or guess_output(train.targets)
@@ -288,18 +294,19 @@ def check_training(who: str, training: Mapping[str, Any], *more: str) -> None:
         hint = f"did you mean {near[0]!r}?" if near else f"expected some of {', '.join(known)}"
         raise SelfInformedError(f"{who}: its trainings share no option {unknown[0]!r}; {hint}")
     Recipe.of(training.get("recipe"))
-    rates = {name: training[name] for name in known if name.endswith("learning_rate") and name in training}
-    _check_options(0, training.get("batch_size", 1), training.get("head_input") or "whitened", training.get("output"), **rates)
+    whole_number("batch_size", training.get("batch_size", 1))
+    _at_least_zero(**{name: training[name] for name in known if name.endswith("learning_rate") and name in training})
+    _check_kinds(training.get("head_input", "whitened"), training.get("output"))
 
 
-def _check_options(epochs: float, batch_size: int, head_input: HeadInput = "whitened", output: Output | None = None, **rates: float) -> None:
-    whole_number("batch_size", batch_size)
-    for name, value, kinds in (("head_input", head_input, get_args(HeadInput)), ("output", output, (None, *get_args(Output)))):
-        if value not in kinds:
-            raise SelfInformedError(f"{name}: expected one of {', '.join(filter(None, kinds))}, got {value!r}")
-    for name, number in {"epochs": epochs, **rates}.items():
-        if not 0 <= number < math.inf:
-            raise SelfInformedError(f"{name}: expected a number of at least 0, got {number!r}")
+def _check_kinds(head_input: HeadInput, output: Output | None) -> None:
+    one_of("head_input", head_input, get_args(HeadInput))
+    if output is not None:
+        one_of("output", output, get_args(Output))
+
+
+def _at_least_zero(**numbers: float) -> list[float]:
+    return [real_number(name, number, least=0) for name, number in numbers.items()]
 
 
 def _check_epsilon(recipe: Recipe, aug: AugmentedClassifier) -> None:

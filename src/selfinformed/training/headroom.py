@@ -16,13 +16,13 @@ import torch
 from selfinformed.augmented.network import AugmentedClassifier, augment
 from selfinformed.data.examples import Examples
 from selfinformed.data.labels import LabelSpace
-from selfinformed.network.wrap import WrappedClassifier
+from selfinformed.network.wrap import WrappedClassifier, check_wrapped
+from selfinformed.runtime.arguments import real_number, real_numbers, seed_of, whole_number
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import write_json
-from selfinformed.runtime.reading import whole_number
 from selfinformed.runtime.tabular import Table, frame, percent
 from selfinformed.structure.average_precision import Ranking, nan_mean
-from selfinformed.structure.groups import LabelGroups
+from selfinformed.structure.groups import LabelGroups, check_groups
 from selfinformed.structure.plans import HeadPlan, plan
 from selfinformed.training.features import FeatureStore, Model, metrics_of, rank, score_batches
 from selfinformed.training.fitting import check_training, fit
@@ -214,11 +214,13 @@ def probe(
     Raises:
         SelfInformedError: the budget is not positive, or there are too few examples to halve.
     """
-    if not budget > 0:
-        raise SelfInformedError(f"budget: expected extra multiply-adds above 0, as a share of the base's, e.g. 0.03; got {budget}")
-    if width < 1:
-        raise SelfInformedError(f"width: expected units of the wide head, at least 1; got {width!r}")
-    top_k = whole_number("top_k", top_k)
+    check_wrapped(net)
+    width, seed, top_k = whole_number("width", width), seed_of(seed), whole_number("top_k", top_k)
+    budget = real_number("budget", budget, above=0, what=", extra multiply-adds as a share of the base's, e.g. 0.03")
+    rates = real_numbers("rates", rates, above=0)
+    residuals = None if residuals is None else real_numbers("residuals", residuals, least=0, most=1)
+    if groups is not None:
+        check_groups(groups, net.n_labels)
     check_training("probe", training, "finetune_learning_rate")
     train = train if isinstance(train, FeatureStore) else FeatureStore.build(net, train)
     holdout = holdout if isinstance(holdout, FeatureStore) else FeatureStore.build(net, holdout)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from selfinformed.augmented.network import augment
-from selfinformed.data.examples import Inputs
+from selfinformed.data.examples import InputsLike
 from selfinformed.network.calls import batch_size_of
 from selfinformed.network.timing import paired_seconds
 from selfinformed.network.wrap import WrappedClassifier
@@ -38,7 +38,7 @@ class Fit:
     reason: str = ""
 
 
-def within_latency(builder: Builder, choice: Choice, batches: Sequence[Inputs]) -> Fit:
+def within_latency(builder: Builder, choice: Choice, batches: Sequence[InputsLike]) -> Fit:
     """The multiply-adds with which a structure's measured time is within the builder's budget, and near it."""
     allowed, budget, over, found = builder.budget, builder.budget, inf, Fit()
     for _ in range(_TRIES):
@@ -60,7 +60,7 @@ def within_latency(builder: Builder, choice: Choice, batches: Sequence[Inputs]) 
     return found if found.budget else Fit(reason=f"latency: {choice} takes {least:+.1%} at its smallest, more than {allowed:.1%}")
 
 
-def _extra_time(net: WrappedClassifier, structure: Structure, batches: Sequence[Inputs]) -> float:
+def _extra_time(net: WrappedClassifier, structure: Structure, batches: Sequence[InputsLike]) -> float:
     """Measured time over the base's, minus 1, of such batches, of whose examples a share runs heads."""
     aug = augment(net, structure.plan)
     aug.output = aug.output or "softmax"

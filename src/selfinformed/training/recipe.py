@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
+from selfinformed.runtime.arguments import expect, real_number, whole_number
 from selfinformed.runtime.errors import SelfInformedError
 
 REVISION = 5  # of what the same options train: what was kept by another is made again
@@ -64,10 +65,9 @@ class Recipe:
     watch: Watched = "mean_average_precision"
 
     def __post_init__(self) -> None:
-        for name, (valid, expected) in _RANGES.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not valid(value):
-                raise SelfInformedError(f"recipe: expected {name} {expected}, got {value!r}")
+        for name, bounds in _RANGES.items():
+            object.__setattr__(self, name, real_number(f"recipe: {name}", getattr(self, name), **bounds))
+        object.__setattr__(self, "patience", whole_number("recipe: patience", self.patience, least=0))
         for name, choices in (("schedule", get_args(Schedule)), ("watch", get_args(Watched))):
             if getattr(self, name) not in choices:
                 raise SelfInformedError(f"recipe: expected {name} to be one of {', '.join(choices)}; got {getattr(self, name)!r}")
@@ -79,6 +79,7 @@ class Recipe:
         """A recipe as it is, or from its options by name."""
         if isinstance(options, Recipe):
             return options
+        expect(options, Mapping | None, "recipe", "a Recipe or its options by name", "give Recipe(ema=0.99), or {'ema': 0.99}")
         known = [field.name for field in fields(cls)]
         for name in options or ():
             if name not in known:
@@ -88,33 +89,8 @@ class Recipe:
         return cls(**(options or {}))
 
 
-def _between(value: float) -> bool:
-    return 0 <= value <= 1
-
-
-def _below_one(value: float) -> bool:
-    return 0 <= value < 1
-
-
-def _not_negative(value: float) -> bool:
-    return 0 <= value < float("inf")
-
-
-def _positive(value: float) -> bool:
-    return 0 < value < float("inf")
-
-
-_RANGES = {
-    "residual": (_between, "from 0 to 1"),
-    "weight_decay": (_not_negative, "of at least 0"),
-    "epsilon": (_positive, "above 0"),
-    "label_smoothing": (_below_one, "from 0 to below 1"),
-    "logit_adjustment": (_not_negative, "of at least 0"),
-    "class_weights": (_below_one, "from 0 to below 1"),
-    "balanced_sampling": (_between, "from 0 to 1"),
-    "soft_targets": (_between, "from 0 to 1"),
-    "temperature": (_positive, "above 0"),
-    "ema": (_below_one, "from 0 to below 1"),
-    "tail_average": (_between, "from 0 to 1"),
-    "patience": (lambda value: value >= 0 and value == int(value), "to be a whole number of at least 0"),
-}
+_SHARE, _BELOW_ONE, _NOT_NEGATIVE, _POSITIVE = {"least": 0, "most": 1}, {"least": 0, "below": 1}, {"least": 0}, {"above": 0}
+_RANGES: dict[str, dict[str, Any]] = {
+    "residual": _SHARE, "weight_decay": _NOT_NEGATIVE, "epsilon": _POSITIVE, "label_smoothing": _BELOW_ONE, "logit_adjustment": _NOT_NEGATIVE,
+    "class_weights": _BELOW_ONE, "balanced_sampling": _SHARE, "soft_targets": _SHARE, "temperature": _POSITIVE, "ema": _BELOW_ONE, "tail_average": _SHARE,
+}  # fmt: skip

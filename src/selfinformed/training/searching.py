@@ -10,24 +10,24 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from selfinformed.augmented.network import check_classifier
-from selfinformed.data.examples import Examples, Inputs
+from selfinformed.data.examples import Examples, InputsLike
 from selfinformed.network.calls import batch_size_of
-from selfinformed.network.wrap import WrappedClassifier
+from selfinformed.network.wrap import WrappedClassifier, check_wrapped
+from selfinformed.runtime.arguments import expect, one_of, real_number, seed_of, whole_number
 from selfinformed.runtime.errors import NotFiniteError, SelfInformedError
 from selfinformed.runtime.files import plain, write_json
 from selfinformed.runtime.journals import JournalFile
 from selfinformed.runtime.progress import progress
-from selfinformed.runtime.reading import whole_number
 from selfinformed.runtime.tabular import Table, frame
 from selfinformed.structure.average_precision import Ranking, nan_mean
-from selfinformed.structure.counts import ConfusionCounts, Kind
+from selfinformed.structure.counts import ConfusionCounts, Kind, check_counts
 from selfinformed.structure.intervals import interval
 from selfinformed.structure.plans import HeadPlan
 from selfinformed.training.features import FeatureStore, rank
@@ -42,6 +42,7 @@ from selfinformed.training.teachers import keyed
 if TYPE_CHECKING:
     import pandas as pd
 
+BudgetOf = Literal["multiply_adds", "latency"]
 FORMAT = "selfinformed.search/1"
 _SMALLER = 3  # times that heads which run beyond a budget become narrower
 _KEPT = 3  # one in so many goes on to the next round, which trains so many times longer
@@ -69,7 +70,7 @@ class SearchResult:
     trials: list[dict[str, Any]]
     base: float
     budget: float
-    budget_of: str = "multiply_adds"
+    budget_of: BudgetOf = "multiply_adds"
     left_out: list[dict[str, str]] = field(default_factory=list)
     shared: str = ""
     again: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -160,7 +161,7 @@ def search(
     holdout: Examples | FeatureStore,
     *,
     budget: float = 0.03,
-    budget_of: str = "multiply_adds",
+    budget_of: BudgetOf = "multiply_adds",
     space: Space | None = None,
     candidates: int = 32,
     rounds: int = 3,
@@ -168,7 +169,7 @@ def search(
     counts: Mapping[Kind, ConfusionCounts] | None = None,
     top_k: int = 50,
     seed: int = 0,
-    latency_inputs: Sequence[Inputs] | None = None,
+    latency_inputs: Sequence[InputsLike] | None = None,
     journal: str | Path | None = None,
     **training: Any,
 ) -> SearchResult:
@@ -200,14 +201,17 @@ def search(
         SelfInformedError: no candidate fits the labels and the budget, no dense head can be trained, no hold-out example has a label, or the space has
             none of what `training` says.
     """
-    if budget_of not in ("multiply_adds", "latency"):
-        raise SelfInformedError(f"budget_of: expected 'multiply_adds' or 'latency', got {budget_of!r}")
-    candidates, rounds, top_k = whole_number("candidates", candidates), whole_number("rounds", rounds), whole_number("top_k", top_k)
+    check_wrapped(net)
+    one_of("budget_of", budget_of, get_args(BudgetOf))
+    candidates, rounds, top_k, seed = whole_number("candidates", candidates), whole_number("rounds", rounds), whole_number("top_k", top_k), seed_of(seed)
+    budget, most_epochs = real_number("budget", budget, above=0), real_number("epochs", epochs, above=0)  # a journal holds the epochs as they are given
     check_training("search", training, "finetune_learning_rate", "classifier")
     check_classifier(training.get("classifier", "keep"))
-    for name, value in {"budget": budget, "epochs": epochs}.items():
-        if not isinstance(value, int | float | np.number) or not 0 < value < inf:
-            raise SelfInformedError(f"search: expected {name} above 0; got {value!r}")
+    expect(space, Space | None, "space", "a Space", "give e.g. selfinformed.training.Space(depth=(1, 2))")
+    expect(latency_inputs, Sequence | None, "latency_inputs", "a list of batches", "give [inputs] for one")
+    expect(counts, Mapping | None, "counts", "counts by kind", "give {counts.kind: counts}")
+    for measured in (counts or {}).values():
+        check_counts(measured)
     own = Recipe.of(training.get("recipe")).residual
     if space is None:
         space = replace(Space.of(net), residual=tuple(dict.fromkeys((*RESIDUALS, own))))
@@ -250,7 +254,7 @@ def search(
         return row
 
     def tried(names: Sequence[str], number: int, what: str) -> list[dict[str, Any]]:
-        passes, rows = epochs / _KEPT ** (rounds - number), []
+        passes, rows = most_epochs / _KEPT ** (rounds - number), []
         for name in progress(names, len(names), f"searching, {what}"):
             about = {"structure": name, "choice": asdict(choices[name]), "round": number, "epochs": passes}
             about |= {"extra_time": done.fits[heads_of(choices[name])].extra_time} if timed else {}
@@ -300,7 +304,8 @@ def search(
     key = " ".join(structure.digest() for structure in found.values())
     if key not in done.again:
         with suppress(SelfInformedError):  # no finite loss from that seed
-            of = {name: _ranked(net, structure, train, holdout, epochs, top_k, seed + 1, training)[0].average_precision for name, structure in found.items()}
+            other = (seed + 1) % 2**32
+            of = {name: _ranked(net, heads, train, holdout, most_epochs, top_k, other, training)[0].average_precision for name, heads in found.items()}
             over = {"over_base": _over(of[best], base.average_precision)} | ({"over_dense": _over(of[grouped], of[dense])} if grouped != dense else {})
             done.add_again(key, over)
     again = done.again.get(key, {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any, get_args
@@ -19,6 +19,7 @@ from selfinformed.data.examples import Examples
 from selfinformed.data.targets import Targets
 from selfinformed.network.trunk import trunk_end
 from selfinformed.network.wrap import Output, WrappedClassifier
+from selfinformed.runtime.arguments import expect, one_of, real_number, whole_number
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.remarks import unremarked
 from selfinformed.structure.clustering import cluster, grouping_of
@@ -36,39 +37,15 @@ _SAMPLE = 4_000  # hold-out examples from which is known how often each head wou
 _MARGIN = 0.98  # of a budget of executed multiply-adds: other examples choose a little differently
 
 
-def _whole(least: int) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= least)
-
-
-def _number(low: float, high: float) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, int | float | np.number) and not isinstance(value, bool) and bool(low <= value <= high)
-
-
-def _or_none(allowed: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: value is None or allowed(value)
-
-
 _GROUPINGS = ("dense", "both", *get_args(Kind), *(name for name in get_args(Method) if name != "spectral"))
-# What each attribute of a choice may be, in words and as a test.
-_ALLOWED: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "grouping": (f"one of {', '.join(_GROUPINGS)}", lambda value: value in _GROUPINGS),
-    "n_groups": ("a whole number of at least 1", _whole(1)),
-    "detections": ("a whole number of at least 1, or None", _or_none(_whole(1))),
-    "cover_share": ("0 to 1, or None", _or_none(_number(0, 1))),
-    "dense_share": ("0 to less than 1", lambda value: _number(0, 1)(value) and value < 1),
-    "depth": ("a whole number of at least 0", _whole(0)),
-    "capacity": (f"one of {', '.join(get_args(Capacity))}", lambda value: value in get_args(Capacity)),
-    "top_groups": ("a whole number of at least 1, or None", _or_none(_whole(1))),
-    "share": ("more than 0, at most 1", lambda value: _number(0, 1)(value) and value > 0),
-    "attach": ("a module's name, or None", lambda value: value is None or isinstance(value, str)),
-    "kernel": ("a whole number of at least 1", _whole(1)),
-    "copy": ("True or False", lambda value: isinstance(value, bool)),
-    "shared": ("a whole number of at least 0", _whole(0)),
-    "linear": ("True or False", lambda value: isinstance(value, bool)),
-    "rate": ("a factor above 0", lambda value: _number(0, np.finfo(float).max)(value) and value > 0),
-    "residual": ("0 to 1", _number(0, 1)),
-    "head_input": (f"{', '.join(get_args(HeadInput))} or None", lambda value: value in (None, *get_args(HeadInput))),
-}
+# What each attribute of a choice may be: the bounds of a number, or some values; those in _OPTIONAL also None.
+_WHOLE = {"n_groups": 1, "detections": 1, "depth": 0, "top_groups": 1, "kernel": 1, "shared": 0}
+_NUMBERS: dict[str, dict[str, Any]] = {
+    "cover_share": {"least": 0, "most": 1}, "dense_share": {"least": 0, "below": 1}, "share": {"above": 0, "most": 1}, "rate": {"above": 0},
+    "residual": {"least": 0, "most": 1},
+}  # fmt: skip
+_VALUES = {"grouping": _GROUPINGS, "capacity": get_args(Capacity), "copy": (True, False), "linear": (True, False), "head_input": get_args(HeadInput)}
+_OPTIONAL = ("detections", "cover_share", "top_groups", "attach", "head_input")
 
 
 @dataclass(frozen=True)
@@ -115,9 +92,17 @@ class Choice:
     head_input: HeadInput | None = None
 
     def __post_init__(self) -> None:
-        for name, (expected, allowed) in _ALLOWED.items():
-            if not allowed(value := getattr(self, name)):
-                raise SelfInformedError(f"{name}: expected {expected}; got {value!r}")
+        for name, value in vars(self).items():
+            if value is None and name in _OPTIONAL:
+                continue
+            if name in _WHOLE:
+                object.__setattr__(self, name, whole_number(name, value, least=_WHOLE[name]))
+            elif name in _NUMBERS:
+                object.__setattr__(self, name, real_number(name, value, **_NUMBERS[name]))
+            elif name in _VALUES:
+                one_of(name, value, _VALUES[name])
+            else:
+                expect(value, str, name, "a module's name")
         if self.grouping == "dense":  # one structure should have one name
             for name in ("n_groups", "detections", "cover_share", "dense_share", "capacity", "top_groups"):
                 object.__setattr__(self, name, 1 if name == "n_groups" else next(f.default for f in fields(self) if f.name == name))

@@ -53,6 +53,15 @@ class TeacherNetwork:
         return f"TeacherNetwork({self.features.digest()}, {None if self.order is None else self.order.tolist()})"
 
 
+def check_teacher(teacher: Any) -> None:
+    """Stops where it is none; a network is a function of inputs, not of example numbers."""
+    if isinstance(teacher, AugmentedClassifier) or not (teacher is None or isinstance(teacher, torch.Tensor) or callable(teacher)):
+        raise SelfInformedError(
+            "teacher: expected logits [examples, labels] as a tensor, or a function of example numbers that gives them, "
+            f"got {type(teacher).__name__}; give torch.from_numpy(logits), or of a network TeacherNetwork(net, FeatureStore.build(net, train))"
+        )
+
+
 def told(teacher: Teacher | None) -> str | bool:
     """What tells a teacher from others: text, or for a function only that there is one."""
     if isinstance(teacher, torch.Tensor):
