@@ -315,7 +315,7 @@ def test_few_examples_are_enough(problem: Problem, n: int) -> None:
 
 @pytest.mark.parametrize(
     ("options", "n", "message"),
-    [({"budget": 0.0}, 5, "budget: expected extra multiply-adds above 0"), ({}, 1, "expected at least 2 training and 2 hold-out examples")],
+    [({"budget": 0.0}, 5, "budget: expected a number above 0, extra multiply-adds"), ({}, 1, "expected at least 2 training and 2 hold-out examples")],
 )
 def test_what_cannot_be_probed_is_said(problem: Problem, options: dict[str, float], n: int, message: str) -> None:
     with pytest.raises(SelfInformedError, match=message):
