@@ -83,7 +83,7 @@ def test_a_copy_of_the_network_is_its_own(problem: Problem):
 def test_reinitialise_starts_from_another_classifier(problem: Problem):
     aug = augment(problem.net, problem.plan(), classifier="reinitialise", seed=1)
     assert not torch.equal(aug.classifier.weight, problem.net.classifier.weight)
-    with pytest.raises(SelfInformedError, match="expected 'keep' or 'reinitialise'"):
+    with pytest.raises(SelfInformedError, match="classifier: expected one of keep, reinitialise"):
         augment(problem.net, problem.plan(), classifier="drop")
 
 

@@ -22,7 +22,7 @@ from selfinformed.data.labels import LabelSpace
 from selfinformed.network.averaged import AveragedClassifier
 from selfinformed.network.calls import call, evaluating, logits_of, told_of
 from selfinformed.network.wrap import Output, WrappedClassifier, fingerprint_of, state_of, tensors_of
-from selfinformed.runtime.arguments import real_number, seed_of, whole_number
+from selfinformed.runtime.arguments import one_of, real_number, seed_of, whole_number
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.memory import free_on
 from selfinformed.runtime.reading import reason_of
@@ -328,8 +328,7 @@ class AugmentedClassifier(nn.Module):
 
 def check_classifier(classifier: str) -> None:
     """That it is what `augment` can do with the classifier."""
-    if classifier not in ("keep", "reinitialise"):
-        raise SelfInformedError(f"classifier: expected 'keep' or 'reinitialise', got {classifier!r}")
+    one_of("classifier", classifier, ("keep", "reinitialise"))
 
 
 def augment(

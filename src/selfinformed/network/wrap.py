@@ -26,7 +26,6 @@ from selfinformed.network.cost import Cost, cost
 from selfinformed.network.families import classifiers_of, labels_of
 from selfinformed.runtime.arguments import expect, one_of
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.reading import shown
 from selfinformed.runtime.remarks import remark
 from selfinformed.runtime.tabular import Table
 
@@ -55,9 +54,8 @@ class AttachPoint:
     reduce: Reduce = "flatten"
 
     def __post_init__(self) -> None:
-        for name, value, kinds in (("side", self.side, ("input", "output")), ("reduce", self.reduce, get_args(Reduce))):
-            if value not in kinds:
-                raise SelfInformedError(f"{name}: expected one of {', '.join(kinds)}; got {shown(value)}")
+        one_of("side", self.side, ("input", "output"))
+        one_of("reduce", self.reduce, get_args(Reduce))
 
     def read(self, tensor: torch.Tensor) -> torch.Tensor:
         """(B, ...) -> (B, D), in memory of its own: what follows in the network may write to the tensor."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from selfinformed.data.targets import as_targets
-from selfinformed.runtime.arguments import whole_number
+from selfinformed.runtime.arguments import one_of, whole_number
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.detections import detections
 
@@ -73,8 +73,7 @@ class RankingMetrics:
     """Gathers each example's K best labels, batch by batch; memory is N x K, whatever C is. For `ranked_by` see `mean_average_precision`."""
 
     def __init__(self, n_labels: int, top_k: int = 50, ranked_by: RankedBy = "logits") -> None:
-        if ranked_by not in get_args(RankedBy):
-            raise SelfInformedError(f"ranked_by: expected one of {', '.join(get_args(RankedBy))}; got {ranked_by!r}")
+        one_of("ranked_by", ranked_by, get_args(RankedBy))
         self.n_labels, self.top_k, self.ranked_by = n_labels, whole_number("top_k", top_k), ranked_by
         self.n_examples = 0
         self._ids: list[npt.NDArray[np.int64]] = []

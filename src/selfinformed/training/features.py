@@ -20,7 +20,7 @@ from selfinformed.data.examples import Examples, Inputs, joined, take_inputs
 from selfinformed.data.targets import Targets
 from selfinformed.network.trunk import CopiedEnd
 from selfinformed.network.wrap import FeatureShape, WrappedClassifier, check_wrapped
-from selfinformed.runtime.arguments import whole_number
+from selfinformed.runtime.arguments import one_of, whole_number
 from selfinformed.runtime.device import wait_for
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_tensors, write_tensors
@@ -164,8 +164,7 @@ class FeatureStore:
         check_labels(net, examples)
         check_wrapped(net)
         batch_size = whole_number("batch_size", batch_size)
-        if dtype not in get_args(FeatureType):
-            raise SelfInformedError(f"dtype: expected {' or '.join(get_args(FeatureType))}; got {dtype!r}")
+        one_of("dtype", dtype, get_args(FeatureType))
         if not len(examples):
             raise SelfInformedError(_NOTHING)
         if folder is not None:

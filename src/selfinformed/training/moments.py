@@ -9,7 +9,7 @@ import torch
 
 from selfinformed.augmented.readers import InputTransform
 from selfinformed.network.wrap import FeatureShape
-from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.arguments import one_of
 
 HeadInput = Literal["whitened", "standardised", "raw"]
 
@@ -26,8 +26,7 @@ def transform_of(
         kind: `whitened`, `standardised` or `raw`.
         untouched: numbers of attach points that stay as they are.
     """
-    if kind not in get_args(HeadInput):
-        raise SelfInformedError(f"head_input: expected {', '.join(get_args(HeadInput))}; got {kind!r}")
+    one_of("head_input", kind, get_args(HeadInput))
     sizes = [shape.map[0] if shape.map else shape.size for shape in shapes]
     sizes = [0 if place in untouched else size for place, size in enumerate(sizes)]
     if kind == "raw":
