@@ -109,7 +109,7 @@ def examples(targets: list[list[int]], n_labels: int = N_LABELS, alike: bool = F
 
 NOTHING = (
     "cluster: no two labels are ever detected together; measure more hold-out data, or a larger top_k; "
-    "without annotations group by co-detections (--grouping codetections)"
+    "without annotations group by co-detections (measure(..., kind='codetections'), --grouping codetections)"
 )
 
 

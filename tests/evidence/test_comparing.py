@@ -392,7 +392,7 @@ def test_a_journal_knows_the_outputs_and_every_arm_has_the_same_loss(problem: Pr
         ({"arms": "dense"}, "arms: expected some of base, .*, in a list; got 'dense'"), ({"arms": ["bse"]}, "arms: .*got 'bse'"),
         ({"arms": []}, "arms: .*got none"),
         ({"seeds": 0}, "seeds: "), ({"top_k": 0}, "top_k: "), ({"tuning": 3}, "tuning: learning rates are chosen on hold-out data"),
-        ({"classifier": "x"}, "classifier: expected 'keep'"), ({"seed": 1}, "compare: its trainings share no option 'seed'"),
+        ({"classifier": "x"}, "classifier: expected one of keep"), ({"seed": 1}, "compare: its trainings share no option 'seed'"),
         ({"finetune": True}, "no option 'finetune'"), ({"lerning_rate": 1}, "did you mean 'learning_rate'"),
         ({"output": "x"}, "output: expected one of softmax"),
     ],

@@ -153,7 +153,7 @@ def test_raw_input_is_left_alone_and_other_kinds_are_refused(problem: Problem) -
     shift, transform = made.shifts[0], made.matrices[0]
     assert torch.equal(shift, torch.zeros(144))
     assert torch.equal(transform, torch.eye(144))
-    with pytest.raises(SelfInformedError, match="head_input: expected whitened"):
+    with pytest.raises(SelfInformedError, match="head_input: expected one of whitened"):
         problem.store("test").input_transform("scaled")
 
 

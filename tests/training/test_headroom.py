@@ -346,8 +346,8 @@ def test_hold_out_examples_without_a_label_are_no_evidence(problem):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"budget": -1}, "budget: expected extra multiply-adds above 0"), ({"width": 0}, "width: "), ({"top_k": 0}, "top_k: "),
-        ({"epoch": 1}, "probe: its trainings share no option 'epoch'; expected some of"), ({"recipe": {"ema": 2}}, "recipe: expected ema"),
+        ({"budget": -1}, "budget: expected a number above 0, extra multiply-adds"), ({"width": 0}, "width: "), ({"top_k": 0}, "top_k: "),
+        ({"epoch": 1}, "probe: its trainings share no option 'epoch'; expected some of"), ({"recipe": {"ema": 2}}, "recipe: ema: expected"),
         ({"learning_rates": 1}, "did you mean 'learning_rate'"), ({"checkpoint": "x"}, "no option 'checkpoint'"), ({"head_input": "white"}, "head_input: "),
     ],
 )  # fmt: skip

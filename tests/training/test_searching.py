@@ -357,7 +357,7 @@ def test_on_labels_that_say_nothing_nothing_surely_helps(problem: Problem) -> No
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"top_k": 0}, "top_k: "), ({"classifier": "x"}, "classifier: expected 'keep'"), ({"batchsize": 1}, "search: .*did you mean 'batch_size'"),
+        ({"top_k": 0}, "top_k: "), ({"classifier": "x"}, "classifier: expected one of keep"), ({"batchsize": 1}, "search: .*did you mean 'batch_size'"),
         ({"log": "x"}, "no option 'log'"),
     ],
 )  # fmt: skip

@@ -189,7 +189,7 @@ def test_values_that_cannot_be_held_name_the_example(problem, tmp_path, folder):
         with refused(*said):
             FeatureStore.build(problem.net, open_dataset((inputs, problem.holdout.targets), problem.holdout.labels), dtype=dtype, **given)
         given = {"folder": folder and tmp_path / f"{folder} again"}
-    with refused("dtype: expected float32 or float16; got 'bfloat16'"):
+    with refused("dtype: expected one of float32, float16; got 'bfloat16'"):
         FeatureStore.build(problem.net, problem.holdout, dtype="bfloat16")
 
 

@@ -341,7 +341,8 @@ def _rows_of(tensors: Inputs, rows: Sequence[int]) -> Inputs:
 
 def _numbered(targets: Any, labels: LabelSpace | None) -> Any:
     """Targets as they are, or where they are names, one or a list of them for each example, as label lists."""
-    if isinstance(targets, torch.Tensor | Targets | Iterator) or getattr(targets, "ndim", 1) != 1:
+    numbers = getattr(getattr(targets, "dtype", None), "kind", "O") not in "OUST"  # of an array, of which some types hold text
+    if isinstance(targets, torch.Tensor | Targets | Iterator) or numbers or getattr(targets, "ndim", 1) != 1:
         return targets
     rows = targets.tolist() if hasattr(targets, "tolist") else targets
     lists = [row if isinstance(row, list | tuple | set) else [row] for row in rows]
