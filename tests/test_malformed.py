@@ -11,7 +11,7 @@ import pytest
 from malformed import Reader, damaged, given, readers, write_sound
 
 KINDS = [reader for reader in readers() if not reader.name.startswith(("report:", "image "))]  # figures take long, and so does each format of images
-EACH = 2
+EACH = 1
 
 
 @pytest.fixture(scope="module")
