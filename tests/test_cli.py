@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -407,3 +408,12 @@ def test_help_derives_from_the_options(call) -> None:
     assert "--seeds" in out
     assert "[default: 3]" in out
     assert "whitened|standardised|raw" in out
+
+
+def test_json_is_read_back_whatever_the_encoding_of_standard_output(monkeypatch):
+    for encoding in ("utf-8", "cp1252", "cp932"):
+        stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="backslashreplace")
+        monkeypatch.setattr(sys, "stdout", stream)
+        cli._show(True, {"name": "été 漢 \N{GRINNING FACE}"}, [])
+        stream.flush()
+        assert json.loads(stream.buffer.getvalue().decode("utf-8")) == {"name": "été 漢 \N{GRINNING FACE}"}

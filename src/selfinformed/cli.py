@@ -533,7 +533,7 @@ def _show(as_json: bool, content: Any, shown: Table | list[dict[str, Any]], titl
     from selfinformed.runtime.files import plain
 
     if as_json:
-        print(json.dumps(plain(content), ensure_ascii=False))  # noqa: T201
+        print(json.dumps(plain(content), ensure_ascii=str(sys.stdout.encoding).lower() != "utf-8"))  # noqa: T201
         return
     table = shown if isinstance(shown, Table) else Table.of(title, shown, _WORDS)
     replace(table, title=title or table.title).print()

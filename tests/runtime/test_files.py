@@ -6,6 +6,8 @@ import errno
 import hashlib
 import json
 import os
+import stat
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +83,20 @@ def test_a_full_disk_is_named_and_keeps_the_old_content(tmp_path, monkeypatch):
         write_text(path, "new")
     assert path.read_text() == "old"
     assert names_in(tmp_path) == ["file.txt"]
+
+
+@pytest.mark.parametrize(("number", "written"), [(errno.EOPNOTSUPP, True), (errno.EINVAL, True), (errno.EIO, False)])
+def test_a_file_system_may_sync_files_alone(tmp_path, monkeypatch, number, written):
+    whole = os.fsync
+
+    def of_files_alone(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, os.strerror(number))
+        whole(handle)
+
+    monkeypatch.setattr(os, "fsync", of_files_alone)
+    with nullcontext() if written else pytest.raises(SelfInformedError, match=r"file\.txt cannot be written"):
+        write_text(tmp_path / "file.txt", "new")
 
 
 def test_a_disk_that_fills_up_under_safetensors_is_named(tmp_path):

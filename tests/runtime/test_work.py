@@ -308,6 +308,12 @@ def test_without_proc_a_process_is_asked_for_by_a_signal_that_does_nothing(monke
     assert asked == [(4711, 0)]
     monkeypatch.setattr(os, "kill", full)
     assert module._alive(4711) is None
+
+    def not_ours(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", not_ours)
+    assert module._alive(4711) == "alive"
     monkeypatch.setattr(module, "os", SimpleNamespace(name="nt"))  # where that signal ends a process
     assert module._alive(4711) is None
 

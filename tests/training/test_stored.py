@@ -206,6 +206,12 @@ def unit(folder: Path, number: int) -> Path:
     return folder / f"unit-{number:06d}.safetensors"
 
 
+def test_hidden_files_of_another_system_are_no_shards(problem, tmp_path):
+    FeatureStore.build(problem.net, problem.holdout, 64, folder=tmp_path)
+    (tmp_path / "._unit-000000.safetensors").write_bytes(b"of another system")
+    assert len(FeatureStore.load(tmp_path, problem.net, problem.holdout)) == len(problem.holdout)
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [

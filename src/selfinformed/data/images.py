@@ -80,8 +80,8 @@ class ImageFiles:
     @classmethod
     def from_folder(cls, folder: Path, labels: LabelSpace | None) -> ImageFiles:
         """One subfolder per label."""
-        subfolders = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-        images = {sub: sorted(_images_below(sub)) for sub in subfolders}
+        subfolders = sorted((p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")), key=lambda p: p.name)
+        images = {sub: sorted(_images_below(sub), key=lambda p: p.parts) for sub in subfolders}  # paths themselves are compared in another way on each system
         if not any(images.values()):
             raise SelfInformedError(f"data: {folder} holds no images in subfolders; expected {folder}/LABEL/IMAGE.png")
         labels = labels or LabelSpace(sub.name for sub in subfolders)

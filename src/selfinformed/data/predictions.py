@@ -37,7 +37,7 @@ def open_predictions(path: str | Path, n_labels: int | None = None, top_k: int |
     path = Path(path)
     if not path.exists():
         raise SelfInformedError(f"predictions: {path} does not exist; expected {_EXPECTED}")
-    paths = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    paths = sorted(path.glob("[!.]*.safetensors")) if path.is_dir() else [path]
     if not paths or paths[0].suffix.lower() not in _FORMATS:
         raise SelfInformedError(f"predictions: {path} is none of what can be read; expected {_EXPECTED}")
     files = tuple(_opened(p) for p in paths)

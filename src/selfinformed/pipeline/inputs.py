@@ -90,8 +90,9 @@ class Inputs:
     def _placed(self, model: nn.Module) -> nn.Module:
         """The network as it is run."""
         volumes = any(p.ndim == 5 for p in model.parameters())  # the weights of a Conv3d have no such layout
-        layout = torch.preserve_format if volumes else torch.channels_last
-        return model.to(choose_device(self.config.device)).to(memory_format=layout).eval()  # type: ignore[no-any-return, call-overload]
+        device = choose_device(self.config.device)
+        layout = torch.preserve_format if volumes or device.type not in ("cpu", "cuda") else torch.channels_last  # which not all compute right
+        return model.to(device).to(memory_format=layout).eval()  # type: ignore[no-any-return, call-overload]
 
     @cached_property
     def _model(self) -> nn.Module:

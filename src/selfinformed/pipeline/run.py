@@ -229,7 +229,7 @@ class Run:
                 budget=self._budget, **self._training(probed=False),
             )  # fmt: skip
             for folder in folders:
-                rmtree(folder)
+                rmtree(folder, ignore_errors=True)  # some file systems keep what is still mapped
             return {**found.to_dict(), "earlier_points": c.attach_points}
 
         return self._kept.json_stage("probe", "probe.json", make)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -18,6 +19,8 @@ import numpy as np
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.memory import require_memory
 from selfinformed.runtime.reading import MOST_JSON, check_tensors, opened, parsed, read_text, reason_of
+
+_CANNOT_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}  # what a file system says that cannot sync a folder
 
 
 def digest_of(path: str | Path) -> str:
@@ -62,7 +65,7 @@ def written_atomically(path: str | Path, keep: bool = False) -> Iterator[Path]:
 
 def write_text(path: str | Path, text: str, keep: bool = False) -> None:
     with written_atomically(path, keep) as temporary:
-        temporary.write_text(text, "utf-8", errors="backslashreplace")  # names of files may hold bytes that are no text; in JSON this reads back alike
+        temporary.write_text(text, "utf-8", "backslashreplace", "\n")  # names of files may hold bytes that are no text; in JSON this reads back alike
 
 
 def write_json(path: str | Path, content: Any, keep: bool = False) -> None:
@@ -191,9 +194,9 @@ def read_tensors(path: str | Path, format: str) -> tuple[dict[str, np.ndarray], 
 
     if not Path(path).exists():
         raise SelfInformedError(f"{path} does not exist (expected a file of format {format})")
+    require_memory(Path(path).stat().st_size, f"{path}", "free some, or measure with a smaller --top-k or --budget")
     try:
         check_tensors(path, format)
-        require_memory(Path(path).stat().st_size, f"{path}", "free some, or measure with a smaller --top-k or --budget")
         with safe_open(str(path), framework="np") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != format:
@@ -265,9 +268,13 @@ def _linked(temporary: Path, path: Path) -> bool:
 
 
 def _sync_folder(folder: Path) -> None:
+    """Makes new names in a folder last, where the file system can: some sync files alone."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
     finally:
         os.close(handle)
 

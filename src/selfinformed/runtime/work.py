@@ -205,6 +205,8 @@ def _alive(process: int) -> str | None:
         return None
     try:
         os.kill(process, 0)
+    except PermissionError:  # another user's
+        return "alive"
     except OSError:
         return None
     return "alive"

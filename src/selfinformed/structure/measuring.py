@@ -152,7 +152,7 @@ def _unit_size(n_examples: int, batch_size: int) -> int:
 
 def _check_units(folder: Path, results: list[Path], origin: dict[str, str], holdout: Examples, size: int) -> None:
     """Stops unless every unit is there once, whole, of this model and data, with no more left out than allowed."""
-    for path in sorted(set(folder.glob("*.safetensors")) - set(results)):
+    for path in sorted(set(folder.glob("[!.]*.safetensors")) - set(results)):
         raise SelfInformedError(f"{path} is none of the {len(results)} units of this run; delete it, or what it holds would be counted too")
     for unit, path in enumerate(results):
         arrays, metadata = read_tensors(path, FORMAT)

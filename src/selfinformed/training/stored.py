@@ -52,7 +52,7 @@ def open_shards(folder: Path, net: WrappedClassifier, examples: Examples | None)
     if examples is not None and manifest["data"] != examples.fingerprint:
         raise SelfInformedError(f"{folder} holds features of other data; delete it to have them computed again")
     paths = [folder / f"unit-{unit:06d}.safetensors" for unit in range(manifest["n_units"])]
-    for path in sorted(set(folder.glob("*.safetensors")) - set(paths)):
+    for path in sorted(set(folder.glob("[!.]*.safetensors")) - set(paths)):
         raise SelfInformedError(f"{path} is none of the {len(paths)} shards of these features; delete it")
     opened = [_open_shard(path, unit, manifest) for unit, path in enumerate(paths)]
     skipped = {row: reason for shard in opened for row, reason in shard.skipped.items()}
