@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 from typing import Literal
 
@@ -125,6 +126,15 @@ def test_a_folder_per_label(tmp_path):
     assert files.targets == [[0], [1], [1]]
     (tmp_path / ".ipynb_checkpoints").mkdir()
     assert ImageFiles.from_folder(tmp_path, LabelSpace(["b", "z", "a"])).targets == [[2], [0], [0]]
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_accents_of_folder_names_may_stand_apart_from_their_letters(tmp_path, form):
+    for name in ("etude", "zoo", "\u00e9t\u00e9"):
+        save_image(tmp_path / unicodedata.normalize(form, name) / "1.png")
+    assert ImageFiles.from_folder(tmp_path, None).labels.names == ("etude", "zoo", "\u00e9t\u00e9")
+    given = LabelSpace([unicodedata.normalize("NFD", "\u00e9t\u00e9"), "zoo", "etude"])
+    assert ImageFiles.from_folder(tmp_path, given).targets == [[2], [1], [0]]
 
 
 def test_a_folder_that_is_no_label_is_refused(tmp_path):

@@ -17,7 +17,7 @@ from typing import IO, Any, Literal, Protocol
 import numpy as np
 import torch
 
-from selfinformed.data.labels import LabelSpace, resolved
+from selfinformed.data.labels import LabelSpace, composed, resolved
 from selfinformed.data.parquet import parquet_file
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.reading import MOST_JSON, check_file, naming, opened, reason_of, shown
@@ -80,11 +80,11 @@ class ImageFiles:
     @classmethod
     def from_folder(cls, folder: Path, labels: LabelSpace | None) -> ImageFiles:
         """One subfolder per label."""
-        subfolders = sorted((p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")), key=lambda p: p.name)
+        subfolders = sorted((p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")), key=lambda p: composed(p.name))
         images = {sub: sorted(_images_below(sub), key=lambda p: p.parts) for sub in subfolders}  # paths themselves are compared in another way on each system
         if not any(images.values()):
             raise SelfInformedError(f"data: {folder} holds no images in subfolders; expected {folder}/LABEL/IMAGE.png")
-        labels = labels or LabelSpace(sub.name for sub in subfolders)
+        labels = labels or LabelSpace(composed(sub.name) for sub in subfolders)
         targets: list[list[int]] = []
         for sub, paths in images.items():
             try:

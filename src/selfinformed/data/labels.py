@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +15,11 @@ from selfinformed.runtime.reading import MOST_LABELS, shown
 
 _MISSING = {"None", "nan", "NaT", "<NA>"}
 _SEARCHED = 10_000  # names, for one that is near
+
+
+def composed(name: Any) -> str:
+    """A name with each accent in one character with its letter (NFC), where there is such a one."""
+    return unicodedata.normalize("NFC", str(name))
 
 
 @dataclass(frozen=True)
@@ -62,9 +68,9 @@ class LabelSpace:
         return f"LabelSpace({len(self)} labels: {shown}{', …' if len(self) > 3 else ''})"
 
     def index(self, name: str) -> int:
-        """The output unit of a label name."""
+        """The output unit of a label name; letters with accents may be composed or not, as some file systems have them."""
         try:
-            return self._index[name]
+            return self._index[name] if name in self._index else self._composed[composed(name)]
         except KeyError:
             near = difflib.get_close_matches(str(name), self.names[:_SEARCHED], 1)
             hint = f"did you mean {shown(near[0])}? The" if near else "the"
@@ -94,6 +100,10 @@ class LabelSpace:
     def is_numbers(self) -> bool:
         """Whether each label is named by its number, which says nothing of what it is."""
         return self.names == tuple(map(str, range(len(self))))
+
+    @cached_property
+    def _composed(self) -> dict[str, int]:
+        return {composed(name): i for i, name in enumerate(self.names)}
 
     @cached_property
     def _index(self) -> dict[str, int]:
