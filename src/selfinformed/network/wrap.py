@@ -290,8 +290,7 @@ def check_wrapped(net: Any) -> None:
 def state_of(model: nn.Module, changing: Set[str] = frozenset()) -> dict[str, tuple[int, int]]:
     """Another one whenever a parameter or a persistent buffer was written to or replaced, told without a look at their values; but for the buffers
     `changing`, in which a model keeps something of each call."""
-    kept = {name: tensor for name, tensor in tensors_of(model).items() if name not in changing and not is_lazy(tensor)}
-    return {name: (tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for name, tensor in kept.items()}
+    return {name: (tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for name, tensor in _lasting(model, changing).items()}
 
 
 def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -302,11 +301,15 @@ def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
 def _glance(model: nn.Module, changing: Set[str]) -> int:
     """A checksum over some values of each tensor of `state_of`, since what is written through `.data`, as some optimisers do, leaves no other trace."""
     checksum = 0
-    for name, tensor in tensors_of(model).items():
-        if name not in changing and not is_lazy(tensor):
-            flat = tensor.detach().flatten()
-            checksum = zlib.crc32(bytes_of(flat[:: flat.numel() // 64 | 1]), checksum)
+    for tensor in _lasting(model, changing).values():
+        flat = tensor.detach().flatten()
+        checksum = zlib.crc32(bytes_of(flat[:: flat.numel() // 64 | 1]), checksum)
     return checksum
+
+
+def _lasting(model: nn.Module, changing: Set[str]) -> dict[str, torch.Tensor]:
+    """The tensors that have values, and the same from call to call."""
+    return {name: tensor for name, tensor in tensors_of(model).items() if name not in changing and not is_lazy(tensor)}
 
 
 def fingerprint_of(model: nn.Module) -> str:

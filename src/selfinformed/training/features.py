@@ -161,8 +161,8 @@ class FeatureStore:
         """
         are_views = isinstance(examples, list | tuple) and all(isinstance(view, Examples) for view in examples)
         examples = cast("Examples", _one_after_another(examples) if are_views else examples)  # type: ignore[arg-type]
-        check_labels(net, examples)
         check_wrapped(net)
+        check_labels(net, examples)
         batch_size = whole_number("batch_size", batch_size)
         one_of("dtype", dtype, get_args(FeatureType))
         if not len(examples):
