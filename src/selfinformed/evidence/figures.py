@@ -348,9 +348,8 @@ def inline_svg(figure: Figure, name: str, keep: Sequence[str] = ()) -> str:
     import re
 
     buffer = io.StringIO()
-    with _style(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")
-        figure.savefig(buffer, format="svg", bbox_inches="tight", transparent=True, metadata={"Date": None, "Creator": None})
+    with _style(), _any_script():
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
@@ -367,16 +366,30 @@ def inline_svg(figure: Figure, name: str, keep: Sequence[str] = ()) -> str:
     return f'<svg role="img" aria-label="{html.escape(str(figure.get_label()) or f"{name} figure")}" ' + text.removeprefix("<svg ")
 
 
+def lay_out(figure: Figure) -> None:
+    """Finds the places of what a figure holds, once for all the formats that it is then written in."""
+    with _style(), _any_script():
+        figure.draw_without_rendering()
+    figure.set_layout_engine(None)  # a figure without one is not drawn twice for each format
+
+
 def save_figure(figure: Figure, path: Path) -> None:
     """Writes a PNG, and beside it an SVG whose text is text and whose bytes depend on the figure alone; each atomically.
 
     Texts are not read as formulas, so a logarithmic axis needs a formatter of its own.
     """
-    with _style(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # label names may be in any script; the SVG and the page beside show them
+    with _style(), _any_script():
         for format, about in (("png", {}), ("svg", {"Date": None})):
             with written_atomically(path.with_suffix(f".{format}")) as temporary:
                 figure.savefig(temporary, format=format, dpi=300, metadata=about)
+
+
+@contextmanager
+def _any_script() -> Iterator[None]:
+    """Label names may be in any script: what a PNG has no glyph for, the SVG and the page beside it show."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        yield
 
 
 def first_groups(groups: LabelGroups) -> list[npt.NDArray[np.int64]]:

@@ -106,6 +106,7 @@ def report(findings: Findings, folder: str | Path) -> Path:
     folder = Path(folder)
     drawn = _figures(findings)
     for name, figure in drawn.items():
+        draw.lay_out(figure)
         draw.save_figure(figure, folder / "figures" / f"{name}.png")
     del drawn["confusions"]  # the page draws its own
     path = folder / "report.html"
