@@ -25,7 +25,7 @@ def task(kind: str) -> Task:
     train, holdout, test = (cached(net, lambda part=part: data.examples(part), f"{folder}/{part}") for part in PARTS)
     arms = ("base", "classifier", "confusions", "codetections", "random", "dense", "hinton", "gated", "adapter", "searched")
     return Task(
-        "cjk", kind, net, train, holdout, test, None, log_seconds("cjk", kind), 0.25, SPACE, candidates=15, rounds=1, arms=arms, curve=(),
+        "cjk", kind, net, train, holdout, test, None, log_seconds("cjk", kind), 0.25, SPACE, candidates=15, rounds=1, arms=arms, curve=(0.01,),
         tuning=None, training=TRAINING,
     )  # fmt: skip
 

@@ -27,11 +27,11 @@ def task(kind: str) -> Task:
         arms = ("base", "classifier", "confusions", "random", "dense", "searched")
         return Task(
             "kanji", kind, net, train, holdout, test, views, log_seconds("kanji", kind), 2.0, replace(SPACE, rate=(1.0, 0.3)), candidates=24, rounds=1,
-            arms=arms, curve=(), tuning=(1.0, 0.1) if kind == "long" else (1.0,),
+            arms=arms, tuning=(1.0, 0.1) if kind == "long" else (1.0,),
         )  # fmt: skip
     return Task(  # at the rates that every arm preferred to half of them
         "kanji", kind, net, train, holdout, test, views, log_seconds("kanji", kind), 1.0, SPACE, candidates=36, rounds=1,
-        arms=arms, tuning=(1.0,),
+        arms=arms, curve=(0.005, 0.01, 0.02, 0.1), tuning=(1.0,),
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ def task(kind: str) -> Task:
     net, stores = cached_parts("kanji2", kind, 2)
     train, holdout, test, views = stores
     return Task(
-        "kanji2", kind, net, train, holdout, test, views, log_seconds("kanji2", kind), 0.5, WHAT_WON, candidates=20, rounds=1, tuning=(1.0,), curve=(),
+        "kanji2", kind, net, train, holdout, test, views, log_seconds("kanji2", kind), 0.5, WHAT_WON, candidates=20, rounds=1, tuning=(1.0,),
     )  # fmt: skip
 
 

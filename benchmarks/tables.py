@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from bases import log_seconds
 from common import RESULTS
 
 from selfinformed.evidence.figures import calibration_figure, save_figure
@@ -93,15 +94,18 @@ def table(name: str, base: dict[str, Any]) -> str:
         f"### {title(name, base)}", "",
         f"{base['labels']:,} labels, {base['features']:,} features, {base['multiply_adds'] / 1e6:.1f} M multiply-adds, "
         f"{base['examples'][0]:,} cached training examples, {base['epochs']:g} pass, C / (K D) = {base['labels_per_group_and_feature']:.2f} at K = 6.", "",
-        "| arm | mAP@50 | 95% interval | searched minus it | top-1 | executed | heads, s |", "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| arm | mAP@50 | 95% interval | searched minus it | per example | top-1 | executed | weights added | heads, s |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]  # fmt: skip
+    parameters = next(row["parameters"] for row in base["comparison"]["summary"] if row["arm"] == "base")
     for row in base["comparison"]["summary"]:
         low, high = row["interval"]
         over = row["method_over_it"]
         against = f"{100 * over['mean']:+.2f} ({100 * over['low']:+.2f} to {100 * over['high']:+.2f})" if over else ""
         lines.append(
-            f"| {row['arm']} | {100 * row['mean_average_precision']:.2f} | {100 * low:.2f} to {100 * high:.2f} | {against} | {100 * row['top1']:.2f} | "
-            f"{row['extra_computation']:.4f}x | {seconds(base, row['arm']):.0f} |"
+            f"| {row['arm']} | {100 * row['mean_average_precision']:.2f} | {100 * low:.2f} to {100 * high:.2f} | {against} | "
+            f"{100 * row['mean_average_precision_per_example']:.2f} | {100 * row['top1']:.2f} | {row['extra_computation']:.4f}x | "
+            f"{(row['parameters'] - parameters) / 1e6:.2f} M | {seconds(base, row['arm']):.0f} |"
         )
     for arm, row in base["further"].items():
         if arm == "dense as searched" and base["search"]["best"] == base["search"]["dense"]:
@@ -110,16 +114,17 @@ def table(name: str, base: dict[str, Any]) -> str:
         low, high = (100 * x for x in over["interval"])
         lines.append(
             f"| *{arm}* | {100 * row['mean_average_precision']:.2f} | {100 * row['interval'][0]:.2f} to {100 * row['interval'][1]:.2f} | "
-            f"{100 * over['mean']:+.2f} ({low:+.2f} to {high:+.2f}) | {100 * row['top1']:.2f} | {row['extra_computation']:.4f}x | |"
+            f"{100 * over['mean']:+.2f} ({low:+.2f} to {high:+.2f}) | | {100 * row['top1']:.2f} | {row['extra_computation']:.4f}x | | |"
         )
     forecast, speed = base["probe"]["forecast"], base["speed"]
+    share = speed["heads_seconds"] / log_seconds(name, base["kind"])
+    spent = f"heads took {speed['heads_seconds']:.0f} s, {100 * share:.1f}% of the base's training, caching features {speed['caching_seconds']:.0f} s."
     lines += [
         "", f"Searched: {base['search']['best']}. Best dense head of the search: {base['search']['dense']}.",
         *tuned(base["comparison"]["about"].get("tuned", {})),
         f"Probe: {100 * forecast['gain']:+.2f} forecast for a dense head at this budget; gained {best_dense(base):+.2f}. "
         f"Limited by: {base['probe']['limited_by']}.",
-        f"Cached features train {speed['ratio']:.1f} times as many examples a second as the frozen trunk in the loop; heads took "
-        f"{speed['heads_seconds']:.0f} s, {100 * speed['share_of_base_training']:.1f}% of the base's training.", "",
+        f"Cached features train {speed['ratio']:.1f} times as many examples a second as the frozen trunk in the loop; {spent}", "",
     ]  # fmt: skip
     return "\n".join(lines)
 

@@ -2,7 +2,8 @@
 `bench-wordnet` run.
 
 For each base: the probe's forecast, a search on hold-out data, the comparison of all arms over seeds on test data, mAP against
-multiply-adds, and what training on cached features saves. Features and trials are cached, so that a stopped run goes on.
+multiply-adds, what training on cached features saves, and the whole network trained on instead (finetune.py). Features and trials are cached, so that
+a stopped run goes on.
 """
 
 from __future__ import annotations
@@ -41,7 +42,6 @@ from selfinformed.training.structures import Builder, Choice
 N_GROUPS = 6
 TUNING = (1.0, 0.5)  # factors of the learning rates that every arm tries on hold-out data, as the search does
 RATES = {"learning_rate": 3e-3, "classifier_learning_rate": 1.5e-3}
-CURVE = (0.01, 0.1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,7 @@ class Task:
     rounds: int = 2
     seeds: int = 5
     arms: Sequence[str] = ("base", "classifier", "confusions", "codetections", "random", "dense", "hinton", "gated", "adapter", "searched")
-    curve: Sequence[float] = CURVE
+    curve: Sequence[float] = ()
     training: dict[str, Any] = field(default_factory=lambda: dict(RATES))
     tuning: Sequence[float] | None = TUNING
 
@@ -234,13 +234,15 @@ BEHIND = {"boxstyle": "square,pad=0.1", "color": "white", "alpha": 0.8, "linewid
 
 def run(name: str, tasks: dict[str, Callable[[], Task]], only: str | None = None) -> None:
     """Measures each base, keeps what other bases gave, and writes results/NAME.json and NAME.png."""
+    from finetune import main as finetune
+
     path = RESULTS / f"{name}.json"
     bases = {row["kind"]: row for row in read_json(path, "results")["bases"]} if path.exists() else {}
     for kind, make in tasks.items():
         if only in (None, kind):
             bases[kind] = measure(make())
             save(name, {"seed": 0, "bases": [bases[k] for k in tasks if k in bases]})
-    draw(name, list(bases.values()))
+            finetune(name, kind)
 
 
 def draw(name: str, bases: list[dict[str, Any]]) -> None:

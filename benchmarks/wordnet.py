@@ -42,12 +42,12 @@ def task(kind: str) -> Task:
         arms = (*arms, "hinton", "gated", "adapter")
         return Task(
             "wordnet", kind, net, train, holdout, test, None, log_seconds("wordnet", kind), 0.5, SPACE, budget=0.01, candidates=30, rounds=1,
-            arms=arms, curve=(), tuning=None, training=TRAINING,
+            arms=arms, curve=(0.005, 0.05), tuning=None, training=TRAINING,
         )  # fmt: skip
     space = replace(SPACE, grouping=("confusions", "codetections"), n_groups=(6, 12), residual=(0.0, 0.25))  # none that corrects came near
     return Task(
         "wordnet", kind, net, train, holdout, test, None, log_seconds("wordnet", kind), 2.0, space, budget=0.01, candidates=18, rounds=1,
-        arms=arms, curve=(), tuning=None, training=RATES | {"recipe": {"epsilon": 1e-4}},
+        arms=arms, tuning=None, training=RATES | {"recipe": {"epsilon": 1e-4}},
     )  # fmt: skip
 
 
