@@ -19,7 +19,8 @@ import torch
 from common import bandwidth, median_seconds, save
 from torch import nn
 
-from selfinformed.data.examples import Examples, open_dataset
+from selfinformed.data.examples import Examples
+from selfinformed.data.opening import open_dataset
 from selfinformed.network.wrap import WrappedClassifier, wrap
 from selfinformed.training.features import FeatureStore
 from selfinformed.training.stored import StoredRows

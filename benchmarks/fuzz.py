@@ -26,7 +26,7 @@ MOST_BYTES = 4 * 2**30  # of memory; more is a crash
 def targets(folder: Path) -> dict[str, tuple[list[Path], Callable[[Path], object]]]:
     """Of each reader: sound files to begin with, and what reads a file."""
     import malformed
-    from selfinformed.data.examples import open_dataset
+    from selfinformed.data.opening import open_dataset
     from selfinformed.data.predictions import open_predictions
     from selfinformed.evidence.comparison import Comparison
     from selfinformed.pipeline.artefacts import read_artefact, read_history

@@ -19,8 +19,9 @@ from hypothesis import settings
 from PIL import Image
 from torch import nn
 
-from selfinformed.data.examples import Examples, open_dataset
+from selfinformed.data.examples import Examples
 from selfinformed.data.labels import LabelSpace
+from selfinformed.data.opening import open_dataset
 from selfinformed.evidence.reporting import Findings
 from selfinformed.network.wrap import WrappedClassifier, wrap
 from selfinformed.runtime.errors import SelfInformedError

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 import selfinformed
-from conftest import write_config, write_images
+from conftest import refused, write_config, write_images
 from selfinformed import cli
 from selfinformed.__main__ import main as entry
 from selfinformed.pipeline.config import demo_config, read_config
@@ -52,6 +52,14 @@ def finished(data_folder: Path, tmp_path_factory) -> Path:
     for said in ("network ", "groups of labels", "confusions minus it", "report ", "took "):
         assert said in done.stdout + done.stderr
     return folder
+
+
+def test_model_options_at_the_command_line() -> None:
+    assert cli._parsed("model_options", "in_chans=1, drop_rate=0.5") == {"in_chans": 1, "drop_rate": 0.5}
+    assert cli._parsed("model_options", "none") is None
+    for wrong in ("a=[", "x", "a=1,", "=1", ""):
+        with refused("model_options: expected NAME=VALUE, several parted by commas, got"):
+            cli._parsed("model_options", wrong)
 
 
 @pytest.mark.parametrize("verb", VERBS)

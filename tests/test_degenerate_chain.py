@@ -11,8 +11,9 @@ import torch
 
 from conftest import N_LABELS, Problem, SmallNet, draw, refused
 from selfinformed.augmented.network import augment
-from selfinformed.data.examples import Examples, open_dataset
+from selfinformed.data.examples import Examples
 from selfinformed.data.labels import LabelSpace
+from selfinformed.data.opening import open_dataset
 from selfinformed.evidence.comparing import compare
 from selfinformed.evidence.evaluation import evaluate
 from selfinformed.network.wrap import WrappedClassifier, wrap

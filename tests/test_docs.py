@@ -118,7 +118,7 @@ def test_troubleshooting_quotes_messages_that_there_are():
     source = re.sub(r'"\s*\n\s*(?:\+ )?f?"', "", source)  # one string over several lines
     rows = re.findall(r"^\| (`.*?`) \| ", PAGES["troubleshooting.md"], re.MULTILINE)
     assert len(rows) > 50
-    filled_in = r"…|'[^']*'|\b[xXNMCDLKn]\b|\d[\d.]*|[()]|\b(?:nan|timm|train|torchvision|onnx|n_groups)\b|x\.py|does not exist"
+    filled_in = r": expected |, got|…|'[^']*'|\b[xXNMCDLKn]\b|\d[\d.]*|[()]|\b(?:nan|timm|train|torchvision|onnx|n_groups)\b|x\.py|does not exist"
     for message in [message for row in rows for message in re.findall(r"`([^`]+)`", row)]:
         longest = max((piece.strip(" :;,") for piece in re.split(filled_in, message)), key=len)
         assert longest in source, message

@@ -211,7 +211,9 @@ def test_arrays_that_are_not_as_long_as_they_say(place: Place, shape: str) -> No
 def test_an_archive_that_unpacks_to_more_than_is_free(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     np.savez_compressed(place.here / "bomb.npz", inputs=np.zeros((4, 1, 1000, 1000), np.float32), targets=np.arange(4))
     assert (place.here / "bomb.npz").stat().st_size < 20_000
-    monkeypatch.setattr("selfinformed.data.examples.free_memory", lambda: 15_000_000)
+    monkeypatch.setattr("selfinformed.data.arrays.free_memory", lambda: 15_000_000)
+    assert_refused(place, place.measure("--holdout", place.here / "bomb.npz"), "bomb.npz", "15,000,000 are free")
+    np.savez_compressed(place.here / "bomb.npz", inputs=np.zeros((4, 1, 6, 6), np.float32), targets=np.arange(4), offsets=np.zeros(2_000_000, np.int64))
     assert_refused(place, place.measure("--holdout", place.here / "bomb.npz"), "bomb.npz", "15,000,000 are free")
 
 

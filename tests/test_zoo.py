@@ -16,7 +16,7 @@ import torch
 import selfinformed as si
 from conftest import *  # noqa: F403  (torchvision's schemas)
 from selfinformed.augmented.exported import export_program
-from selfinformed.data.examples import Inputs, take_inputs
+from selfinformed.data.inputs import Inputs, take_inputs
 from selfinformed.network.calls import call
 from selfinformed.structure.groups import LabelGroups
 from zoo import ZOO, Entry, N

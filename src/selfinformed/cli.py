@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -176,7 +176,7 @@ def _verb(options: list[str], about: str, example: str, trains: bool = False) ->
             [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=d, annotation=a) for n, (a, d) in parameters.items()]
         )
         command.__annotations__ = {n: a for n, (a, _) in parameters.items()}
-        app.command(function.__name__.strip("_"), help=_help(about, example))(command)
+        app.command(function.__name__, help=_help(about, example))(command)
         return function
 
     return register
@@ -191,20 +191,27 @@ def _documented(option: Any) -> Any:
 
 
 def _literal(name: str) -> Any:
-    from typing import Literal, get_type_hints
-
     hint = get_type_hints(RunConfig)[name]
     return next((part for part in (hint, *get_args(hint)) if get_origin(part) is Literal), None)
 
 
 def _parsed(name: str, value: str) -> Any:
-    if name in ("hidden", "arms", "sweep", "top_groups", "pixel_mean", "pixel_std") and value != "none":
+    if value == "none":
+        return None
+    if name in ("hidden", "arms", "sweep", "top_groups", "pixel_mean", "pixel_std"):
         return [part.strip() for part in value.split(",") if part.strip()]
     if name == "model_options":
         import yaml
 
-        return {key.strip(): yaml.safe_load(text) for key, _, text in (part.partition("=") for part in value.split(","))}
-    return None if value == "none" else value
+        parts = [part.partition("=") for part in value.split(",")]
+        try:
+            read = {key.strip(): yaml.safe_load(text) for key, equals, text in parts if key.strip() and equals}
+        except yaml.YAMLError:
+            read = {}
+        if len(read) < len(parts):
+            raise SelfInformedError(f"model_options: expected NAME=VALUE, several parted by commas, got {value!r}; write other values in a config.yaml")
+        return read
+    return value
 
 
 @_alone(

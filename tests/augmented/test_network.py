@@ -17,7 +17,7 @@ from devices import SecondDevice, Spread, there
 from selfinformed.augmented.network import AugmentedClassifier, augment
 from selfinformed.augmented.readers import InputTransform
 from selfinformed.augmented.saved import load
-from selfinformed.data.examples import open_dataset
+from selfinformed.data.opening import open_dataset
 from selfinformed.evidence.evaluation import evaluate
 from selfinformed.network.wrap import AttachPoint, WrappedClassifier, wrap
 from selfinformed.runtime.errors import SelfInformedError
@@ -464,9 +464,10 @@ def test_without_heads_a_network_that_was_trained_on_is_not_the_base(problem: Pr
 
 
 def test_what_is_no_network_or_plan_is_refused(problem: Problem) -> None:
-    for given in ((problem.net, problem.groups), (problem.net.model, problem.plan())):
-        with refused("augment: expected what wrap and plan gave, got "):
-            augment(*given)
+    with refused("plan: expected what plan gave, got LabelGroups"):
+        augment(problem.net, problem.groups)
+    with refused("network: expected what wrap gave, got SmallNet"):
+        augment(problem.net.model, problem.plan())
     with refused("top_groups: expected a whole number of at least 0; got 1.5"), augment(problem.net, problem.plan()).conditional(1.5):
         pass
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from selfinformed.data.examples import open_dataset
+from selfinformed.data.opening import open_dataset
 from selfinformed.runtime.errors import SelfInformedError
 
 datasets = pytest.importorskip("datasets")

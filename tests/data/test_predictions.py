@@ -215,6 +215,8 @@ def test_the_number_of_labels_is_said_and_files_agree(tmp_path):
     refused(tmp_path, "third.safetensors was saved for 12 labels, expected 300", n_labels=None)
     write_safetensors(tmp_path / "third.safetensors", IDS[:, :4], SINGLE, None)
     refused(tmp_path, "third.safetensors has 4 ids per example,", "plain.safetensors has 5; every file needs the same number")
+    write_safetensors(tmp_path / "an empty one.safetensors", IDS[:0, :3], SINGLE[:0], None)
+    refused(tmp_path, "third.safetensors has 4 ids per example,", "plain.safetensors has 5; every file needs the same number")
     for wrong in ("many", "-3", ""):
         save_file(arrays_of(IDS, SINGLE, None), stated, {"n_labels": wrong})
         refused(stated, f"has {wrong!r} in its metadata; expected a number of labels", n_labels=None)
@@ -355,7 +357,7 @@ def test_parquet_that_is_wrong(tmp_path, message):
 def test_parquet_needs_pyarrow(tmp_path, monkeypatch):
     write_parquet(tmp_path / "a.parquet", IDS, SINGLE, None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    assert refused(tmp_path / "a.parquet") == "predictions: reading parquet needs pyarrow; run: pip install 'selfinformed[parquet]'"
+    assert refused(tmp_path / "a.parquet") == "predictions: reading parquet: pyarrow is not installed; run: pip install 'selfinformed[parquet]'"
 
 
 def test_what_is_not_there_or_of_another_kind(tmp_path):

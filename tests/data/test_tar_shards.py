@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from selfinformed.data.examples import open_dataset
+from selfinformed.data.opening import open_dataset
 from selfinformed.data.tar_shards import TarShards
 from selfinformed.runtime.errors import SelfInformedError
 

@@ -119,6 +119,15 @@ def test_chance_runs_the_searched_heads_on_as_many_examples_and_gains_less(probl
     assert made.judged("chance", other, 50, 1).figures() != found["chance"]
 
 
+def test_whether_a_budget_suffices_is_known_without_a_network_being_made(problem: Problem, monkeypatch) -> None:
+    monkeypatch.setattr("selfinformed.evidence.arms.gated", lambda *_, **__: pytest.fail("a network was made"))
+    monkeypatch.setattr("selfinformed.evidence.arms.adapted", lambda *_, **__: pytest.fail("a network was made"))
+    assert {"gated", "adapter"} <= set(bench(problem).choose(None))
+    poor = bench(problem, plan(problem.net, LabelGroups(36, ())))
+    assert poor.missing("gated").startswith("other heads or a larger budget (gated: 0 multiply-adds do not reach")
+    assert poor.missing("adapter").startswith("other heads or a larger budget (adapter: 0 multiply-adds do not reach")
+
+
 def test_arms_without_what_they_need_are_left_out(problem: Problem) -> None:
     assert bench(problem).choose(None) == ["base", "classifier", "confusions", "random", "dense", "finetune", "gated", "adapter"]
     tiny = plan(problem.net, LabelGroups(36, ([0],)), hidden=(1,))

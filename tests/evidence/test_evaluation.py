@@ -9,7 +9,7 @@ import pytest
 
 from conftest import Problem
 from selfinformed.augmented.network import augment
-from selfinformed.data.examples import open_dataset
+from selfinformed.data.opening import open_dataset
 from selfinformed.evidence.evaluation import evaluate, recall_on_subset
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.average_precision import mean_average_precision

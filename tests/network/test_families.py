@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import replace
 from types import ModuleType
@@ -98,9 +99,22 @@ def test_a_torchvision_of_another_torch_names_the_command(monkeypatch):
 
     monkeypatch.setattr(extras, "importlib", ModuleType("importlib"))
     monkeypatch.setattr(extras.importlib, "import_module", broken, raising=False)
-    message = r"does not work with this torch \(operator torchvision::nms.*pip install --upgrade 'selfinformed\[torchvision\]'"
+    message = r"does not work here \(operator torchvision::nms.*pip install --upgrade 'selfinformed\[torchvision\]'"
     with pytest.raises(SelfInformedError, match=message):
         open_family("torchvision", "resnet18", 3)
+
+
+@pytest.mark.parametrize("reason", [ImportError("libgomp.so.1: cannot open"), ModuleNotFoundError("No module named 'dep'", name="dep"), RuntimeError("")])
+def test_an_installed_package_that_does_not_work_is_not_called_missing(reason, monkeypatch):
+    def broken(name):
+        raise reason
+
+    monkeypatch.setattr(extras, "importlib", ModuleType("importlib"))
+    monkeypatch.setattr(extras.importlib, "import_module", broken, raising=False)
+    said = re.escape(str(reason) or "RuntimeError")
+    message = rf"^reading: the installed pyarrow does not work here \({said}\); run: pip install --upgrade 'selfinformed\[parquet\]'$"
+    with pytest.raises(SelfInformedError, match=message):
+        extras.extra("pyarrow.parquet", "reading", "parquet")
 
 
 def test_in_a_configuration(tmp_path):

@@ -218,6 +218,13 @@ def test_a_pickled_object_is_refused_and_not_run(config, tmp_path, save):
         Inputs(replace(config, checkpoint=str(tmp_path / "x.pt"))).network()
 
 
+@pytest.mark.parametrize("content", [b"<!DOCTYPE html><title>404</title>", bytes(5000), b"version https://git-lfs.github.com/spec/v1"])
+def test_what_is_no_checkpoint_at_all_is_not_to_be_trusted(config, tmp_path, content):
+    (tmp_path / "x.pt").write_bytes(content)
+    with pytest.raises(SelfInformedError, match=r"checkpoint: .*x\.pt cannot be read \(it is no file that torch\.save wrote\)"):
+        Inputs(replace(config, checkpoint=str(tmp_path / "x.pt"))).network()
+
+
 @pytest.mark.parametrize("name", ["absent.pt", "absent.safetensors", "empty.pt", "empty.safetensors"])
 def test_checkpoints_that_cannot_be_read_are_named(config, tmp_path, name):
     if name.startswith("empty"):
@@ -290,6 +297,15 @@ def test_the_mapping(config):
     characters = Inputs(replace(config, mapping="characters")).mapping()
     assert all(source == target for source, target in characters.items())
     assert len(characters) == len(GlyphLabels.shipped().characters)
+
+
+def test_an_example_that_cannot_be_read_takes_no_other_labels_picture_away(tmp_path):
+    write_images(tmp_path, bad="class 1/0.png")
+    for path in (tmp_path / "images").rglob("*.png"):
+        if path.stat().st_size > 20:
+            Image.open(path).resize((16, 16)).save(path)
+    inputs = Inputs(RunConfig(holdout=str(tmp_path / "images"), skip_bad=1))
+    assert sorted(inputs.pictures(LabelGroups.everything(12))) == [label for label in range(12) if label != 1]
 
 
 def test_the_demo(config, monkeypatch):

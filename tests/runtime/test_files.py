@@ -127,10 +127,10 @@ def test_an_unwritable_folder_is_named(tmp_path):
 
 
 def test_a_refused_temporary_file_is_named(tmp_path, monkeypatch):
-    def refuse(**_: object) -> None:
+    def refuse(*_: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(SelfInformedError, match=r"file\.txt cannot be written: Permission denied"):
         write_text(tmp_path / "file.txt", "content")
 

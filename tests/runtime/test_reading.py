@@ -13,7 +13,12 @@ from safetensors.numpy import save_file
 
 from conftest import refused
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.reading import MOST_DEPTH, check_tensors, naming, opened, parsed, read_text, reason_of, shown
+from selfinformed.runtime.reading import MOST_DEPTH, check_tensors, first_line, naming, opened, parsed, read_text, reason_of, shown
+
+
+@pytest.mark.parametrize(("said", "line"), [("", "RuntimeError"), ("\n \n", "RuntimeError"), ("\nreal reason\nmore", "real reason"), ("one", "one")])
+def test_the_first_line_says_something(said, line):
+    assert first_line(RuntimeError(said)) == line
 
 
 def test_a_file_is_read_and_so_is_a_link_to_it(tmp_path):

@@ -24,7 +24,7 @@ from selfinformed.pipeline.config import read_config
 from selfinformed.pipeline.run import Run
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.serving.limits import Limits
-from selfinformed.serving.server import Address, _is_loopback, _token
+from selfinformed.serving.server import Address, _is_loopback, _token, serve
 
 
 @pytest.mark.parametrize("package", ["starlette", "uvicorn", "httptools", "prometheus_client", "onnxruntime"])
@@ -79,6 +79,13 @@ def test_an_address_that_cannot_be_had(monkeypatch):
         second.listen()
     for address in (first, second):
         address.bound.close()
+
+
+def test_the_address_is_free_again_where_there_is_nothing_to_serve(tmp_path):
+    address = Address.claim(port=0)
+    with pytest.raises(SelfInformedError):
+        serve(tmp_path, address)
+    assert address.bound.fileno() == -1
 
 
 def test_answers_are_sent_without_delay():

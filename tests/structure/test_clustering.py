@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
 from threadpoolctl import threadpool_limits
 
+from conftest import refused
 from selfinformed.data.labels import LabelSpace
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.remarks import Remark
@@ -86,7 +87,7 @@ def one_thread() -> Iterator[None]:
 def pairs_of(matrix: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     sparse = sp.csr_array(matrix.astype(float))
     found = leading_eigenpairs(sparse, similarity_degrees(sparse), n)
-    assert found.residuals.max() < 1e-7
+    assert np.linalg.norm(normalised(matrix) @ found.vectors - found.vectors * found.values, axis=0).max() < 1e-7
     return found.values, found.vectors
 
 
@@ -328,6 +329,11 @@ def test_degrees_are_exact_where_a_label_is_nearly_always_right() -> None:
     """Row sums less what is on the diagonal would be nothing but rounding here."""
     often = 10**13 + 1
     assert similarity_degrees(sp.csr_array(np.array([[often, 1, 0], [0, 1, 0], [0, 0, 5]]))).tolist() == [often, often, 0]
+
+
+def test_a_sweep_of_nothing_is_refused() -> None:
+    with refused("sweep: expected one number of groups or more, got none"):
+        sweep(counts_of(np.ones((4, 4), dtype=int)), ())
 
 
 def test_a_sweep_gives_what_each_number_of_groups_gives_by_itself() -> None:

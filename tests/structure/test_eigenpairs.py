@@ -8,7 +8,7 @@ import torch
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure import eigenpairs
 from selfinformed.structure.clustering import similarity_degrees
-from selfinformed.structure.eigenpairs import Similarity, leading_eigenpairs
+from selfinformed.structure.eigenpairs import Eigenpairs, Similarity, leading_eigenpairs
 
 
 def planted(n_labels: int, n_groups: int, noise: float, seed: int) -> sp.csr_array:
@@ -27,6 +27,10 @@ def dense(matrix: sp.csr_array) -> np.ndarray:
     return similarity / np.sqrt(np.outer(degree, degree))
 
 
+def residuals_of(matrix: sp.csr_array, found: Eigenpairs) -> np.ndarray:
+    return np.linalg.norm(dense(matrix) @ found.vectors - found.vectors * found.values, axis=0)
+
+
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("noise", [0.002, 0.05])
 @pytest.mark.parametrize("n", [5, 24, 30])
@@ -38,7 +42,7 @@ def test_every_member_of_a_cluster_of_eigenvalues_is_found(n: int, noise: float,
     np.testing.assert_allclose(found.values, expected[:n], atol=1e-9)
     np.testing.assert_allclose(dense(matrix) @ found.vectors, found.vectors * found.values, atol=2e-7)
     np.testing.assert_allclose(found.vectors.T @ found.vectors, np.eye(n), atol=1e-10)
-    assert found.residuals.max() <= 1e-7
+    assert residuals_of(matrix, found).max() <= 1e-7
 
 
 def test_the_product_is_the_dense_one_and_the_same_on_any_number_of_threads() -> None:
@@ -63,7 +67,7 @@ def test_float32_finds_the_same_eigenpairs(monkeypatch: pytest.MonkeyPatch) -> N
     found = leading_eigenpairs(matrix, similarity_degrees(matrix), 24)
     assert found.vectors.dtype == np.float32
     np.testing.assert_allclose(found.values, np.linalg.eigvalsh(dense(matrix))[::-1][:24], atol=2e-5)
-    assert found.residuals.max() <= 2e-5
+    assert residuals_of(matrix, found).max() <= 2e-5
 
 
 def test_of_many_components_the_largest_come_first() -> None:
@@ -79,7 +83,7 @@ def test_only_the_vectors_that_are_needed_have_to_converge() -> None:
     matrix = planted(900, 6, 0.05, 1)
     found = leading_eigenpairs(matrix, similarity_degrees(matrix), 20, lambda values: 6)
     np.testing.assert_allclose(found.values[:6], np.linalg.eigvalsh(dense(matrix))[::-1][:6], atol=1e-9)
-    assert found.residuals[:6].max() <= 1e-7 < found.residuals[6:].max()
+    assert residuals_of(matrix, found)[:6].max() <= 1e-7 < residuals_of(matrix, found)[6:].max()
 
 
 @pytest.mark.parametrize(("n_labels", "n"), [(2, 1), (60, 7), (60, 60), (400, 3), (450, 200)])
@@ -90,7 +94,6 @@ def test_few_labels_or_many_eigenvalues_are_solved_densely(n_labels: int, n: int
     assert found.vectors.shape == (n_labels, n)
     np.testing.assert_allclose(found.values, np.linalg.eigvalsh(dense(matrix))[::-1][:n], atol=1e-12)
     np.testing.assert_allclose(dense(matrix) @ found.vectors, found.vectors * found.values, atol=1e-12)
-    np.testing.assert_allclose(found.residuals, np.linalg.norm(dense(matrix) @ found.vectors - found.vectors * found.values, axis=0), atol=1e-14)
     assert (found.vectors[np.abs(found.vectors).argmax(axis=0), np.arange(n)] > 0).all()
 
 
@@ -206,7 +209,7 @@ def test_labels_that_are_nearly_always_right_cost_no_exactness(diagonal: int, mo
     found = leading_eigenpairs(matrix, similarity_degrees(matrix), 24)
     assert found.vectors.dtype == np.float32
     np.testing.assert_allclose(found.values, np.linalg.eigvalsh(dense(matrix))[::-1][:24], atol=2e-5)
-    assert found.residuals.max() <= 2e-5
+    assert residuals_of(matrix, found).max() <= 2e-5
     assert len(rounds) < 12
 
 

@@ -12,8 +12,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from conftest import Problem, changed_inputs, changed_network, damaged, refused
 from selfinformed.augmented.network import augment
-from selfinformed.data.examples import Examples, open_dataset
+from selfinformed.data.examples import Examples
 from selfinformed.data.labels import LabelSpace
+from selfinformed.data.opening import open_dataset
 from selfinformed.data.predictions import open_predictions
 from selfinformed.network.wrap import WrappedClassifier, wrap
 from selfinformed.runtime import work

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from conftest import Problem, SmallNet, damaged
+from conftest import Problem, SmallNet, damaged, refused
 from selfinformed.augmented.network import augment
-from selfinformed.data.examples import Examples, open_dataset
+from selfinformed.data.examples import Examples
 from selfinformed.data.labels import LabelSpace
+from selfinformed.data.opening import open_dataset
 from selfinformed.network.wrap import wrap
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_tensors, write_tensors
@@ -89,6 +90,25 @@ def test_features_of_another_attach_point_are_refused(problem: Problem, tmp_path
     arrays, metadata = read_tensors(tmp_path / "f.safetensors", FORMAT)
     write_tensors(tmp_path / "f.safetensors", arrays, {key: value for key, value in metadata.items() if key != "attach"})  # as earlier versions did
     assert len(FeatureStore.load(tmp_path / "f.safetensors", other)) == 20
+
+
+@pytest.mark.parametrize(
+    ("changes", "about", "said"),
+    [
+        ({"labels": np.arange(600) + 1_000}, {}, "its labels are not from 0 to 35"),
+        ({"offsets": np.arange(601)[::-1].copy()}, {}, "its targets are no lists of labels of 600 examples"),
+        ({"offsets": np.arange(500)}, {}, "its targets are no lists"),
+        ({}, {"n_labels": "0"}, "it is of 0 labels"),
+        ({}, {"attach": "[" * 100_000}, "nested more than"),
+        ({}, {"seconds": "soon"}, "could not convert"),
+    ],
+)
+def test_a_damaged_file_is_one_line(problem: Problem, tmp_path, changes, about, said) -> None:
+    problem.store("test").save(tmp_path / "f.safetensors")
+    arrays, metadata = read_tensors(tmp_path / "f.safetensors", FORMAT)
+    write_tensors(tmp_path / "f.safetensors", arrays | changes, metadata | about)
+    with refused("holds no valid features", said, "delete it"):
+        FeatureStore.load(tmp_path / "f.safetensors", problem.net)
 
 
 @pytest.mark.parametrize("kept", [0, 5, 100, 0.5, 0.99])

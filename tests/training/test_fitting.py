@@ -17,7 +17,7 @@ from torch import nn
 from conftest import Problem, refused
 from selfinformed.augmented.network import augment
 from selfinformed.augmented.saved import load
-from selfinformed.data.examples import open_dataset
+from selfinformed.data.opening import open_dataset
 from selfinformed.data.targets import as_targets
 from selfinformed.network.wrap import wrap
 from selfinformed.runtime.errors import SelfInformedError
@@ -207,7 +207,26 @@ def test_finetuning_leaves_out_what_could_not_be_read(problem: Problem) -> None:
 
 def test_finetuning_needs_examples(problem: Problem) -> None:
     with pytest.raises(SelfInformedError, match="needs examples"):
-        fit(augment(problem.net, problem.plan()), problem.store("train"), finetune=True)
+        fit(augment(problem.net, problem.plan()), replace(problem.store("train"), examples=None), finetune=True)
+
+
+def test_features_that_know_their_examples_are_not_computed_again(problem: Problem, monkeypatch) -> None:
+    store, few = problem.store("train"), {"epochs": 0.2, "finetune": True}
+    other = augment(problem.net, problem.plan())
+    fit(other, problem.train, **few)
+    monkeypatch.setattr(FeatureStore, "build", lambda *_: pytest.fail("features were computed"))
+    aug = augment(problem.net, problem.plan())
+    assert fit(aug, store, **few).rows[-1]["stage"] == "whole network"
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(aug.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_no_pass_over_the_whole_network_changes_nothing(problem: Problem) -> None:
+    aug = augment(problem.net, problem.plan())
+    before = copy.deepcopy(aug.state_dict())
+    assert fit_whole(aug, problem.train, epochs=0).rows == []
+    assert [row["stage"] for row in fit(aug, problem.train, epochs=0, finetune=True, finetune_epochs=0).rows] == []
+    assert not aug.base_was_tuned
+    assert all(torch.equal(tensor, aug.state_dict()[name]) for name, tensor in before.items() if ".heads." not in name)
 
 
 def test_the_whole_network_trains_for_a_given_time(problem: Problem) -> None:

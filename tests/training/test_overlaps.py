@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from conftest import Problem
-from selfinformed.data.examples import open_dataset
+from selfinformed.data.opening import open_dataset
 from selfinformed.data.targets import as_targets
 from selfinformed.evidence.comparing import compare
 from selfinformed.training.features import FeatureStore

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import Problem, changed_inputs, changed_network, damaged, refused
-from selfinformed.data.examples import open_dataset
+from selfinformed.data.opening import open_dataset
 from selfinformed.network.wrap import AttachPoint, wrap
 from selfinformed.runtime import work
 from selfinformed.training import shards as module

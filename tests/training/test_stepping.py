@@ -8,7 +8,7 @@ from torch import nn
 
 from conftest import Problem
 from selfinformed.augmented.network import augment
-from selfinformed.data.examples import open_dataset
+from selfinformed.data.opening import open_dataset
 from selfinformed.network.wrap import wrap
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.groups import LabelGroups

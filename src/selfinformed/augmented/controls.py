@@ -52,6 +52,16 @@ def gated(net: WrappedClassifier, like: HeadPlan, *, classifier: Literal["keep",
         SelfInformedError: the budget does not reach for the gate and one unit for each expert, or the heads read several attach points of
             which one is a map.
     """
+    widths, source = gated_widths(net, like), _source(net, like)
+    with seeded(seed):
+        with torch.device("cpu"):  # as in the slot
+            module = GatedExperts(source, widths, net.n_labels, zero_outputs=classifier == "keep")
+        plan = _plan(net, _gated_cost(source, widths, net.n_labels), sum(p.numel() for p in module.parameters()))
+        return AugmentedClassifier(net, plan, classifier, cast("Heads", module))  # it has what training and evaluation ask of heads
+
+
+def gated_widths(net: WrappedClassifier, like: HeadPlan) -> list[tuple[int, ...]]:
+    """The layers of each of `gated`'s experts; raises as it does."""
     source, experts, depth = _source(net, like), len(like.groups), max(map(len, like.hidden), default=1)
     allowed = like.multiply_adds - like.base_multiply_adds
     if not experts or _gated_cost(source, _widths(experts, experts, depth), net.n_labels) > allowed:
@@ -62,12 +72,7 @@ def gated(net: WrappedClassifier, like: HeadPlan, *, classifier: Literal["keep",
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if _gated_cost(source, _widths(middle, experts, depth), net.n_labels) <= allowed else (low, middle)
-    widths = _widths(low, experts, depth)
-    with seeded(seed):
-        with torch.device("cpu"):  # as in the slot
-            module = GatedExperts(source, widths, net.n_labels, zero_outputs=classifier == "keep")
-        plan = _plan(net, _gated_cost(source, widths, net.n_labels), sum(p.numel() for p in module.parameters()))
-        return AugmentedClassifier(net, plan, classifier, cast("Heads", module))  # it has what training and evaluation ask of heads
+    return _widths(low, experts, depth)
 
 
 def adapted(net: WrappedClassifier, like: HeadPlan, *, seed: int = 0) -> AugmentedClassifier:
@@ -80,16 +85,29 @@ def adapted(net: WrappedClassifier, like: HeadPlan, *, seed: int = 0) -> Augment
     Raises:
         SelfInformedError: the budget does not reach for rank 1.
     """
-    parts = net.classifier.parts if isinstance(net.classifier, AveragedClassifier) else [net.classifier]
-    each = sum(part.in_features + part.out_features for part in parts)
-    allowed = like.multiply_adds - like.base_multiply_adds
-    rank = min(allowed // each, *(min(part.in_features, part.out_features) for part in parts))
-    if rank < 1:
-        raise SelfInformedError(f"adapter: {allowed:,} multiply-adds do not reach for rank 1, which takes {each:,}; raise the budget")
+    parts, rank = _parts(net), adapter_rank(net, like)
     with seeded(seed):
         adapters = [LowRankLinear(part, rank) for part in parts]
         classifier = adapters[0] if len(parts) == 1 else AveragedClassifier(adapters)
-        return AugmentedClassifier(net, _plan(net, rank * each, rank * each), classifier)
+        added = rank * _for_one_rank(parts)
+        return AugmentedClassifier(net, _plan(net, added, added), classifier)
+
+
+def adapter_rank(net: WrappedClassifier, like: HeadPlan) -> int:
+    """The rank of what `adapted` gives; raises as it does."""
+    parts, allowed = _parts(net), like.multiply_adds - like.base_multiply_adds
+    rank = min(allowed // _for_one_rank(parts), *(min(part.in_features, part.out_features) for part in parts))
+    if rank < 1:
+        raise SelfInformedError(f"adapter: {allowed:,} multiply-adds do not reach for rank 1, which takes {_for_one_rank(parts):,}; raise the budget")
+    return rank
+
+
+def _parts(net: WrappedClassifier) -> list[nn.Linear]:
+    return list(net.classifier.parts) if isinstance(net.classifier, AveragedClassifier) else [net.classifier]
+
+
+def _for_one_rank(parts: list[nn.Linear]) -> int:
+    return sum(part.in_features + part.out_features for part in parts)
 
 
 class GatedExperts(nn.Module):

@@ -19,15 +19,15 @@ from typing import Any
 import torch
 
 from selfinformed.augmented.network import AugmentedClassifier
-from selfinformed.data.examples import InputsLike, take_inputs
-from selfinformed.network.calls import batch_size_of, evaluating, first_line, logits_of
+from selfinformed.data.inputs import InputsLike, take_inputs
+from selfinformed.network.calls import batch_size_of, evaluating, logits_of
 from selfinformed.network.wrap import WrappedClassifier
-from selfinformed.runtime.arguments import whole_number
+from selfinformed.runtime.arguments import expect, whole_number
 from selfinformed.runtime.device import full_precision
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.extras import extra
 from selfinformed.runtime.files import digest_of, written_atomically
-from selfinformed.runtime.reading import reason_of
+from selfinformed.runtime.reading import first_line, reason_of
 from selfinformed.runtime.tabular import one_line
 
 _MOST_BYTES = 2_000_000_000  # of weights: a file of protobuf ends at 2 GiB
@@ -68,8 +68,7 @@ def export_program(aug: AugmentedClassifier | WrappedClassifier, inputs: InputsL
     Raises:
         SelfInformedError: the network does not run on the inputs, or cannot be traced.
     """
-    if not isinstance(aug, AugmentedClassifier | WrappedClassifier):
-        raise SelfInformedError(f"export: expected what augment gave, or wrap, got {type(aug).__name__}")
+    expect(aug, AugmentedClassifier | WrappedClassifier, "export", "what augment gave, or wrap")
     tensors, constants = _divided(inputs)
     if not tensors:
         raise SelfInformedError(f"export: expected a tensor, or a mapping with tensors, to check with, got {type(inputs).__name__}; torch.as_tensor makes one")
@@ -108,12 +107,7 @@ def export_onnx(
         SelfInformedError: the `onnx` extra is not installed, the network is in half precision, does not run on the inputs, cannot be traced, has more
             weights than such a file holds, or the exported network differs by more than the tolerance.
     """
-    try:
-        import onnx
-        import onnxruntime
-        import onnxscript  # noqa: F401
-    except (ImportError, RuntimeError):
-        raise SelfInformedError("export: ONNX needs an extra; run: pip install 'selfinformed[onnx]'") from None
+    onnx, onnxruntime, _ = (extra(package, "export: ONNX", "onnx") for package in ("onnx", "onnxruntime", "onnxscript"))
     opset = None if opset is None else whole_number("opset", opset, 23, least=18)
     program = export_program(aug, inputs)
     kind = str(aug.classifier.weight.dtype).removeprefix("torch.")

@@ -172,8 +172,9 @@ class Heads(nn.Module):
 
         Heads already trained keep their function; new ones keep their weights, so that they start in the transformed space.
         """
+        trained = self.trained
         for number, reader in enumerate(self.readers):
-            units = [self.plan.hidden[head][0] if self.plan.hidden[head] else 1 for head in self.heads_of(number) if head < self.trained]
+            units = [self.plan.hidden[head][0] if self.plan.hidden[head] else 1 for head in self.heads_of(number) if head < trained]
             reader.unfold(transform, sum(units))
 
     def fold(self, transform: InputTransform) -> None:

@@ -17,14 +17,14 @@ from torch import nn
 from selfinformed.augmented.dispatch import Dispatch
 from selfinformed.augmented.heads import Heads
 from selfinformed.augmented.slot import AveragedWith, ClassifierSlot, Joined, Keep
-from selfinformed.data.examples import InputsLike
+from selfinformed.data.inputs import InputsLike
 from selfinformed.data.labels import LabelSpace
 from selfinformed.network.averaged import AveragedClassifier
 from selfinformed.network.calls import call, evaluating, logits_of, told_of
-from selfinformed.network.wrap import Output, WrappedClassifier, fingerprint_of, state_of, tensors_of
-from selfinformed.runtime.arguments import one_of, real_number, seed_of, whole_number
+from selfinformed.network.wrap import Output, WrappedClassifier, check_wrapped, fingerprint_of, state_of, tensors_of
+from selfinformed.runtime.arguments import expect, one_of, real_number, seed_of, whole_number
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.memory import free_on
+from selfinformed.runtime.memory import require_memory
 from selfinformed.runtime.reading import reason_of
 from selfinformed.runtime.seeds import seeded
 from selfinformed.structure.plans import HeadPlan
@@ -352,8 +352,8 @@ def augment(
             from its own mistakes (`measure(onto, ...)`). `net` is the model wrapped with its attach points first and then further ones, and
             `classifier` is `keep`.
     """
-    if not isinstance(net, WrappedClassifier) or not isinstance(plan, HeadPlan):
-        raise SelfInformedError(f"augment: expected what wrap and plan gave, got {type(net).__name__} and {type(plan).__name__}")
+    check_wrapped(net)
+    expect(plan, HeadPlan, "plan", "what plan gave")
     seed = seed_of(seed)
     check_classifier(classifier)
     if onto is not None:
@@ -368,9 +368,7 @@ def augment(
         if onto.dispatch is not None:
             raise SelfInformedError("onto: there each example runs some heads only, and beside further ones all would; call run_conditionally() on it first")
         plan = replace(onto.plan, feature_size=net.feature_size) + plan
-    needed, free = 4 * (plan.parameters - plan.base_parameters), free_on(net.classifier.weight.device)
-    if needed > free:
-        raise SelfInformedError(f"plan: its heads take {needed:,} bytes and {free:,} are free; lower the budget or hidden")
+    require_memory(4 * (plan.parameters - plan.base_parameters), "augment: the heads' weights", "lower the budget or hidden", net.classifier.weight.device)
     with torch.inference_mode(False), seeded(seed):  # or its weights could not be trained
         aug = AugmentedClassifier(net, plan, classifier)
     if onto is not None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from selfinformed.augmented.heads import Heads
 from selfinformed.augmented.network import AugmentedClassifier, augment
-from selfinformed.data.examples import InputsLike
+from selfinformed.data.inputs import InputsLike
 from selfinformed.data.labels import LabelSpace
 from selfinformed.network.wrap import AttachPoint, Output, WrappedClassifier, wrap
 from selfinformed.runtime.arguments import expect

@@ -22,8 +22,9 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from selfinformed.data.examples import Examples, open_dataset
+from selfinformed.data.examples import Examples
 from selfinformed.data.labels import LabelSpace
+from selfinformed.data.opening import open_dataset
 from selfinformed.runtime.errors import SelfInformedError
 
 Split = Literal["train", "holdout", "test"]

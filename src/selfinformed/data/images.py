@@ -30,14 +30,13 @@ _MOST_CHARACTERS = 2**14  # of a path or a label in a parquet manifest
 _BILINEAR, _MIRROR = 2, 0  # Pillow's numbers
 
 Pixels = tuple[Sequence[float], Sequence[float]]
+"""What is taken from pixels of 0 to 1, and what they are then divided by, red, green and blue."""
+IMAGENET: Pixels = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class DeepPixelsError(ValueError):
     """An image has more than 8 bits for each colour."""
 
-
-"""What is taken from pixels of 0 to 1, and what they are then divided by, red, green and blue."""
-IMAGENET: Pixels = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 Transform = Callable[[Any], torch.Tensor]
 """Takes a PIL image, gives a tensor."""

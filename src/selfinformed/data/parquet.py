@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.extras import extra
 from selfinformed.runtime.memory import limited_memory
 
 
@@ -18,13 +18,10 @@ def parquet_file(path: Path, what: str) -> Iterator[Any]:
     What columns say of themselves is not read: damaged, it ends the process (pyarrow 26).
 
     Raises:
-        SelfInformedError: pyarrow is not installed.
+        SelfInformedError: pyarrow is not installed, or does not work.
         MemoryError: what is read takes more. Decoders raise other kinds.
     """
-    try:
-        import pyarrow.parquet as pq
-    except (ImportError, RuntimeError):
-        raise SelfInformedError(f"{what}: reading parquet needs pyarrow; run: pip install 'selfinformed[parquet]'") from None
+    pq = extra("pyarrow.parquet", f"{what}: reading parquet", "parquet")
     with pq.ParquetFile(path, memory_map=True) as file:
         schema = [file.schema.column(i) for i in range(len(file.schema))]
         texts = [column.path for column in schema if column.physical_type == "BYTE_ARRAY"]

@@ -47,7 +47,7 @@ def open_predictions(path: str | Path, n_labels: int | None = None, top_k: int |
     width = files[0].width
     for file in files:
         if file.width != width:
-            raise SelfInformedError(f"predictions: {file.path} has {file.width} ids per example, {paths[0]} has {width}; every file needs the same number")
+            raise SelfInformedError(f"predictions: {file.path} has {file.width} ids per example, {files[0].path} has {width}; every file needs the same number")
         if None not in (n_labels, file.n_labels) and n_labels != file.n_labels:
             raise SelfInformedError(f"n_labels: {file.path} was saved for {file.n_labels} labels, expected {n_labels}; give the number it was saved for")
         n_labels = file.n_labels if n_labels is None else n_labels

@@ -71,6 +71,21 @@ class Targets:
         return len(self.labels) == len(self) and bool((np.diff(self.offsets) == 1).all())
 
 
+def checked_targets(offsets: IntArray, labels: IntArray, n_labels: int, n_examples: int) -> Targets:
+    """Targets of so many examples, as they were read from a file.
+
+    Raises:
+        ValueError: these are no lists of labels of so many examples.
+    """
+    if not 1 <= n_labels <= MOST_LABELS:
+        raise ValueError(f"it is of {n_labels:,} labels; expected 1 to {MOST_LABELS:,}")
+    if len(offsets) != n_examples + 1 or offsets[0] != 0 or offsets[-1] != len(labels) or (np.diff(offsets) < 0).any():
+        raise ValueError(f"its targets are no lists of labels of {n_examples:,} examples")
+    if len(labels) and not 0 <= labels.min() <= labels.max() < n_labels:
+        raise ValueError(f"its labels are not from 0 to {n_labels - 1}")
+    return Targets(offsets, labels, n_labels)
+
+
 def example_numbers(rows: npt.ArrayLike, n: int) -> IntArray:
     """int64: numbers of examples, from 0 to n - 1, as they are given, or those that a mask [n] chooses.
 

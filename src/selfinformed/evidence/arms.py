@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from selfinformed.augmented.controls import adapted, gated
+from selfinformed.augmented.controls import adapted, adapter_rank, gated, gated_widths
 from selfinformed.augmented.network import AugmentedClassifier, augment
 from selfinformed.evidence.evaluation import Evaluation, evaluate
 from selfinformed.evidence.views import check_views, evaluate_with_views
@@ -109,7 +109,7 @@ class Bench:
         """What an arm needs and does not have."""
         if arm in ("gated", "adapter"):
             try:
-                self._made(arm, 0)
+                (gated_widths if arm == "gated" else adapter_rank)(self.net, self.plan)
             except SelfInformedError as error:
                 return f"other heads or a larger budget ({error})"
             return None

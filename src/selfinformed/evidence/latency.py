@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from selfinformed.augmented.network import AugmentedClassifier
-from selfinformed.data.examples import Examples, take_inputs
+from selfinformed.data.examples import Examples
+from selfinformed.data.inputs import take_inputs
 from selfinformed.network.timing import paired_seconds
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.versions import machine, versions

@@ -12,10 +12,11 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from selfinformed.data.examples import InputsLike
+from selfinformed.data.inputs import InputsLike
 from selfinformed.data.labels import LabelSpace
 from selfinformed.runtime.arguments import expect
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.reading import first_line
 
 
 class Classifies(Protocol):
@@ -84,10 +85,6 @@ def told_of(inputs: InputsLike, example_inputs: InputsLike) -> Iterator[None]:
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         reason, given, wrapped = first_line(error), _shapes(inputs), _shapes(example_inputs)
         raise SelfInformedError(f"model: it does not run on these inputs ({reason}); it was wrapped with {wrapped}, and these are {given}") from error
-
-
-def first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _shapes(inputs: InputsLike) -> str:

@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from selfinformed.data.examples import Inputs, InputsLike, take_inputs
+from selfinformed.data.inputs import Inputs, InputsLike, take_inputs
 from selfinformed.network.calls import call, evaluating
 from selfinformed.runtime.arguments import expect
 

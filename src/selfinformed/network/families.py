@@ -11,6 +11,7 @@ from torch import nn
 
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.extras import extra
+from selfinformed.runtime.reading import first_line
 
 FAMILIES = ("timm", "torchvision", "transformers")
 _TASKS = ("ForImageClassification", "ForSequenceClassification", "ForAudioClassification")
@@ -97,7 +98,7 @@ def _open_transformers(transformers: Any, name: str, n_labels: int | None, optio
     try:
         config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
     except Exception as error:
-        raise SelfInformedError(f"model: transformers:{name} has no config.json that transformers can read ({_first_line(error)})") from None
+        raise SelfInformedError(f"model: transformers:{name} has no config.json that transformers can read ({first_line(error)})") from None
     _check_closed(config, name, options)
     made = [a for a in config.architectures or () if isinstance(a, str)]
     known = [a for a in made if a.endswith(_TASKS) and not a.startswith("Auto") and hasattr(transformers, a)]
@@ -117,11 +118,11 @@ def _open_transformers(transformers: Any, name: str, n_labels: int | None, optio
         try:
             return cls(config)  # type: ignore[no-any-return]
         except Exception as error:  # sizes that cannot be
-            raise SelfInformedError(f"model: transformers:{name} cannot be made ({_first_line(error)})") from None
+            raise SelfInformedError(f"model: transformers:{name} cannot be made ({first_line(error)})") from None
     try:
         return cls.from_pretrained(name, trust_remote_code=False, use_safetensors=True, **options)  # type: ignore[no-any-return]
     except Exception as error:
-        raise SelfInformedError(f"model: transformers:{name} cannot be loaded ({_first_line(error)})") from None
+        raise SelfInformedError(f"model: transformers:{name} cannot be loaded ({first_line(error)})") from None
 
 
 def _check_closed(config: Any, name: str, options: Mapping[str, Any]) -> None:
@@ -141,7 +142,3 @@ def _check_closed(config: Any, name: str, options: Mapping[str, Any]) -> None:
 def _last_linear(module: nn.Module) -> nn.Linear | None:
     linear = [m for m in module.modules() if isinstance(m, nn.Linear)]
     return linear[-1] if linear else None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

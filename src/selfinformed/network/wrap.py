@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from selfinformed.data.examples import Inputs, InputsLike
+from selfinformed.data.inputs import Inputs, InputsLike
 from selfinformed.data.labels import LabelSpace
 from selfinformed.network.averaged import AveragedClassifier
 from selfinformed.network.calls import Call, call, evaluating, logits_of, record, told_of
@@ -236,8 +236,7 @@ def wrap(
         SelfInformedError: no classifier is found, it is no linear layer, its output is not the logits, the label names do not fit, or the
             attach point is not called exactly once.
     """
-    if not isinstance(model, nn.Module):
-        raise SelfInformedError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    expect(model, nn.Module, "model", "a torch.nn.Module")
     if isinstance(model, torch.jit.ScriptModule):
         raise SelfInformedError("model: this one is scripted or traced, and its layers cannot be read; give the network from which it was made")
     if any(module._compiled_call_impl is not None for module in model.modules()) or hasattr(model, "_orig_mod"):
@@ -250,7 +249,7 @@ def wrap(
     inputs: Inputs = dict(example_inputs) if isinstance(example_inputs, Mapping) else example_inputs
     before = state_of(model)
     logits, calls = record(model, inputs)
-    given = None if classifier is None else [classifier] if isinstance(classifier, str | nn.Module) else list(classifier)
+    given = None if classifier is None else list(classifier) if isinstance(classifier, Sequence) and not isinstance(classifier, str) else [classifier]
     found = _find_classifiers(model, calls, logits, given)
     labels = labels_of(model, logits.shape[1]) if labels is None else labels
     space = labels if isinstance(labels, LabelSpace) else LabelSpace.numbered(logits.shape[1]) if labels is None else LabelSpace(labels)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from selfinformed.runtime.arguments import near
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.reading import MOST_LABELS, MOST_TEXT, opened, reason_of, shown
 
@@ -229,16 +230,12 @@ def _check_plain(text: str) -> None:
 
 
 def _checked(content: dict[str, Any], where: str) -> RunConfig:
-    import difflib
-
     from pydantic import TypeAdapter, ValidationError
 
     known = {option.name: option.metadata["help"] for option in fields(RunConfig)}
     for name in content:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else "see selfinformed run --help"
-            raise SelfInformedError(f"{where}: unknown option {shown(name)}; {hint}")
+            raise SelfInformedError(f"{where}: unknown option {shown(name)}; {near(name, known, 'see selfinformed run --help')}")
     try:
         config = TypeAdapter(RunConfig).validate_python(content)
     except ValidationError as error:

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import os
+import pickle
 import sys
 import zipfile
 from collections.abc import Sequence
@@ -19,11 +20,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from selfinformed.data.examples import Examples, open_dataset, take_inputs
-from selfinformed.data.examples import Inputs as Batch
+from selfinformed.data.examples import Examples
 from selfinformed.data.glyphs import GlyphLabels, glyph_examples, shipped_glyphs
 from selfinformed.data.images import IMAGENET, Pixels
+from selfinformed.data.inputs import Inputs as Batch
+from selfinformed.data.inputs import take_inputs
 from selfinformed.data.labels import LabelSpace
+from selfinformed.data.opening import open_dataset
 from selfinformed.network.families import FAMILIES, labels_of, open_family
 from selfinformed.network.glyphnet import BaseName, GlyphNet
 from selfinformed.network.wrap import AttachPoint, Reduce, WrappedClassifier, wrap
@@ -194,7 +197,10 @@ class Inputs:
         first = {label: int(row) for row, label in zip(rows[::-1].tolist(), annotated[::-1].tolist(), strict=True)}
         found = {}
         for label in (label for label in labels if label in first):
-            inputs = examples.read([first[label]])
+            try:
+                inputs = examples.read([first[label]])
+            except SelfInformedError:  # one that cannot be read takes no other's picture away
+                continue
             if not isinstance(inputs, torch.Tensor) or inputs.ndim != 4 or inputs.shape[1] not in (1, 3) or min(inputs.shape[2:]) < 8:
                 return {}
             pixels = inputs[0].float().movedim(0, 2)
@@ -228,7 +234,7 @@ class Inputs:
             return None
         try:
             with naming(self.config.labels):
-                return LabelSpace(read_text(self.config.labels, "labels", encoding="utf-8-sig").replace("\r\n", "\n").removesuffix("\n").split("\n"))
+                return LabelSpace(read_text(self.config.labels, "labels", encoding="utf-8-sig").removesuffix("\n").split("\n"))
         except SelfInformedError as error:
             raise SelfInformedError(f"{error}; expected a text file with one name per line") from None
 
@@ -362,12 +368,14 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
             raise ValueError("it is compressed, which torch.save does not do, and may unpack to any size")
         state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged, or refused because it is more than tensors
-        if "weights_only" in str(error).lower() or "unsupported global" in str(error).lower():
+        told = str(error).lower()
+        if isinstance(error, pickle.UnpicklingError) and "weights_only" in told and "unsupported operand" not in told:  # which bytes that are no pickle have
             raise SelfInformedError(
                 f"checkpoint: {path} is a pickle that holds more than tensors, and opening it could run code; where you trust it, convert it once: "
                 "torch.save(model.state_dict(), 'weights.pt'), or safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
             ) from None
-        raise SelfInformedError(f"checkpoint: {path} cannot be read ({reason_of(error)}); expected .safetensors, or a .pt of tensors only") from None
+        reason = "it is no file that torch.save wrote" if "weights_only" in told else reason_of(error)
+        raise SelfInformedError(f"checkpoint: {path} cannot be read ({reason}); expected .safetensors, or a .pt of tensors only") from None
     for name in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(name), dict):
             if others := [other for other in ("state_dict_ema", "model_ema", "ema") if isinstance(state.get(other), dict)]:

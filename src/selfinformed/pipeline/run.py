@@ -265,7 +265,7 @@ class Run:
             if c.structure == "planned":
                 structure = replace(structure, residual=recipe.residual)
             aug, history = structure.train(
-                self.net, self.inputs.examples("train") if c.finetune else self.features("train"),
+                self.net, self.features("train"),
                 holdout=self.features("holdout") if recipe.patience or structure.share < 1 else None, seed=c.seed, epochs=c.epochs,
                 classifier="keep" if c.keep_classifier else "reinitialise", finetune=c.finetune, checkpoint=checkpoint, log=self.folder / "log",
                 tensorboard=None if c.log else False, **training,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import operator
 from collections.abc import Iterable, Mapping
@@ -81,6 +82,12 @@ def one_of(name: str, value: Any, choices: Iterable[Any]) -> None:
     """
     if not any(isinstance(value, type(choice)) and value == choice for choice in choices):
         raise SelfInformedError(f"{name}: expected one of {', '.join(map(str, choices))}; got {shown(value)}")
+
+
+def near(name: Any, known: Iterable[str], otherwise: str) -> str:
+    """A hint for an error about an unknown name: the known one that looks most like it, else what is said otherwise."""
+    found = difflib.get_close_matches(str(name), list(known), 1)
+    return f"did you mean {found[0]!r}?" if found else otherwise
 
 
 def expect(value: Any, kind: Any, name: str, what: str, hint: str = "") -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.reading import first_line
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +30,7 @@ def choose_device(device: str = "auto") -> torch.device:
             chosen = _own(chosen)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise SelfInformedError(f"device: {device!r} cannot be used here ({str(error).splitlines()[0]}); try device='auto'") from None
+        raise SelfInformedError(f"device: {device!r} cannot be used here ({first_line(error)}); try device='auto'") from None
     return chosen
 
 

@@ -6,20 +6,19 @@ import importlib
 from typing import Any
 
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.reading import reason_of
 
 
 def extra(package: str, what: str = "model", name: str | None = None) -> Any:
     """Imports an optional package, or says how to install it; `what` names in the error what needs it, `name` is the extra's if not the package's."""
-    name = name or package
+    root = package.partition(".")[0]
+    name = name or root
     try:
-        module = importlib.import_module(package)
-        if package == "torchvision":
-            importlib.import_module("torchvision.models")
-    except ImportError:
-        raise SelfInformedError(f"{what}: {package} is not installed; run: pip install 'selfinformed[{name}]'") from None
-    except RuntimeError as error:  # a torchvision that was built for another torch
-        reason = str(error).splitlines()[0]
-        raise SelfInformedError(
-            f"{what}: the installed {package} does not work with this torch ({reason}); run: pip install --upgrade 'selfinformed[{name}]'"
-        ) from None
-    return module
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{package}.".startswith(f"{error.name}."):
+            raise SelfInformedError(f"{what}: {root} is not installed; run: pip install 'selfinformed[{name}]'") from None
+        reason = reason_of(error)
+    except (ImportError, RuntimeError) as error:  # libraries that are missing, or a torchvision that was built for another torch
+        reason = reason_of(error)
+    raise SelfInformedError(f"{what}: the installed {root} does not work here ({reason}); run: pip install --upgrade 'selfinformed[{name}]'")

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import os
-import tempfile
+import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -41,18 +41,14 @@ def written_atomically(path: str | Path, keep: bool = False) -> Iterator[Path]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     except OSError as error:
         raise _cannot_write(path, error) from None
-    os.close(handle)
-    temporary = Path(name)
     try:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
         if not keep or not _linked(temporary, path):
             temporary.replace(path)
         _sync_folder(path.parent)
@@ -194,7 +190,7 @@ def read_tensors(path: str | Path, format: str) -> tuple[dict[str, np.ndarray], 
 
     if not Path(path).exists():
         raise SelfInformedError(f"{path} does not exist (expected a file of format {format})")
-    require_memory(Path(path).stat().st_size, f"{path}", "free some, or measure with a smaller --top-k or --budget")
+    require_memory(Path(path).stat().st_size, f"{path}", "free some")
     try:
         check_tensors(path, format)
         with safe_open(str(path), framework="np") as file:

@@ -112,6 +112,12 @@ def shown(value: Any, most: int = 80) -> str:
     return text if len(text) <= most else f"{text[:most]}…"
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what a library says, without what surrounds it; the exception's name where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def reason_of(error: BaseException) -> str:
     """What an exception says, on one short line; of a pydantic `ValidationError` the first problem and its place."""
     if isinstance(error, ValidationError):

@@ -118,20 +118,20 @@ def serve(
     from selfinformed.serving.protocol import http_options
 
     limits = limits or Limits()
-    network = ServedNetwork(folder, top_k, images, threads)
-    network.warm_up(limits.batch)
-    app = application(network, limits, address.token, address.hosts)
-    server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=round(limits.deadline + limits.body_seconds) + 1, **http_options(limits)))
-    address.listen()
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # an image above the limit is refused, not remarked on
-    sys.setswitchinterval(0.0005)  # under overload refusing is work without a pause, for which the computing thread would wait 5 ms twice a batch
-    gc.collect()
-    gc.freeze()  # what is there now stays: no collection looks through it while a request waits
-
-    def stop(*_: object) -> None:  # before uvicorn's own handler is there, and when it raises again what stopped it
-        server.should_exit = True
-
     with address.bound:
+        network = ServedNetwork(folder, top_k, images, threads)
+        network.warm_up(limits.batch)
+        app = application(network, limits, address.token, address.hosts)
+        server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=round(limits.deadline + limits.body_seconds) + 1, **http_options(limits)))
+        address.listen()
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # an image above the limit is refused, not remarked on
+        sys.setswitchinterval(0.0005)  # under overload refusing is work without a pause, for which the computing thread would wait 5 ms twice a batch
+        gc.collect()
+        gc.freeze()  # what is there now stays: no collection looks through it while a request waits
+
+        def stop(*_: object) -> None:  # before uvicorn's own handler is there, and when it raises again what stopped it
+            server.should_exit = True
+
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
         say(f"serving    {folder} at {address}; stop with Ctrl-C")

@@ -238,6 +238,8 @@ def sweep(counts: ConfusionCounts, numbers: Sequence[int], seed: int = 0) -> lis
     """What each number of groups would give: rows of `n_groups`, `gap` (to the next eigenvalue), `sizes`, `within_share`. No more groups than labels that
     are confused with another; a warning says where more were asked for."""
     numbers, seed = [whole_number("sweep", number) for number in numbers], seed_of(seed)
+    if not numbers:
+        raise SelfInformedError("sweep: expected one number of groups or more, got none")
     spectrum = Spectrum(Confused(counts, max(numbers)))
     _remark_fewer(max(numbers), spectrum.n_groups, len(spectrum.confused.labels), counts)
     rows = []

@@ -32,11 +32,10 @@ _ROUNDS = 60  # of filtering at most
 
 @dataclass(frozen=True)
 class Eigenpairs:
-    """The n largest eigenvalues, falling, unit eigenvectors [C, n], the norm of each residual, and each label's component of the graph [C]."""
+    """The n largest eigenvalues, falling, unit eigenvectors [C, n], and each label's component of the graph [C]."""
 
     values: FloatArray
     vectors: Array
-    residuals: FloatArray
     component: Array
 
 
@@ -59,8 +58,7 @@ def leading_eigenpairs(matrix: sp.csr_array, degree: FloatArray, n: int, needed:
     else:
         values, vectors = _leading(similarity, n, needed or (lambda values: n))
     vectors = _signed(vectors)
-    residuals = np.linalg.norm(similarity.times(vectors) - vectors * values.astype(vectors.dtype), axis=0)
-    return Eigenpairs(values.astype(np.float64), vectors, residuals.astype(np.float64), similarity.component)
+    return Eigenpairs(values.astype(np.float64), vectors, similarity.component)
 
 
 class Similarity:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from selfinformed.runtime.compiling import compiled
-from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.extras import extra
 from selfinformed.structure import kernels
 from selfinformed.structure.tables import in_threads
 
@@ -110,10 +110,7 @@ def leiden(graph: sp.csr_array, n_groups: int | None, seed: int) -> IntArray:
     Raises:
         SelfInformedError: the extra is not installed.
     """
-    try:
-        from graspologic_native import leiden_csr
-    except (ImportError, RuntimeError):
-        raise SelfInformedError("method: leiden needs graspologic-native; run: pip install 'selfinformed[leiden]'") from None
+    leiden_csr = extra("graspologic_native", "method: leiden", "leiden").leiden_csr
     n = graph.shape[0]
     (indptr, indices), data = _narrow(graph), graph.data.astype(np.float64)
 

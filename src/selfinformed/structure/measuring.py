@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from selfinformed.data.examples import Examples, named
+from selfinformed.data.examples import Examples
+from selfinformed.data.inputs import named
 from selfinformed.data.predictions import Predictions, open_predictions
 from selfinformed.network.calls import Classifies
-from selfinformed.runtime.arguments import whole_number
+from selfinformed.runtime.arguments import expect, whole_number
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_tensors
 from selfinformed.runtime.memory import require_memory
@@ -113,10 +114,7 @@ def detect(net: Classifies, holdout: Examples, folder: str | Path, top_k: int | 
 
 def check_labels(net: Classifies, examples: Examples) -> None:
     """Stops where these are no network and no examples, the labels of examples are others than the network's or in another order, or the inputs are."""
-    if not isinstance(examples, Examples):
-        raise SelfInformedError(
-            f"data: expected data from open_dataset, got {type(examples).__name__}; give si.open_dataset((inputs, targets), labels), of a loader its dataset"
-        )
+    expect(examples, Examples, "data", "data from open_dataset", "give si.open_dataset((inputs, targets), labels), of a loader its dataset")
     if not hasattr(net, "logits") or not hasattr(net, "labels"):
         raise SelfInformedError(f"network: expected one from wrap or augment, got {type(net).__name__}; give si.wrap(model, example_inputs)")
     if len(examples.labels) != net.n_labels:

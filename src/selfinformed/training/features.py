@@ -16,8 +16,9 @@ import torch
 
 from selfinformed.augmented.network import AugmentedClassifier
 from selfinformed.augmented.readers import InputTransform
-from selfinformed.data.examples import Examples, Inputs, joined, take_inputs
-from selfinformed.data.targets import Targets
+from selfinformed.data.examples import Examples
+from selfinformed.data.inputs import Inputs, joined, take_inputs
+from selfinformed.data.targets import Targets, checked_targets
 from selfinformed.network.trunk import CopiedEnd
 from selfinformed.network.wrap import FeatureShape, WrappedClassifier, check_wrapped
 from selfinformed.runtime.arguments import one_of, whole_number
@@ -25,7 +26,7 @@ from selfinformed.runtime.device import wait_for
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_tensors, write_tensors
 from selfinformed.runtime.memory import free_memory
-from selfinformed.runtime.reading import naming
+from selfinformed.runtime.reading import naming, parsed, reason_of
 from selfinformed.runtime.remarks import remark
 from selfinformed.structure.average_precision import Ranking, RankingMetrics
 from selfinformed.structure.measuring import check_labels
@@ -207,16 +208,16 @@ class FeatureStore:
         if metadata.get("fingerprint") != net.fingerprint:
             raise SelfInformedError(f"{path} holds features of another network; delete it to have them computed again")
         try:
-            targets = Targets(arrays["offsets"], arrays["labels"], int(metadata["n_labels"]))
+            targets = checked_targets(arrays["offsets"], arrays["labels"], int(metadata["n_labels"]), len(arrays["attached"]))
             attached, penultimate = torch.from_numpy(arrays["attached"]), torch.from_numpy(arrays["penultimate"])
             seconds, n_views = float(metadata["seconds"]), int(metadata.get("n_views", "1"))
-            places = json.loads(metadata["attach"]) if "attach" in metadata else None  # earlier versions did not say
+            places = parsed(metadata["attach"]) if "attach" in metadata else None  # earlier versions did not say
             if places not in (None, places_read(net)):
                 raise SelfInformedError(f"{path} holds features of another place in the network; delete it to have them computed again")
             with naming(path):
                 return cls(attached, penultimate, targets, metadata["fingerprint"], seconds, examples, net.shapes, n_views, places, "skips" in metadata)
-        except (KeyError, ValueError) as error:
-            raise SelfInformedError(f"{path} holds no valid features ({error!r}); delete it to have them computed again") from None
+        except (KeyError, ValueError, TypeError) as error:
+            raise SelfInformedError(f"{path} holds no valid features ({reason_of(error)}); delete it to have them computed again") from None
 
     @classmethod
     def _open(cls, folder: Path, net: WrappedClassifier, examples: Examples | None, memory: float) -> FeatureStore:

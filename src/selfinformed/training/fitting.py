@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import time
@@ -22,7 +21,7 @@ from selfinformed.data.targets import Targets
 from selfinformed.network.calls import told_of
 from selfinformed.network.trunk import CopiedEnd
 from selfinformed.network.wrap import Output, fingerprint_of
-from selfinformed.runtime.arguments import expect, one_of, real_number, seed_of, whole_number
+from selfinformed.runtime.arguments import expect, near, one_of, real_number, seed_of, whole_number
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.memory import require_memory
 from selfinformed.runtime.remarks import remark
@@ -95,9 +94,9 @@ def fit(
         checkpoint_every: steps between two writings of it, beside those after each pass and each minute.
         log: a folder that takes training.jsonl, a row each fourth step, and TensorBoard's events.
         tensorboard: whether it does (default: if TensorBoard is installed).
-        finetune: train the whole network in a second stage, on inputs; `train` must then be examples. Checkpoint and log are of the first stage
-            only, and of the recipe soft targets and patience.
-        finetune_epochs: passes of that stage.
+        finetune: train the whole network in a second stage, on inputs; features must then know the examples they are of. Checkpoint and log are of
+            the first stage only, and of the recipe soft targets and patience.
+        finetune_epochs: passes of that stage; none for 0.
         finetune_learning_rate: its peak, and that of heads' copies of the trunk's end: weights that were trained before.
 
     Raises:
@@ -105,13 +104,13 @@ def fit(
     """
     expect(aug, AugmentedClassifier, "fit", "a network from augment", "give si.augment(net, plan)")
     recipe, batch_size, seed = Recipe.of(recipe), whole_number("batch_size", batch_size), seed_of(seed)
-    rates = {"learning_rate": learning_rate, "classifier_learning_rate": classifier_learning_rate, "finetune_learning_rate": finetune_learning_rate}
-    finetune_epochs, (epochs, *values) = whole_number("finetune_epochs", finetune_epochs, least=0), _at_least_zero(epochs=epochs, **rates)
-    rates = dict(zip(rates, values, strict=True))
-    learning_rate, classifier_learning_rate, finetune_learning_rate = values
+    finetune_epochs = whole_number("finetune_epochs", finetune_epochs, least=0)
+    epochs, learning_rate, classifier_learning_rate, finetune_learning_rate = _at_least_zero(
+        epochs=epochs, learning_rate=learning_rate, classifier_learning_rate=classifier_learning_rate, finetune_learning_rate=finetune_learning_rate
+    )
     _check_kinds(head_input, output)
-    if finetune and not isinstance(train, Examples):
-        raise SelfInformedError("fit: finetune=True trains the whole network, which needs examples; cached features hold only what heads read")
+    if finetune and not isinstance(train, Examples) and train.examples is None:
+        raise SelfInformedError("fit: finetune=True trains the whole network, which needs examples; these features hold only what heads read, not what from")
     if checkpoint_every is not None and checkpoint is None:
         raise SelfInformedError(f"fit: expected checkpoint= beside checkpoint_every={checkpoint_every!r}, the file that is written so often")
     checkpoint_every = None if checkpoint_every is None else whole_number("checkpoint_every", checkpoint_every)
@@ -148,8 +147,8 @@ def fit(
     seen = join if order is None else replace(join, prior=join.prior[order])
     kept = None
     if checkpoint is not None:
-        if not copies:
-            del rates["finetune_learning_rate"]
+        rates = {"learning_rate": learning_rate, "classifier_learning_rate": classifier_learning_rate}
+        rates |= {"finetune_learning_rate": finetune_learning_rate} if copies else {}
         about = {"epochs": epochs, "batch_size": batch_size, **rates, "head_input": head_input, "output": aug.output, "seed": seed, **asdict(recipe)}
         about |= {"revision": REVISION, "features": _digest(store), "watched": held_out and _digest(held_out), "starting weights": _starting(aug)}
         chosen = None if aug.dispatch is None else aug.dispatch.told()
@@ -206,9 +205,10 @@ def fit(
             if aug.dispatch is not None:
                 aug.dispatch.shift = None
     processes.equalise(aug.new_parameters())  # the transform may have been computed with other rounding
-    if finetune and store.examples is not None:  # without those that could not be read
-        second: dict[str, Any] = {"epochs": finetune_epochs, "batch_size": batch_size, "learning_rate": finetune_learning_rate, "seed": seed}
-        fit_whole(aug, store.examples, recipe=recipe, history=history, **second)
+    if finetune and finetune_epochs and store.examples is not None:  # without those that could not be read
+        fit_whole(
+            aug, store.examples, epochs=finetune_epochs, batch_size=batch_size, learning_rate=finetune_learning_rate, seed=seed, recipe=recipe, history=history
+        )
     history.seconds = time.perf_counter() - start
     return history
 
@@ -232,7 +232,7 @@ def fit_whole(
     Args:
         aug: changed in place.
         train: examples.
-        epochs: passes, where `seconds` is not given.
+        epochs: passes, where `seconds` is not given; none for 0.
         seconds: train this long instead; the schedule anneals over that time.
         batch_size: examples per step.
         learning_rate: peak of the schedule.
@@ -246,6 +246,8 @@ def fit_whole(
     epochs, learning_rate = _at_least_zero(epochs=epochs, learning_rate=learning_rate)
     history, recipe = history or History(), replace(Recipe.of(recipe), soft_targets=0.0, patience=0)
     _check_epsilon(recipe, aug)
+    if seconds is None and not epochs:
+        return history
     aug.output = output or aug.output or guess_output(train.targets)
     trained = [parameter for parameter in aug.all_parameters() if parameter.is_floating_point() or parameter.is_complex()]
     for parameter in trained:
@@ -290,8 +292,7 @@ def check_training(who: str, training: Mapping[str, Any], *more: str) -> None:
     """
     known = ("batch_size", "learning_rate", "classifier_learning_rate", "head_input", "output", "recipe", "teacher", *more)
     if unknown := [name for name in training if name not in known]:
-        near = difflib.get_close_matches(unknown[0], known, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"expected some of {', '.join(known)}"
+        hint = near(unknown[0], known, f"expected some of {', '.join(known)}")
         raise SelfInformedError(f"{who}: its trainings share no option {unknown[0]!r}; {hint}")
     Recipe.of(training.get("recipe"))
     whole_number("batch_size", training.get("batch_size", 1))

@@ -116,7 +116,7 @@ class Headroom:
         return self.base.mean_average_precision < min(3 * chance, chance + 0.05 * (1 - chance))
 
     def by_label(self) -> npt.NDArray[np.float64]:
-        """Gain of the wide dense head in average precision for each label [C], NaN without positives."""
+        """Gain of the best dense head that was tried in average precision for each label [C], NaN without positives."""
         return self.dense.average_precision - self.base.average_precision
 
     def by_group(self) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from selfinformed.augmented.network import augment
-from selfinformed.data.examples import InputsLike
+from selfinformed.data.inputs import InputsLike
 from selfinformed.network.calls import batch_size_of
 from selfinformed.network.timing import paired_seconds
 from selfinformed.network.wrap import WrappedClassifier

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.extras import extra
 from selfinformed.runtime.files import from_line, plain, write_text
 from selfinformed.runtime.reading import read_text
 
@@ -54,9 +55,10 @@ def _writer(folder: str | Path, wanted: bool | None, step: int) -> Any:
     if wanted is False:
         return None
     try:
-        from torch.utils.tensorboard import SummaryWriter
-    except (ImportError, RuntimeError):
+        extra("tensorboard", "fit: tensorboard=True")
+        writer = extra("torch.utils.tensorboard", "fit: tensorboard=True", "tensorboard")
+    except SelfInformedError:
         if wanted:
-            raise SelfInformedError("fit: tensorboard=True needs TensorBoard: pip install 'selfinformed[tensorboard]'") from None
+            raise
         return None
-    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+    return writer.SummaryWriter(str(folder), purge_step=step + 1 if step else None)

@@ -13,6 +13,7 @@ from torch import distributed
 
 from selfinformed.runtime.device import choose_device, world_size
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.runtime.reading import first_line
 
 _BACKENDS = {"cuda": "nccl", "xpu": "xccl"}  # where each process has a device of its own
 _PATIENCE = timedelta(days=7)  # while one process works alone; one that ends takes the others with it, by torchrun
@@ -128,7 +129,7 @@ def joined(device: str = "auto") -> Iterator[None]:
     except (RuntimeError, ValueError) as error:  # a variable of torchrun's is missing, or nobody answers at its address
         if "Duplicate GPU" in str(error):
             raise SelfInformedError(f"torchrun: there are more processes on this host than {own.type} devices; start fewer, or give --device cpu") from None
-        said = f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but the processes cannot be joined ({str(error).splitlines()[0]})"
+        said = f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but the processes cannot be joined ({first_line(error)})"
         raise SelfInformedError(f"torchrun: {said}; start them with torchrun, or unset WORLD_SIZE") from None
     try:
         yield

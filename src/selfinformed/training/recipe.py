@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-from selfinformed.runtime.arguments import expect, real_number, whole_number
+from selfinformed.runtime.arguments import expect, near, one_of, real_number, whole_number
 from selfinformed.runtime.errors import SelfInformedError
 
 REVISION = 5  # of what the same options train: what was kept by another is made again
@@ -69,8 +68,7 @@ class Recipe:
             object.__setattr__(self, name, real_number(f"recipe: {name}", getattr(self, name), **bounds))
         object.__setattr__(self, "patience", whole_number("recipe: patience", self.patience, least=0))
         for name, choices in (("schedule", get_args(Schedule)), ("watch", get_args(Watched))):
-            if getattr(self, name) not in choices:
-                raise SelfInformedError(f"recipe: expected {name} to be one of {', '.join(choices)}; got {getattr(self, name)!r}")
+            one_of(f"recipe: {name}", getattr(self, name), choices)
         if self.ema and self.tail_average:
             raise SelfInformedError("recipe: ema and tail_average are two ways of averaging the weights; leave one of them at 0")
 
@@ -83,8 +81,7 @@ class Recipe:
         known = [field.name for field in fields(cls)]
         for name in options or ():
             if name not in known:
-                near = difflib.get_close_matches(str(name), known, 1)
-                hint = f"did you mean {near[0]!r}?" if near else f"expected some of {', '.join(known)}"
+                hint = near(name, known, f"expected some of {', '.join(known)}")
                 raise SelfInformedError(f"recipe: unknown option {name!r}; {hint}")
         return cls(**(options or {}))
 

@@ -17,7 +17,8 @@ import numpy.typing as npt
 import torch
 
 from selfinformed.augmented.network import check_classifier
-from selfinformed.data.examples import Examples, InputsLike
+from selfinformed.data.examples import Examples
+from selfinformed.data.inputs import InputsLike
 from selfinformed.network.calls import batch_size_of
 from selfinformed.network.wrap import WrappedClassifier, check_wrapped
 from selfinformed.runtime.arguments import expect, one_of, real_number, seed_of, whole_number

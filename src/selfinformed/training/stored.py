@@ -16,11 +16,11 @@ import torch
 
 from selfinformed.augmented.readers import InputTransform
 from selfinformed.data.examples import Examples
-from selfinformed.data.targets import Targets
+from selfinformed.data.targets import Targets, checked_targets
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import check_sum, read_json, read_object
-from selfinformed.runtime.reading import MOST_LABELS, check_tensors, parsed, reason_of, shown
+from selfinformed.runtime.reading import check_tensors, parsed, reason_of, shown
 from selfinformed.training.shards import FORMAT, FeatureType, part_widths, places_read, seconds_file
 
 _MOST_OPEN = 256  # shards mapped at a time, each of which takes a file handle
@@ -251,13 +251,7 @@ def _open_shard(path: Path, unit: int, manifest: Mapping[str, Any]) -> _Shard:
         for part, width in manifest["widths"].items():
             if not 0 <= places[part] - begin <= size - begin - len(rows) * width * np.dtype(manifest["dtype"]).itemsize:
                 raise ValueError(f"its {part} are not within it")
-        targets = Targets(array("offsets"), array("labels"), int(found["n_labels"]))
-        if len(targets) != len(rows) or targets.offsets[-1] != len(targets.labels):
-            raise ValueError("its targets are not those of its examples")
-        if targets.offsets[0] != 0 or (np.diff(targets.offsets) < 0).any() or not 1 <= targets.n_labels <= MOST_LABELS:
-            raise ValueError("its targets are no lists of labels")
-        if len(targets.labels) and not 0 <= targets.labels.min() <= targets.labels.max() < targets.n_labels:
-            raise ValueError(f"its labels are not from 0 to {targets.n_labels - 1}")
+        targets = checked_targets(array("offsets"), array("labels"), int(found["n_labels"]), len(rows))
     except (OSError, KeyError, ValueError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         raise SelfInformedError(f"{path} is not a whole shard ({reason_of(error)}); delete it to have it made again") from None
     return _Shard(rows, targets, skipped, places)
