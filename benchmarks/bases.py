@@ -33,7 +33,8 @@ from selfinformed.data.glyphs import distort
 from selfinformed.data.targets import Targets
 from selfinformed.network.wrap import WrappedClassifier, wrap
 from selfinformed.structure.average_precision import Ranking, RankingMetrics
-from selfinformed.training.fitting import gradient_of, loss_of, one_cycle
+from selfinformed.training.losses import gradient_of, loss_of
+from selfinformed.training.stepping import one_cycle
 
 BASES = Path(__file__).parent / "bases"
 PASSES = {

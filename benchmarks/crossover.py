@@ -16,7 +16,8 @@ from winning import LOOKS, N_GROUPS, RATES
 
 from selfinformed.evidence.evaluation import evaluate
 from selfinformed.evidence.figures import save_figure
-from selfinformed.network.wrap import AttachPoint, WrappedClassifier, wrap
+from selfinformed.network.points import AttachPoint
+from selfinformed.network.wrap import WrappedClassifier, wrap
 from selfinformed.training.features import FeatureStore
 from selfinformed.training.structures import Builder, Choice
 

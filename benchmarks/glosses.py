@@ -26,7 +26,7 @@ from selfinformed.data.examples import Examples
 from selfinformed.data.labels import LabelSpace
 from selfinformed.data.targets import Targets, as_targets
 from selfinformed.structure.average_precision import RankingMetrics
-from selfinformed.training.fitting import one_cycle
+from selfinformed.training.stepping import one_cycle
 
 sys.modules["torchvision"] = None  # type: ignore[assignment]  # transformers does without; one made for another torch stops its import
 

@@ -32,8 +32,8 @@ from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.intervals import interval
 from selfinformed.structure.plans import HeadPlan, plan
 from selfinformed.training.features import FeatureStore, rank
-from selfinformed.training.fitting import gradient_of
 from selfinformed.training.headroom import probe
+from selfinformed.training.losses import gradient_of
 from selfinformed.training.recipe import RESIDUALS
 from selfinformed.training.searching import SearchResult, search
 from selfinformed.training.spaces import Space

@@ -15,7 +15,8 @@ from conftest import Problem, SmallNet
 from selfinformed.augmented.controls import GatedExperts, LowRankLinear, _gated_cost, _widths, adapted, gated
 from selfinformed.augmented.network import AugmentedClassifier
 from selfinformed.network.averaged import AveragedClassifier
-from selfinformed.network.wrap import AttachPoint, WrappedClassifier, wrap
+from selfinformed.network.points import AttachPoint
+from selfinformed.network.wrap import WrappedClassifier, wrap
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import HeadPlan, Source, plan

@@ -14,8 +14,9 @@ from selfinformed.augmented.controls import gated
 from selfinformed.augmented.exported import export_onnx
 from selfinformed.augmented.network import AugmentedClassifier, augment
 from selfinformed.augmented.saved import load
+from selfinformed.network.points import AttachPoint
 from selfinformed.network.trunk import CopiedEnd
-from selfinformed.network.wrap import AttachPoint, WrappedClassifier, wrap
+from selfinformed.network.wrap import WrappedClassifier, wrap
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.plans import HeadPlan, plan
 from selfinformed.training.features import FeatureStore, rank

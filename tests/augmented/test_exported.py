@@ -17,7 +17,8 @@ import torch
 from conftest import Problem, refused
 from selfinformed.augmented.exported import export_onnx, export_program, is_export_of
 from selfinformed.augmented.network import augment
-from selfinformed.network.wrap import AttachPoint, wrap
+from selfinformed.network.points import AttachPoint
+from selfinformed.network.wrap import wrap
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import plan

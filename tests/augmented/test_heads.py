@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from selfinformed.augmented.blocks import in_int8, int8_product
 from selfinformed.augmented.heads import Heads
 from selfinformed.augmented.readers import InputTransform
-from selfinformed.network.wrap import FeatureShape
+from selfinformed.network.points import FeatureShape
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import HeadPlan, Source

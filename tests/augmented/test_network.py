@@ -19,7 +19,8 @@ from selfinformed.augmented.readers import InputTransform
 from selfinformed.augmented.saved import load
 from selfinformed.data.opening import open_dataset
 from selfinformed.evidence.evaluation import evaluate
-from selfinformed.network.wrap import AttachPoint, WrappedClassifier, wrap
+from selfinformed.network.points import AttachPoint
+from selfinformed.network.wrap import WrappedClassifier, wrap
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import plan

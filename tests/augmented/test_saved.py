@@ -12,7 +12,8 @@ from conftest import Problem
 from selfinformed.augmented.network import augment
 from selfinformed.augmented.readers import InputTransform
 from selfinformed.augmented.saved import load
-from selfinformed.network.wrap import AttachPoint, wrap
+from selfinformed.network.points import AttachPoint
+from selfinformed.network.wrap import wrap
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import plan

@@ -8,7 +8,8 @@ import torch
 from conftest import Problem
 from selfinformed.evidence.arms import ARMS, DESCRIPTIONS, Bench, changed
 from selfinformed.evidence.evaluation import evaluate
-from selfinformed.network.wrap import AttachPoint, wrap
+from selfinformed.network.points import AttachPoint
+from selfinformed.network.wrap import wrap
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import HeadPlan, plan

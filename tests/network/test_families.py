@@ -14,7 +14,8 @@ from torch import nn
 
 from selfinformed.network.averaged import AveragedClassifier
 from selfinformed.network.families import FAMILIES, classifiers_of, family_of, labels_of, open_family
-from selfinformed.network.wrap import AttachPoint, wrap
+from selfinformed.network.points import AttachPoint
+from selfinformed.network.wrap import wrap
 from selfinformed.pipeline.config import RunConfig
 from selfinformed.pipeline.inputs import Inputs
 from selfinformed.runtime import extras

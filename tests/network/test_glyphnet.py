@@ -9,7 +9,8 @@ import torch
 
 from selfinformed.data.glyphs import GlyphLabels
 from selfinformed.network.glyphnet import BaseName, GlyphNet
-from selfinformed.network.wrap import AttachPoint, wrap
+from selfinformed.network.points import AttachPoint
+from selfinformed.network.wrap import wrap
 
 
 @pytest.mark.parametrize("base", get_args(BaseName))

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from conftest import Problem
+from selfinformed.network.points import AttachPoint
 from selfinformed.network.stages import candidate_attach_points, with_earlier_points
-from selfinformed.network.wrap import AttachPoint, wrap
+from selfinformed.network.wrap import wrap
 from selfinformed.runtime.errors import SelfInformedError
 from zoo import ZOO
 

@@ -8,8 +8,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from conftest import Problem
+from selfinformed.network.points import AttachPoint
 from selfinformed.network.trunk import CopiedEnd, trunk_end
-from selfinformed.network.wrap import AttachPoint, WrappedClassifier, wrap
+from selfinformed.network.wrap import WrappedClassifier, wrap
 from selfinformed.runtime.errors import SelfInformedError
 from zoo import ZOO
 

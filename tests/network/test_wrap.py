@@ -15,7 +15,8 @@ from torch import nn
 from conftest import refused
 from devices import SecondDevice, Spread, There
 from selfinformed.data.labels import LabelSpace
-from selfinformed.network.wrap import AttachPoint, wrap
+from selfinformed.network.points import AttachPoint
+from selfinformed.network.wrap import wrap
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.remarks import Remark
 

@@ -19,7 +19,7 @@ from conftest import write_images
 from selfinformed.data.glyphs import GlyphLabels, render_glyphs
 from selfinformed.data.images import IMAGENET
 from selfinformed.network.glyphnet import GlyphNet
-from selfinformed.network.wrap import AttachPoint
+from selfinformed.network.points import AttachPoint
 from selfinformed.pipeline import inputs as inputs_module
 from selfinformed.pipeline.config import RunConfig
 from selfinformed.pipeline.inputs import Inputs

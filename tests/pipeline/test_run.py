@@ -26,7 +26,8 @@ from selfinformed.augmented import saved as saved_module
 from selfinformed.data.examples import Examples
 from selfinformed.evidence import arms as arms_module
 from selfinformed.evidence.comparison import Comparison
-from selfinformed.network.wrap import AttachPoint, wrap
+from selfinformed.network.points import AttachPoint
+from selfinformed.network.wrap import wrap
 from selfinformed.pipeline import run as module
 from selfinformed.pipeline.artefacts import read_artefact
 from selfinformed.pipeline.config import RunConfig, read_config

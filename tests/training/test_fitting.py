@@ -25,8 +25,10 @@ from selfinformed.runtime.remarks import Remark
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import plan
 from selfinformed.training.features import FeatureStore, rank
-from selfinformed.training.fitting import Recipe, fit, fit_whole, gradient_of, guess_output, loss_of, one_cycle
-from selfinformed.training.stepping import Training
+from selfinformed.training.fitting import fit, fit_whole, guess_output
+from selfinformed.training.losses import gradient_of, loss_of
+from selfinformed.training.recipe import Recipe
+from selfinformed.training.stepping import Training, one_cycle
 
 
 def weights(aug) -> dict[str, torch.Tensor]:

@@ -14,8 +14,9 @@ from torch import nn
 from conftest import N_LABELS, Problem, SmallNet, make_problem
 from selfinformed.augmented.network import augment
 from selfinformed.data.targets import as_targets
+from selfinformed.network.points import AttachPoint
 from selfinformed.network.stages import with_earlier_points
-from selfinformed.network.wrap import AttachPoint, wrap
+from selfinformed.network.wrap import wrap
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import plan

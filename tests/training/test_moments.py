@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfinformed.network.wrap import FeatureShape
+from selfinformed.network.points import FeatureShape
 from selfinformed.training.moments import transform_of
 
 

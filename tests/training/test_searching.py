@@ -14,7 +14,8 @@ import torch
 
 from conftest import Problem
 from selfinformed.data.targets import as_targets
-from selfinformed.network.wrap import AttachPoint, wrap
+from selfinformed.network.points import AttachPoint
+from selfinformed.network.wrap import wrap
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import plain, read_json
 from selfinformed.structure.intervals import interval

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from conftest import Problem, changed_inputs, changed_network, damaged, refused
 from selfinformed.data.opening import open_dataset
-from selfinformed.network.wrap import AttachPoint, wrap
+from selfinformed.network.points import AttachPoint
+from selfinformed.network.wrap import wrap
 from selfinformed.runtime import work
 from selfinformed.training import shards as module
 from selfinformed.training.features import FeatureStore, estimate

@@ -14,7 +14,8 @@ from conftest import Problem, refused
 from selfinformed.augmented.dispatch import uncertainty
 from selfinformed.augmented.saved import load
 from selfinformed.evidence.evaluation import evaluate
-from selfinformed.network.wrap import AttachPoint, WrappedClassifier, wrap
+from selfinformed.network.points import AttachPoint
+from selfinformed.network.wrap import WrappedClassifier, wrap
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.measuring import measure
 from selfinformed.structure.plans import Source

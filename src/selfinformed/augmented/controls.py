@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import nn
@@ -12,6 +12,7 @@ from torch import nn
 from selfinformed.augmented.heads import Heads
 from selfinformed.augmented.network import AugmentedClassifier
 from selfinformed.augmented.readers import InputTransform, Reader
+from selfinformed.augmented.slot import NewClassifier
 from selfinformed.network.averaged import AveragedClassifier
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
@@ -41,7 +42,7 @@ class ControlPlan(HeadPlan):
         return self.base_parameters + self.added_parameters
 
 
-def gated(net: WrappedClassifier, like: HeadPlan, *, classifier: Literal["keep", "reinitialise"] = "keep", seed: int = 0) -> AugmentedClassifier:
+def gated(net: WrappedClassifier, like: HeadPlan, *, classifier: NewClassifier = "keep", seed: int = 0) -> AugmentedClassifier:
     """As many experts as `like` has heads, mixed by a gate that is learned with them (Jacobs et al., 1991), at no more multiply-adds.
 
     logits(x) = classifier + E sum_e g_e(x) E_e(x), with g the softmax of a gate linear in what the experts read; the number of experts E,

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -16,12 +16,13 @@ from torch import nn
 
 from selfinformed.augmented.dispatch import Dispatch
 from selfinformed.augmented.heads import Heads
-from selfinformed.augmented.slot import AveragedWith, ClassifierSlot, Joined, Keep
+from selfinformed.augmented.slot import AveragedWith, ClassifierSlot, Joined, Keep, NewClassifier
 from selfinformed.data.inputs import InputsLike
 from selfinformed.data.labels import LabelSpace
 from selfinformed.network.averaged import AveragedClassifier
 from selfinformed.network.calls import call, evaluating, logits_of, told_of
-from selfinformed.network.wrap import Output, WrappedClassifier, check_wrapped, fingerprint_of, state_of, tensors_of
+from selfinformed.network.state import fingerprint_of, state_of, tensors_of
+from selfinformed.network.wrap import Output, WrappedClassifier, check_wrapped
 from selfinformed.runtime.arguments import expect, one_of, real_number, seed_of, whole_number
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.memory import require_memory
@@ -44,7 +45,7 @@ class AugmentedClassifier(nn.Module):
         self,
         net: WrappedClassifier,
         plan: HeadPlan,
-        classifier: Literal["keep", "reinitialise"] | nn.Linear | AveragedClassifier = "keep",
+        classifier: NewClassifier | nn.Linear | AveragedClassifier = "keep",
         heads: Heads | None = None,
     ) -> None:
         """`classifier` and `heads` may be modules that stand in for what would be made: a control's (see `controls`)."""
@@ -328,14 +329,14 @@ class AugmentedClassifier(nn.Module):
 
 def check_classifier(classifier: str) -> None:
     """That it is what `augment` can do with the classifier."""
-    one_of("classifier", classifier, ("keep", "reinitialise"))
+    one_of("classifier", classifier, get_args(NewClassifier))
 
 
 def augment(
     net: WrappedClassifier,
     plan: HeadPlan,
     *,
-    classifier: Literal["keep", "reinitialise"] = "keep",
+    classifier: NewClassifier = "keep",
     seed: int = 0,
     onto: AugmentedClassifier | None = None,
 ) -> AugmentedClassifier:

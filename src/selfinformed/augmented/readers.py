@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from selfinformed.augmented.blocks import in_int8, int8_product, suits_int8
+from selfinformed.network.points import FeatureShape
 from selfinformed.network.trunk import CopiedEnd
-from selfinformed.network.wrap import FeatureShape
 from selfinformed.structure.plans import Source
 
 

@@ -13,7 +13,8 @@ from selfinformed.augmented.heads import Heads
 from selfinformed.augmented.network import AugmentedClassifier, augment
 from selfinformed.data.inputs import InputsLike
 from selfinformed.data.labels import LabelSpace
-from selfinformed.network.wrap import AttachPoint, Output, WrappedClassifier, wrap
+from selfinformed.network.points import AttachPoint
+from selfinformed.network.wrap import Output, WrappedClassifier, wrap
 from selfinformed.runtime.arguments import expect
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_object, read_tensors, write_json, write_tensors
@@ -71,18 +72,15 @@ def load(folder: str | Path, model: nn.Module | WrappedClassifier, example_input
         if config["format"] not in CONFIG_FORMATS:
             raise SelfInformedError(f"{folder / 'config.json'}: expected {' or '.join(CONFIG_FORMATS)}, found {shown(config['format'])}")
         with naming(folder / "config.json"):
-            labels = LabelSpace(config["labels"])
-        given = config["attach"]  # one, where written before there could be several
-        with naming(folder / "config.json"):
+            labels, given = LabelSpace(config["labels"]), config["attach"]  # one, where written before there could be several
             attach = tuple(AttachPoint(**point) for point in ([given] if isinstance(given, dict) else given))
-        classifier = (config["classifier"],) if isinstance(config["classifier"], str) else tuple(config["classifier"])
-        plan = HeadPlan.from_dict(config["plan"], str(folder / "config.json"))
-        output, tuned, expected = config["output"], bool(config["base_was_tuned"]), config["base_fingerprint"]
-        top_groups, above, wrapped_output = config.get("top_groups"), config.get("above"), config.get("wrapped_output", output)
-        for kind in (output, wrapped_output):
-            if kind not in (None, *get_args(Output)):
-                raise ValueError(f"output: expected {' or '.join(get_args(Output))}, found {shown(kind)}")
-        with naming(folder / "config.json"):
+            classifier = (config["classifier"],) if isinstance(config["classifier"], str) else tuple(config["classifier"])
+            plan = HeadPlan.from_dict(config["plan"], str(folder / "config.json"))
+            output, tuned, expected = config["output"], bool(config["base_was_tuned"]), config["base_fingerprint"]
+            top_groups, above, wrapped_output = config.get("top_groups"), config.get("above"), config.get("wrapped_output", output)
+            for kind in (output, wrapped_output):
+                if kind not in (None, *get_args(Output)):
+                    raise ValueError(f"output: expected {' or '.join(get_args(Output))}, found {shown(kind)}")
             net = _wrapped(model, example_inputs, labels, classifier, attach, wrapped_output)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise SelfInformedError(f"{folder / 'config.json'}: not a valid heads config ({reason_of(error)})") from None
@@ -104,8 +102,7 @@ def load(folder: str | Path, model: nn.Module | WrappedClassifier, example_input
         raise SelfInformedError(f"{folder / 'heads.safetensors'} does not fit its config (it has fewer numbers than the plan's heads)")
     with naming(folder / "config.json"):
         aug = augment(net, plan)
-    aug.output, aug.base_was_tuned = output, tuned
-    with naming(folder / "config.json"):
+        aug.output, aug.base_was_tuned = output, tuned
         aug.run_conditionally(top_groups, above)
         if config["format"] == CONFIG_FORMATS[0]:  # which kept `above` for `Structure.evaluating`, and ran all heads by itself
             above = aug.above

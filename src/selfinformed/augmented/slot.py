@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -12,10 +12,13 @@ from torch import nn
 from selfinformed.augmented.dispatch import Dispatch
 from selfinformed.augmented.heads import Heads
 from selfinformed.network.averaged import AveragedClassifier, plain
-from selfinformed.network.wrap import AttachPoint, WrappedClassifier
+from selfinformed.network.points import AttachPoint
+from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.plans import HeadPlan
 
+NewClassifier = Literal["keep", "reinitialise"]
+"""The new classifier begins with the trained one's weights, or with random ones (the paper's choice)."""
 Joined = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # logits [B, C] of the classifier's and of what the heads add
 
 
@@ -41,17 +44,13 @@ class _Overrides(threading.local):
         return _Overrides, ()  # a copy is in no context
 
 
-def _plain(classifier: nn.Linear | AveragedClassifier) -> nn.Linear | AveragedClassifier:
-    return AveragedClassifier(list(map(plain, classifier.parts))) if isinstance(classifier, AveragedClassifier) else plain(classifier)
-
-
 class ClassifierSlot(nn.Module):
     """Stands where the base's classifier stood, or the last of several whose average is the logits."""
 
     def __init__(self, net: WrappedClassifier, plan: HeadPlan, classifier: str | nn.Linear | AveragedClassifier, heads: Heads | None) -> None:
         super().__init__()
-        self.original = _plain(net.classifier).requires_grad_(False)
-        self.classifier = _plain(net.classifier) if isinstance(classifier, str) else classifier
+        self.original = plain(net.classifier).requires_grad_(False)
+        self.classifier = plain(net.classifier) if isinstance(classifier, str) else classifier
         if classifier == "reinitialise":
             self.classifier.cpu().reset_parameters()  # new weights are drawn on the CPU: a seed's are the same on every device
             self.classifier.to(net.classifier.weight.device)

@@ -6,10 +6,11 @@ import itertools
 from bisect import bisect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 from selfinformed.augmented.controls import adapted, adapter_rank, gated, gated_widths
 from selfinformed.augmented.network import AugmentedClassifier, augment
+from selfinformed.augmented.slot import NewClassifier
 from selfinformed.evidence.evaluation import Evaluation, evaluate
 from selfinformed.evidence.views import check_views, evaluate_with_views
 from selfinformed.network.wrap import WrappedClassifier
@@ -18,9 +19,10 @@ from selfinformed.runtime.reading import shown
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import HeadPlan, plan
 from selfinformed.training.features import FeatureStore, rank
-from selfinformed.training.fitting import History, fit, fit_whole
+from selfinformed.training.fitting import fit, fit_whole
 from selfinformed.training.joining import classifier_for
 from selfinformed.training.recipe import Recipe
+from selfinformed.training.stepping import History
 from selfinformed.training.structures import Structure, changed
 
 ARMS = (
@@ -84,7 +86,7 @@ class Bench:
     searched_dense: Structure | None = None
     views: FeatureStore | None = None
     epochs: float = 2
-    classifier: Literal["keep", "reinitialise"] = "keep"
+    classifier: NewClassifier = "keep"
     finetune_learning_rate: float = 5e-4
     training: Mapping[str, Any] = field(default_factory=dict)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from selfinformed.augmented.network import check_classifier
+from selfinformed.augmented.slot import NewClassifier
 from selfinformed.data.examples import Examples
 from selfinformed.evidence.arms import ARMS, FOUND, HEADED, Bench, named
 from selfinformed.evidence.comparison import METHODS, Comparison
@@ -54,7 +55,7 @@ def compare(
     tuning: int | Sequence[float] | None = None,
     tune_finetune: bool = True,
     finetune_learning_rate: float = 5e-4,
-    classifier: Literal["keep", "reinitialise"] = "keep",
+    classifier: NewClassifier = "keep",
     journal: str | Path | None = None,
     **training: Any,
 ) -> Comparison:
@@ -101,9 +102,9 @@ def compare(
     check_classifier(classifier)
     check_training("compare", training)
     factors = _factors(tuning, holdout)
-    train, test = _features(net, train, "train"), _features(net, test, "test")
-    holdout = None if holdout is None else _features(net, holdout, "hold-out")
-    views = None if views is None else _features(net, views, "views of the test")
+    train, test = FeatureStore.of(net, train, "caching train features"), FeatureStore.of(net, test, "caching test features")
+    holdout = None if holdout is None else FeatureStore.of(net, holdout, "caching hold-out features")
+    views = None if views is None else FeatureStore.of(net, views, "caching features of views of the test")
     bench = Bench(
         net, plan, train, test, holdout, codetections, hinton, searched, searched_dense, views, epochs, classifier, finetune_learning_rate,
         training,
@@ -174,10 +175,6 @@ def compare(
     rows = [done.rows[key] for key in wanted]
     per_label = {arm: _mean_over_seeds([done.per_label[arm, seed] for seed in range(seeds)]) for arm in chosen}
     return Comparison(rows, per_label, top_k, about)
-
-
-def _features(net: WrappedClassifier, data: Examples | FeatureStore, what: str) -> FeatureStore:
-    return data if isinstance(data, FeatureStore) else FeatureStore.build(net, data, what=f"caching {what} features")
 
 
 def _factors(tuning: int | Sequence[float] | None, holdout: Examples | FeatureStore | None) -> list[float]:

@@ -9,10 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from selfinformed.data.labels import LabelSpace
-from selfinformed.runtime.files import write_text
+from selfinformed.runtime.files import plain, write_text
 from selfinformed.runtime.tabular import Column, Row, Table, one_line, percent
 from selfinformed.structure.average_precision import nan_mean
 from selfinformed.structure.groups import LabelGroups
@@ -51,7 +49,7 @@ def comparison_table(comparison: Comparison) -> Table:
             for key in ("over_base", "method_over_it"):
                 name, found = key if figures is own else f"{column}_{key}", figures[key] or {}
                 flat |= {name: found.get("mean"), f"{name}_low": found.get("low"), f"{name}_high": found.get("high")}
-        rows.append({key: _known(value) for key, value in flat.items()})
+        rows.append(plain(flat))
 
     def interval(row: Row, key: str, sign: str = "") -> str:
         low, high = (row[f"{key}_{end}"] for end in ("low", "high"))
@@ -90,7 +88,7 @@ def group_table(groups: LabelGroups, labels: LabelSpace, plan: HeadPlan | None =
         if plan is not None:
             row["widths"] = "-".join(map(str, plan.hidden[i])) if i < len(plan.hidden) else ""
         if gains is not None:
-            row["gain"] = _known(nan_mean(gains[members]))
+            row["gain"] = plain(nan_mean(gains[members]))
         rows.append(row)
     columns = [
         Column("group", lambda row: str(row["group"])), Column("labels", lambda row: f"{row['labels']:,}"),
@@ -113,7 +111,7 @@ def trial_table(trials: Sequence[Row]) -> Table:
         Column("executed", lambda row: f"{row['extra_computation']:.3f}x"),
         Column("seconds", lambda row: f"{row['seconds']:.0f}"),
     )
-    return Table("structures tried, the last round first", [{key: _known(trial.get(key)) for key in keys} for trial in trials], columns)
+    return Table("structures tried, the last round first", [plain({key: trial.get(key) for key in keys}) for trial in trials], columns)
 
 
 def to_csv(table: Table) -> str:
@@ -151,10 +149,6 @@ def to_latex(table: Table) -> str:
     lines = [[_latex(column.title) for column in table.columns], *cells]
     head, *body = [" & ".join(line) + " \\\\\n" for line in lines]
     return f"\\begin{{tabular}}{{{shape}}}\n\\toprule\n{head}\\midrule\n{''.join(body)}\\bottomrule\n\\end{{tabular}}\n"
-
-
-def _known(value: Any) -> Any:
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def _guarded(value: Any) -> Any:

@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 
-def plain(layer: nn.Linear) -> nn.Linear:
-    """A linear layer with a copy of the weight and the bias that another has now, whatever made them: a parametrization, a norm, a mask."""
+def plain(layer: nn.Linear | AveragedClassifier) -> nn.Linear | AveragedClassifier:
+    """A classifier with a copy of the weights and biases that another has now, whatever made them: a parametrization, a norm, a mask."""
+    if isinstance(layer, AveragedClassifier):
+        return AveragedClassifier([cast("nn.Linear", plain(part)) for part in layer.parts])
     size, like = (layer.in_features, layer.out_features, layer.bias is not None), {"device": layer.weight.device, "dtype": layer.weight.dtype}
     copied = cast("nn.Linear", nn.utils.skip_init(nn.Linear, *size, **like))  # type: ignore[no-untyped-call]  # and no random number is drawn
     with torch.no_grad():

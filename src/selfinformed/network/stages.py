@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from selfinformed.network.calls import batch_size_of, call, evaluating
-from selfinformed.network.wrap import CHANNELS_FIRST, AttachPoint, Reduce, WrappedClassifier, is_layer, wrap
+from selfinformed.network.finding import CHANNELS_FIRST, is_layer
+from selfinformed.network.points import AttachPoint, Reduce
+from selfinformed.network.wrap import WrappedClassifier, wrap
 
 _EARLY = 0.95  # share of the trunk's multiply-adds, beyond which a point is the trunk's output under another name
 

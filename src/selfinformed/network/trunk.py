@@ -11,7 +11,8 @@ from torch import nn
 
 from selfinformed.network.calls import Call, evaluating, record
 from selfinformed.network.cost import cost
-from selfinformed.network.wrap import AttachPoint, Reduce, WrappedClassifier
+from selfinformed.network.points import AttachPoint, Reduce
+from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 
 _TOLERANCE = 1e-4  # of the largest feature: a tensor that lies otherwise in memory may be rounded otherwise

@@ -29,7 +29,8 @@ from selfinformed.data.labels import LabelSpace
 from selfinformed.data.opening import open_dataset
 from selfinformed.network.families import FAMILIES, labels_of, open_family
 from selfinformed.network.glyphnet import BaseName, GlyphNet
-from selfinformed.network.wrap import AttachPoint, Reduce, WrappedClassifier, wrap
+from selfinformed.network.points import AttachPoint, Reduce
+from selfinformed.network.wrap import WrappedClassifier, wrap
 from selfinformed.pipeline.config import RunConfig
 from selfinformed.runtime.device import choose_device
 from selfinformed.runtime.errors import SelfInformedError

@@ -18,7 +18,7 @@ import numpy as np
 
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.memory import require_memory
-from selfinformed.runtime.reading import MOST_JSON, check_tensors, opened, parsed, read_text, reason_of
+from selfinformed.runtime.reading import MOST_JSON, check_tensors, opened, parsed, read_text, reason_of, shown
 
 _CANNOT_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}  # what a file system says that cannot sync a folder
 
@@ -44,7 +44,7 @@ def written_atomically(path: str | Path, keep: bool = False) -> Iterator[Path]:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     except OSError as error:
-        raise _cannot_write(path, error) from None
+        raise cannot_write(path, error) from None
     try:
         yield temporary
         with temporary.open("rb+") as file:
@@ -53,7 +53,7 @@ def written_atomically(path: str | Path, keep: bool = False) -> Iterator[Path]:
             temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise _cannot_write(path, error) from None
+        raise cannot_write(path, error) from None
     finally:
         with suppress(OSError):  # of a broken disk: what was the matter is said already
             temporary.unlink(missing_ok=True)
@@ -205,6 +205,12 @@ def read_tensors(path: str | Path, format: str) -> tuple[dict[str, np.ndarray], 
         raise SelfInformedError(f"{path} is not a whole safetensors file ({reason_of(error)}); delete it to have it made again") from None
 
 
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """In what an object that was read from JSON differs from one that could be written there, in words; empty where in nothing."""
+    wanted = json.loads(json.dumps(plain(wanted)))
+    return ", ".join(f"{key} {shown(found.get(key))}, now {shown(wanted.get(key))}" for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key))
+
+
 def plain(value: Any) -> Any:
     """Numpy scalars and arrays, paths and tuples as what JSON knows; NaN and infinity as None."""
     if isinstance(value, Mapping):
@@ -275,6 +281,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _cannot_write(path: Path, error: OSError) -> SelfInformedError:
+def cannot_write(path: Path, error: OSError) -> SelfInformedError:
+    """What to raise where a file could not be written."""
     reason = error.strerror or str(error)
     return SelfInformedError(f"{path} cannot be written: {reason}; free the disk or choose another folder")

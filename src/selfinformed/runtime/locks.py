@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, SoftFileLock, Timeout
 
 from selfinformed.runtime.errors import InUseError, SelfInformedError
-from selfinformed.runtime.files import read_object, write_json
+from selfinformed.runtime.files import cannot_write, read_object, write_json
 from selfinformed.runtime.work import remove_old
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
@@ -104,4 +104,4 @@ def _acquire(lock: FileLock, timeout: float, path: Path, other: Callable[[], str
         if error.errno in _NO_LOCKS:
             hint = "its file system is mounted without locks, mount it with them or choose another"
             raise SelfInformedError(f"{path} cannot be locked: {error.strerror}; {hint}") from None
-        raise SelfInformedError(f"{path} cannot be written: {error.strerror}; free the disk or choose another folder") from None
+        raise cannot_write(path, error) from None

@@ -23,9 +23,8 @@ import numpy as np
 
 from selfinformed.runtime.device import rank, world_size
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.files import Chunks, read_json, write_json, write_tensors
+from selfinformed.runtime.files import Chunks, cannot_write, differences, read_object, write_json, write_tensors
 from selfinformed.runtime.progress import progress
-from selfinformed.runtime.reading import shown
 
 Result = tuple[Mapping[str, np.ndarray | Chunks], Mapping[str, str]]
 
@@ -116,11 +115,7 @@ def remove_old(temporary: Iterable[Path], folder: Path) -> None:
 def _agree(path: Path, manifest: Mapping[str, Any]) -> None:
     if not path.exists():
         write_json(path, manifest, keep=True)
-    found = read_json(path, "manifest")
-    wanted = json.loads(json.dumps(manifest))
-    if found != wanted:
-        keys = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k)) if isinstance(found, dict) else ["content"]
-        changes = ", ".join(f"{k} {shown(found.get(k))}, now {shown(wanted.get(k))}" if isinstance(found, dict) else k for k in keys)
+    if changes := differences(read_object(path, "manifest"), manifest):
         raise SelfInformedError(f"{path.parent} holds work of another run ({changes}); choose another --output, or delete {path.parent}")
 
 
@@ -161,7 +156,7 @@ def _claim(path: Path) -> bool:
     except FileExistsError:
         return False
     except OSError as error:
-        raise SelfInformedError(f"{path} cannot be written: {error.strerror}; free the disk or choose another folder") from None
+        raise cannot_write(path, error) from None
     finally:
         temporary.unlink(missing_ok=True)
     return True

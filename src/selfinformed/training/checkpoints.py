@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.files import plain, read_tensors, write_tensors
-from selfinformed.runtime.reading import parsed, reason_of, shown
+from selfinformed.runtime.files import differences, plain, read_tensors, write_tensors
+from selfinformed.runtime.reading import parsed, reason_of
 
 FORMAT = "selfinformed.training/1"
 
@@ -56,10 +56,8 @@ class Checkpoint:
                 raise ValueError("expected two objects")
         except (KeyError, ValueError, RecursionError) as error:
             raise SelfInformedError(f"{self.path} holds no valid state of training ({reason_of(error)}); delete it to train from the start") from None
-        wanted = json.loads(json.dumps(plain(self.about)))
-        changes = [f"{key} {shown(found.get(key))}, now {shown(wanted.get(key))}" for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key)]
-        if changes:
-            raise SelfInformedError(f"{self.path} is of another training ({', '.join(changes)}); delete it, or name another checkpoint")
+        if changes := differences(found, self.about):
+            raise SelfInformedError(f"{self.path} is of another training ({changes}); delete it, or name another checkpoint")
         return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}, state
 
 

@@ -19,8 +19,9 @@ from selfinformed.augmented.readers import InputTransform
 from selfinformed.data.examples import Examples
 from selfinformed.data.inputs import Inputs, joined, take_inputs
 from selfinformed.data.targets import Targets, checked_targets
+from selfinformed.network.points import FeatureShape
 from selfinformed.network.trunk import CopiedEnd
-from selfinformed.network.wrap import FeatureShape, WrappedClassifier, check_wrapped
+from selfinformed.network.wrap import WrappedClassifier, check_wrapped
 from selfinformed.runtime.arguments import one_of, whole_number
 from selfinformed.runtime.device import wait_for
 from selfinformed.runtime.errors import SelfInformedError
@@ -34,8 +35,6 @@ from selfinformed.structure.plans import Source
 from selfinformed.training.moments import HeadInput, transform_of
 from selfinformed.training.shards import FeatureType, compute, part_widths, places_read, write_shards
 from selfinformed.training.stored import Rows, Shards, StoredRows, TransformedRows, open_shards
-
-__all__ = ["FeatureStore", "HeadInput", "Model", "estimate", "metrics_of", "net_of", "rank", "score_batches", "scores_from_features"]
 
 FORMAT = "selfinformed.features/1"
 _FEATURES_AT_ONCE = 512
@@ -132,6 +131,11 @@ class FeatureStore:
         for rows in self.chunks():
             whole[rows] = transform(self.attached[rows].float())
         return replace(self, attached=whole)
+
+    @classmethod
+    def of(cls, net: WrappedClassifier, data: Examples | FeatureStore, what: str = "caching features") -> FeatureStore:
+        """Features as they are, or those of examples, in memory; `what` is said beside the progress."""
+        return data if isinstance(data, FeatureStore) else cls.build(net, data, what=what)
 
     @classmethod
     def build(

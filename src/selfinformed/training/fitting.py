@@ -19,8 +19,9 @@ from selfinformed.augmented.network import AugmentedClassifier
 from selfinformed.data.examples import Examples
 from selfinformed.data.targets import Targets
 from selfinformed.network.calls import told_of
+from selfinformed.network.state import fingerprint_of
 from selfinformed.network.trunk import CopiedEnd
-from selfinformed.network.wrap import Output, fingerprint_of
+from selfinformed.network.wrap import Output
 from selfinformed.runtime.arguments import expect, near, one_of, real_number, seed_of, whole_number
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.memory import require_memory
@@ -28,17 +29,16 @@ from selfinformed.runtime.remarks import remark
 from selfinformed.runtime.seeds import seeded
 from selfinformed.structure.measuring import check_labels
 from selfinformed.training.checkpoints import Checkpoint
-from selfinformed.training.features import FeatureStore, HeadInput, metrics_of
+from selfinformed.training.features import FeatureStore, metrics_of
 from selfinformed.training.joining import Join
 from selfinformed.training.logs import TrainingLog
-from selfinformed.training.losses import Objective, gradient_of, loss_of
+from selfinformed.training.losses import Objective, loss_of
+from selfinformed.training.moments import HeadInput
 from selfinformed.training.processes import Processes
 from selfinformed.training.recipe import REVISION, Recipe
 from selfinformed.training.sampling import draw_of
-from selfinformed.training.stepping import History, Order, Training, one_cycle
+from selfinformed.training.stepping import History, Order, Training
 from selfinformed.training.teachers import Teacher, check_teacher, teacher_of, told
-
-__all__ = ["History", "Recipe", "fit", "fit_whole", "gradient_of", "guess_output", "loss_of", "one_cycle"]
 
 _AT_ONCE = 512  # held-out examples
 _SAMPLED = 64  # examples whose features a checkpoint knows
@@ -126,10 +126,8 @@ def fit(
     heads_on, base_on = aug.classifier.weight.device, aug.net.classifier.weight.device
     if heads_on != base_on and isinstance(train, Examples):
         remark(f"fit: the heads are on {heads_on}, and the network that computes what they read on {base_on}; move the model before wrap, or aug.net.model too")
-    store = train if isinstance(train, FeatureStore) else FeatureStore.build(aug.net, train)
-    held_out = holdout if recipe.patience else None
-    if isinstance(held_out, Examples):
-        held_out = FeatureStore.build(aug.net, held_out)
+    store = FeatureStore.of(aug.net, train)
+    held_out = None if holdout is None or not recipe.patience else FeatureStore.of(aug.net, holdout)
     for features in (store, held_out):
         if features is not None:
             features.check(aug.net, "fit", "to augment")

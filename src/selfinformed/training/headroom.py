@@ -222,8 +222,7 @@ def probe(
     if groups is not None:
         check_groups(groups, net.n_labels)
     check_training("probe", training, "finetune_learning_rate")
-    train = train if isinstance(train, FeatureStore) else FeatureStore.build(net, train)
-    holdout = holdout if isinstance(holdout, FeatureStore) else FeatureStore.build(net, holdout)
+    train, holdout = FeatureStore.of(net, train), FeatureStore.of(net, holdout)
     if min(len(train), len(holdout)) < 2:
         raise SelfInformedError(f"probe: expected at least 2 training and 2 hold-out examples, which it halves; got {len(train)} and {len(holdout)}")
     if not len(holdout.targets.labels):

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import nn
 
 from selfinformed.augmented.network import AugmentedClassifier
+from selfinformed.augmented.slot import NewClassifier
 from selfinformed.data.targets import Targets
 from selfinformed.network.averaged import AveragedClassifier
 from selfinformed.network.wrap import Output
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.training.losses import prior_of
-
-NewClassifier = Literal["keep", "reinitialise"]
 
 
 @dataclass(frozen=True, eq=False)

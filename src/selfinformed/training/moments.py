@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 
 from selfinformed.augmented.readers import InputTransform
-from selfinformed.network.wrap import FeatureShape
+from selfinformed.network.points import FeatureShape
 from selfinformed.runtime.arguments import one_of
 
 HeadInput = Literal["whitened", "standardised", "raw"]

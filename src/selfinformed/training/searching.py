@@ -217,8 +217,7 @@ def search(
     if space is None:
         space = replace(Space.of(net), residual=tuple(dict.fromkeys((*RESIDUALS, own))))
     _check_space(space, net, own, training.get("head_input"))
-    train = train if isinstance(train, FeatureStore) else FeatureStore.build(net, train)
-    holdout = holdout if isinstance(holdout, FeatureStore) else FeatureStore.build(net, holdout)
+    train, holdout = FeatureStore.of(net, train), FeatureStore.of(net, holdout)
     if not len(holdout.targets.labels):
         raise SelfInformedError("search: no hold-out example has a label, so nothing can be judged; give annotated ones")
     builder = Builder(net, holdout, budget, counts, seed, train.targets)

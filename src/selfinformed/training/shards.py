@@ -14,7 +14,8 @@ import numpy.typing as npt
 import torch
 
 from selfinformed.data.examples import Examples
-from selfinformed.network.wrap import AttachPoint, Features, WrappedClassifier
+from selfinformed.network.points import AttachPoint, Features
+from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import write_json
 from selfinformed.runtime.memory import require_memory

@@ -11,7 +11,7 @@ import numpy as np
 
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.training.features import HeadInput
+from selfinformed.training.moments import HeadInput
 from selfinformed.training.recipe import RESIDUALS
 from selfinformed.training.structures import Choice
 

@@ -15,6 +15,7 @@ import torch
 
 from selfinformed.augmented.dispatch import Dispatch, running, uncertainty
 from selfinformed.augmented.network import AugmentedClassifier, augment
+from selfinformed.augmented.slot import NewClassifier
 from selfinformed.data.examples import Examples
 from selfinformed.data.targets import Targets
 from selfinformed.network.trunk import trunk_end
@@ -28,10 +29,12 @@ from selfinformed.structure.detections import default_top_k
 from selfinformed.structure.groupings import Method
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.plans import Capacity, HeadPlan, plan
-from selfinformed.training.features import FeatureStore, HeadInput, score_batches
-from selfinformed.training.fitting import History, fit, guess_output
-from selfinformed.training.joining import Join, NewClassifier, classifier_for
+from selfinformed.training.features import FeatureStore, score_batches
+from selfinformed.training.fitting import fit, guess_output
+from selfinformed.training.joining import Join, classifier_for
+from selfinformed.training.moments import HeadInput
 from selfinformed.training.recipe import Recipe
+from selfinformed.training.stepping import History
 
 _SAMPLE = 4_000  # hold-out examples from which is known how often each head would be run
 _MARGIN = 0.98  # of a budget of executed multiply-adds: other examples choose a little differently
@@ -207,7 +210,7 @@ class Structure:
         above = None
         if self.share < 1 and chance is None:
             judged = train if holdout is None else holdout
-            above = _threshold(uncertainties(aug, judged if isinstance(judged, FeatureStore) else FeatureStore.build(net, judged)), self.share)
+            above = _threshold(uncertainties(aug, FeatureStore.of(net, judged)), self.share)
         aug.run_conditionally(self.top_groups, above)
         return aug, history
 
