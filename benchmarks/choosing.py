@@ -23,7 +23,8 @@ from selfinformed.evidence.evaluation import evaluate
 from selfinformed.evidence.latency import latency
 from selfinformed.runtime.files import read_json
 from selfinformed.structure.intervals import interval
-from selfinformed.training.structures import Builder, Choice
+from selfinformed.training.building import Builder
+from selfinformed.training.choices import Choice
 
 SEEDS = 3
 DENSE = Choice("dense", rate=0.5, residual=0.25)

@@ -18,8 +18,9 @@ from selfinformed.evidence.evaluation import evaluate
 from selfinformed.evidence.figures import save_figure
 from selfinformed.network.points import AttachPoint
 from selfinformed.network.wrap import WrappedClassifier, wrap
+from selfinformed.training.building import Builder
+from selfinformed.training.choices import Choice
 from selfinformed.training.features import FeatureStore
-from selfinformed.training.structures import Builder, Choice
 
 SIZES = (1536, 384, 128, 32)
 ARMS = {

@@ -25,7 +25,7 @@ from selfinformed.evidence.evaluation import evaluate
 from selfinformed.runtime.files import read_json
 from selfinformed.runtime.journals import JournalFile
 from selfinformed.structure.groups import LabelGroups
-from selfinformed.structure.plans import plan
+from selfinformed.structure.planning import plan
 from selfinformed.training.features import rank
 from selfinformed.training.fitting import fit_whole
 

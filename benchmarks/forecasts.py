@@ -12,7 +12,8 @@ from common import RESULTS, save
 from winning import N_GROUPS, Task, forecast_of
 
 from selfinformed.runtime.files import read_json
-from selfinformed.training.structures import Builder, Choice
+from selfinformed.training.building import Builder
+from selfinformed.training.choices import Choice
 
 
 def main(name: str, kind: str) -> None:

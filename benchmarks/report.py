@@ -23,7 +23,8 @@ from selfinformed.evidence.reporting import Findings, report
 from selfinformed.runtime.files import read_json, write_json
 from selfinformed.structure.average_precision import nan_mean
 from selfinformed.structure.groups import LabelGroups
-from selfinformed.training.structures import Builder, Choice
+from selfinformed.training.building import Builder
+from selfinformed.training.choices import Choice
 
 
 def main(name: str, kind: str) -> None:

@@ -17,7 +17,7 @@ from winning import cached
 
 from selfinformed.evidence.evaluation import evaluate
 from selfinformed.structure.intervals import interval
-from selfinformed.training.structures import Builder
+from selfinformed.training.building import Builder
 from selfinformed.training.teachers import TeacherNetwork
 
 SEEDS = 3

@@ -30,14 +30,16 @@ from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_json
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.intervals import interval
-from selfinformed.structure.plans import HeadPlan, plan
+from selfinformed.structure.planning import plan
+from selfinformed.structure.plans import HeadPlan
+from selfinformed.training.building import Builder
+from selfinformed.training.choices import Choice
 from selfinformed.training.features import FeatureStore, rank
 from selfinformed.training.headroom import probe
 from selfinformed.training.losses import gradient_of
 from selfinformed.training.recipe import RESIDUALS
 from selfinformed.training.searching import SearchResult, search
 from selfinformed.training.spaces import Space
-from selfinformed.training.structures import Builder, Choice
 
 N_GROUPS = 6
 TUNING = (1.0, 0.5)  # factors of the learning rates that every arm tries on hold-out data, as the search does

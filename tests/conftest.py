@@ -28,7 +28,8 @@ from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.counts import ConfusionCounts
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.measuring import measure
-from selfinformed.structure.plans import HeadPlan, plan
+from selfinformed.structure.planning import plan
+from selfinformed.structure.plans import HeadPlan
 from selfinformed.training.features import FeatureStore
 
 # torchvision registers kernels of two operators whose schemas its compiled part defines; that part is of another torch than the pinned one.

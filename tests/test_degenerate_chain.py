@@ -22,7 +22,7 @@ from selfinformed.structure.average_precision import mean_average_precision
 from selfinformed.structure.clustering import cluster
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.measuring import measure
-from selfinformed.structure.plans import plan
+from selfinformed.structure.planning import plan
 from selfinformed.training.features import FeatureStore
 from selfinformed.training.fitting import fit
 from selfinformed.training.headroom import probe

@@ -18,7 +18,8 @@ from selfinformed.network.points import AttachPoint
 from selfinformed.network.trunk import CopiedEnd
 from selfinformed.network.wrap import WrappedClassifier, wrap
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.structure.plans import HeadPlan, plan
+from selfinformed.structure.planning import plan
+from selfinformed.structure.plans import HeadPlan
 from selfinformed.training.features import FeatureStore, rank
 from selfinformed.training.fitting import fit
 

@@ -20,7 +20,8 @@ from selfinformed.augmented.heads import Heads
 from selfinformed.augmented.network import AugmentedClassifier, augment
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.groups import LabelGroups
-from selfinformed.structure.plans import HeadPlan, Source, plan
+from selfinformed.structure.planning import plan
+from selfinformed.structure.plans import HeadPlan, Source
 from selfinformed.training.fitting import fit
 
 

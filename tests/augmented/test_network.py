@@ -23,7 +23,7 @@ from selfinformed.network.points import AttachPoint
 from selfinformed.network.wrap import WrappedClassifier, wrap
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.groups import LabelGroups
-from selfinformed.structure.plans import plan
+from selfinformed.structure.planning import plan
 from selfinformed.training.features import FeatureStore, rank
 from selfinformed.training.fitting import fit, fit_whole
 

@@ -16,7 +16,7 @@ from selfinformed.network.points import AttachPoint
 from selfinformed.network.wrap import wrap
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.groups import LabelGroups
-from selfinformed.structure.plans import plan
+from selfinformed.structure.planning import plan
 from selfinformed.training.features import rank
 from selfinformed.training.fitting import fit
 

@@ -12,7 +12,8 @@ from selfinformed.network.points import AttachPoint
 from selfinformed.network.wrap import wrap
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.groups import LabelGroups
-from selfinformed.structure.plans import HeadPlan, plan
+from selfinformed.structure.planning import plan
+from selfinformed.structure.plans import HeadPlan
 from selfinformed.training.features import FeatureStore
 from selfinformed.training.structures import Structure
 

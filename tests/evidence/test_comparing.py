@@ -22,7 +22,7 @@ from selfinformed.network.wrap import wrap
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.intervals import interval
-from selfinformed.structure.plans import plan
+from selfinformed.structure.planning import plan
 from selfinformed.training.features import FeatureStore, rank
 from selfinformed.training.fitting import fit
 from selfinformed.training.searching import SearchResult

@@ -15,7 +15,7 @@ from selfinformed.evidence.views import evaluate_with_views
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.average_precision import mean_average_precision
 from selfinformed.structure.groups import LabelGroups
-from selfinformed.structure.plans import plan
+from selfinformed.structure.planning import plan
 
 
 def retrained(problem: Problem):

@@ -251,7 +251,7 @@ def test_work_of_another_run_is_refused_by_what_differs(tmp_path):
         with pytest.raises(SelfInformedError) as refused:
             fill(tmp_path, n=n, manifest=MANIFEST | changed)
         assert str(refused.value) == f"{tmp_path} holds work of another run ({said}); choose another --output, or delete {tmp_path}"
-    for text, said in (("[]", r"another run \(content\)"), ("{", r"manifest\.json cannot be read as JSON")):
+    for text, said in (("[]", r"manifest\.json holds list where an object was expected"), ("{", r"manifest\.json cannot be read as JSON")):
         (tmp_path / "manifest.json").write_text(text)
         with pytest.raises(SelfInformedError, match=said):
             fill(tmp_path)

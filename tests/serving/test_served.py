@@ -20,7 +20,7 @@ from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.serving.served import ServedNetwork
 from selfinformed.structure.detections import detections
 from selfinformed.structure.groups import LabelGroups
-from selfinformed.structure.plans import plan
+from selfinformed.structure.planning import plan
 from selfinformed.training.fitting import fit
 
 pytestmark = pytest.mark.filterwarnings("ignore")

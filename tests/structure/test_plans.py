@@ -19,7 +19,8 @@ from selfinformed.network.wrap import WrappedClassifier, wrap
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.counts import ConfusionCounts
 from selfinformed.structure.groups import LabelGroups
-from selfinformed.structure.plans import HeadPlan, confusion_mass, plan, stack_cost
+from selfinformed.structure.planning import mass_within, plan
+from selfinformed.structure.plans import HeadPlan, stack_cost
 
 N_LABELS = 12
 PARTITION = LabelGroups(N_LABELS, ([0, 1, 2, 3, 4], [5, 6, 7], [8, 9]))
@@ -96,7 +97,7 @@ def widths(made: HeadPlan) -> list[int]:
 def test_capacity_divides_the_budget_in_proportion(net: WrappedClassifier) -> None:
     counts = ConfusionCounts(N_LABELS, 1)
     counts.update_detections([[0]] * 6 + [[5]] * 2 + [[8]] * 5, [1] * 6 + [6] * 2 + [8] * 4 + [0])  # 8 detected as 8 is no confusion
-    assert confusion_mass(counts, PARTITION).tolist() == [6, 2, 0]
+    assert mass_within(counts, PARTITION).tolist() == [6, 2, 0]
     examples = [2, 2, 2, 2, 2, 5, 5, 10, 30, 10, 99, 99]  # 10, 20 and 40 in the groups
     modes = {"uniform": (1, 1, 1), "labels": (5, 3, 2), "examples": (1, 2, 4), "confusions": (6, 2, 0)}
     for mode, shares in modes.items():

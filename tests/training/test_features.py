@@ -17,7 +17,7 @@ from selfinformed.data.opening import open_dataset
 from selfinformed.network.wrap import wrap
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_tensors, write_tensors
-from selfinformed.structure.plans import plan
+from selfinformed.structure.planning import plan
 from selfinformed.training.features import FORMAT, FeatureStore, rank, score_batches, scores_from_features
 from selfinformed.training.fitting import fit
 from selfinformed.training.teachers import TeacherNetwork

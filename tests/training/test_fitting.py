@@ -23,7 +23,7 @@ from selfinformed.network.wrap import wrap
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.remarks import Remark
 from selfinformed.structure.groups import LabelGroups
-from selfinformed.structure.plans import plan
+from selfinformed.structure.planning import plan
 from selfinformed.training.features import FeatureStore, rank
 from selfinformed.training.fitting import fit, fit_whole, guess_output
 from selfinformed.training.losses import gradient_of, loss_of
@@ -40,7 +40,7 @@ def is_new(name: str) -> bool:
 
 
 def test_a_base_left_behind_on_another_device_is_remarked(problem: Problem, monkeypatch) -> None:
-    monkeypatch.setattr(FeatureStore, "build", lambda *_: 1 / 0)
+    monkeypatch.setattr(FeatureStore, "build", lambda *_, **__: 1 / 0)
     aug = augment(problem.net, problem.plan()).to("meta")
     said = "^fit: the heads are on meta, and the network that computes what they read on cpu; move the model before wrap"
     with pytest.warns(Remark, match=said), pytest.raises(ZeroDivisionError):
@@ -305,7 +305,7 @@ def test_features_that_are_not_finite_are_an_error(problem: Problem, kind, value
 
 def test_without_heads_only_the_classifier_trains(problem: Problem) -> None:
     from selfinformed.structure.groups import LabelGroups
-    from selfinformed.structure.plans import plan
+    from selfinformed.structure.planning import plan
 
     aug = augment(problem.net, plan(problem.net, LabelGroups(36, ()), hidden=(1,)))
     fit(aug, FeatureStore.build(problem.net, problem.train.take(range(100))))

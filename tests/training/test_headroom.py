@@ -19,13 +19,13 @@ from selfinformed.network.stages import with_earlier_points
 from selfinformed.network.wrap import wrap
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.groups import LabelGroups
-from selfinformed.structure.plans import plan
+from selfinformed.structure.planning import plan
 from selfinformed.training import headroom as module
+from selfinformed.training.choices import seen_of
 from selfinformed.training.features import FeatureStore, rank
 from selfinformed.training.fitting import fit
 from selfinformed.training.headroom import Headroom, probe
 from selfinformed.training.recipe import RESIDUALS
-from selfinformed.training.structures import seen_of
 
 
 @pytest.fixture(scope="module")

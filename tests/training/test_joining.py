@@ -16,12 +16,14 @@ from selfinformed.augmented.controls import gated
 from selfinformed.augmented.network import augment
 from selfinformed.network.wrap import wrap
 from selfinformed.structure.groups import LabelGroups
-from selfinformed.structure.plans import plan
+from selfinformed.structure.planning import plan
+from selfinformed.training.building import Builder
+from selfinformed.training.choices import Choice
 from selfinformed.training.features import FeatureStore, rank, scores_from_features
 from selfinformed.training.fitting import fit
 from selfinformed.training.joining import Join
 from selfinformed.training.losses import loss_of, prior_of
-from selfinformed.training.structures import Builder, Choice, Structure
+from selfinformed.training.structures import Structure
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ import pytest
 from conftest import Problem
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.training import latency_budgets as module
-from selfinformed.training.structures import Builder, Choice
+from selfinformed.training.building import Builder
+from selfinformed.training.choices import Choice
 
 
 def ratio_of(ratio: float) -> tuple[np.ndarray, np.ndarray, float]:

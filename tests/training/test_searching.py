@@ -21,10 +21,11 @@ from selfinformed.runtime.files import plain, read_json
 from selfinformed.structure.intervals import interval
 from selfinformed.training import latency_budgets
 from selfinformed.training import searching as module
+from selfinformed.training.choices import Choice
 from selfinformed.training.features import FeatureStore, rank
 from selfinformed.training.searching import SearchResult, search
 from selfinformed.training.spaces import Space
-from selfinformed.training.structures import Choice, Structure
+from selfinformed.training.structures import Structure
 
 SMALL = Space(
     grouping=("confusions", "codetections"), n_groups=(3, 6), detections=(None,), dense_share=(0.0, 0.5), cover_share=(None,), depth=(1,),

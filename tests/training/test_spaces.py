@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.training.choices import Choice
 from selfinformed.training.spaces import Space
-from selfinformed.training.structures import Choice
 
 
 def test_candidates_are_different_and_hold_the_controls_and_the_paper() -> None:

@@ -12,7 +12,7 @@ from selfinformed.data.opening import open_dataset
 from selfinformed.network.wrap import wrap
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.groups import LabelGroups
-from selfinformed.structure.plans import plan
+from selfinformed.structure.planning import plan
 from selfinformed.training.features import rank
 from selfinformed.training.fitting import fit, fit_whole
 from selfinformed.training.recipe import Recipe

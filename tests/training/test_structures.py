@@ -19,8 +19,10 @@ from selfinformed.network.wrap import WrappedClassifier, wrap
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.structure.measuring import measure
 from selfinformed.structure.plans import Source
+from selfinformed.training.building import Builder
+from selfinformed.training.choices import Choice
 from selfinformed.training.features import FeatureStore, rank
-from selfinformed.training.structures import Builder, Choice, Structure, _threshold, uncertainties
+from selfinformed.training.structures import Structure, _threshold, uncertainties
 
 CHOICES = [
     Choice("dense"), Choice("dense", depth=2, shared=8, linear=False), Choice("dense", share=0.25), Choice("confusions", 6), Choice("codetections", 3),

@@ -17,7 +17,8 @@ from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.reading import shown
 from selfinformed.structure.groups import LabelGroups
-from selfinformed.structure.plans import HeadPlan, plan
+from selfinformed.structure.planning import plan
+from selfinformed.structure.plans import HeadPlan
 from selfinformed.training.features import FeatureStore, rank
 from selfinformed.training.fitting import fit, fit_whole
 from selfinformed.training.joining import classifier_for

@@ -20,7 +20,7 @@ from selfinformed.runtime.files import read_json, write_json
 from selfinformed.runtime.reading import reason_of
 from selfinformed.runtime.tabular import frame, percent
 from selfinformed.structure.intervals import interval
-from selfinformed.training.structures import seen_of
+from selfinformed.training.choices import seen_of
 
 if TYPE_CHECKING:
     import pandas as pd

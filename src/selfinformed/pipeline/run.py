@@ -36,12 +36,13 @@ from selfinformed.runtime.device import rank
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import to_line, write_json, write_text
 from selfinformed.runtime.tabular import percent
-from selfinformed.runtime.work import sweep as sweep_units
+from selfinformed.runtime.work import remove_leftovers
 from selfinformed.structure.clustering import cluster, grouping_of, sweep
 from selfinformed.structure.counts import ConfusionCounts, Kind
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.measuring import count, detect
-from selfinformed.structure.plans import HeadPlan, plan
+from selfinformed.structure.planning import plan
+from selfinformed.structure.plans import HeadPlan
 from selfinformed.structure.stability import stability
 from selfinformed.training.checkpoints import is_finished
 from selfinformed.training.features import FeatureStore, estimate
@@ -191,7 +192,7 @@ class Run:
             kept = examples.take(np.delete(np.arange(len(examples)), left_out)) if left_out else examples
             store = FeatureStore.load(one_file, net, kept)
         elif are_whole(folder):
-            sweep_units(folder)
+            remove_leftovers(folder)
             store = FeatureStore.load(folder, net, examples)
             _check_still_given(store, net, examples, folder)
             self.say(f"{'features':<10} {name} is there already")

@@ -51,7 +51,7 @@ def do_units(folder: Path, manifest: Mapping[str, Any], n_units: int, work: Call
             are done and kept.
     """
     _agree(folder / "manifest.json", {**manifest, "n_units": n_units})
-    sweep(folder)
+    remove_leftovers(folder)
     results = [folder / f"unit-{unit:06d}.safetensors" for unit in range(n_units)]
     failed: dict[int, Exception] = {}
     for unit in progress(_turns(folder / "claims", results, failed), sum(not result.exists() for result in results), what):
@@ -96,7 +96,7 @@ def _attempted(work: Callable[[int], Result], unit: int) -> Result:
     return work(unit)
 
 
-def sweep(folder: Path) -> None:
+def remove_leftovers(folder: Path) -> None:
     """Removes what killed processes left half written, or claimed and done: all hidden files here are temporary."""
     remove_old([*folder.glob(".*"), *folder.glob("claims/.*")], folder)
     for claim in folder.glob("claims/*.json"):  # of a process that ended between its result and its claim

@@ -23,13 +23,15 @@ from selfinformed.runtime.files import write_json
 from selfinformed.runtime.tabular import Table, frame, percent
 from selfinformed.structure.average_precision import Ranking, nan_mean
 from selfinformed.structure.groups import LabelGroups, check_groups
-from selfinformed.structure.plans import HeadPlan, plan
+from selfinformed.structure.planning import plan
+from selfinformed.structure.plans import HeadPlan
+from selfinformed.training.choices import seen_of
 from selfinformed.training.features import FeatureStore, Model, metrics_of, rank, score_batches
 from selfinformed.training.fitting import check_training, fit
 from selfinformed.training.forecasting import WORTH_IT, Diagnosis, Forecast, Judged, Limit, foresee
 from selfinformed.training.overlaps import told_of_shared
 from selfinformed.training.recipe import RESIDUALS, Recipe
-from selfinformed.training.structures import changed, seen_of
+from selfinformed.training.structures import changed
 from selfinformed.training.teachers import of_rows
 
 if TYPE_CHECKING:

@@ -18,7 +18,9 @@ from selfinformed.network.timing import paired_seconds
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.device import wait_for
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.training.structures import Builder, Choice, Structure
+from selfinformed.training.building import Builder
+from selfinformed.training.choices import Choice
+from selfinformed.training.structures import Structure
 
 _TRIES = 7  # measurements of a structure's time
 _MOST = 4  # times as many multiply-adds as the time allowed, both as shares, at most

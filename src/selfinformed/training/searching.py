@@ -31,13 +31,15 @@ from selfinformed.structure.average_precision import Ranking, nan_mean
 from selfinformed.structure.counts import ConfusionCounts, Kind, check_counts
 from selfinformed.structure.intervals import interval
 from selfinformed.structure.plans import HeadPlan
+from selfinformed.training.building import Builder
+from selfinformed.training.choices import Choice
 from selfinformed.training.features import FeatureStore, rank
 from selfinformed.training.fitting import check_training
 from selfinformed.training.latency_budgets import Fit, heads_of, within_latency
 from selfinformed.training.overlaps import told_of_shared
 from selfinformed.training.recipe import RESIDUALS, REVISION, Recipe
 from selfinformed.training.spaces import Space
-from selfinformed.training.structures import Builder, Choice, Structure
+from selfinformed.training.structures import Structure
 from selfinformed.training.teachers import keyed
 
 if TYPE_CHECKING:

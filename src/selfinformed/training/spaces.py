@@ -11,9 +11,9 @@ import numpy as np
 
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
+from selfinformed.training.choices import Choice
 from selfinformed.training.moments import HeadInput
 from selfinformed.training.recipe import RESIDUALS
-from selfinformed.training.structures import Choice
 
 
 @dataclass(frozen=True)
