@@ -24,6 +24,7 @@ from selfinformed.runtime.reading import opened, reason_of, shown
 
 
 def from_arrays(inputs: Any, targets: Any, labels: LabelSpace | None) -> Examples:
+    """Examples from inputs, an array or several by name, or a list of what a network is called with for each, and targets in any form."""
     if isinstance(inputs, Sequence) and inputs and isinstance(inputs[0], Mapping):
         rows = [f"example {row}" for row in range(len(inputs))]
         tensors = stacked([tensors_of(given, f"the inputs of {row}") for given, row in zip(inputs, rows, strict=True)], rows, PADDING)
@@ -61,6 +62,7 @@ def _numbered(targets: Any, labels: LabelSpace | None) -> Any:
 
 
 def read_npz(path: Path) -> tuple[Any, Any]:
+    """Inputs and targets of an .npz file, in which nothing is pickled."""
     with opened(path, "data") as content:
         try:
             with np.lib.npyio.NpzFile(content, allow_pickle=False) as file:
@@ -91,7 +93,7 @@ def _check_room(archive: zipfile.ZipFile | None) -> None:
     """Stops before arrays are unpacked that the memory has no room for, or that are not as long as their headers say."""
     needed = 0
     assert archive is not None  # it is open
-    for name in {"inputs.npy", "targets.npy", "offsets.npy"} & set(archive.namelist()):
+    for name in [name for name in ("inputs.npy", "targets.npy", "offsets.npy") if name in archive.namelist()]:
         member = archive.getinfo(name)
         with archive.open(member) as stream:
             version = np.lib.format.read_magic(stream)

@@ -86,6 +86,7 @@ def sample_of(read: Callable[[Sequence[int]], Inputs], n: int) -> bytes:
 
 
 def digest_of(inputs: Inputs) -> bytes:
+    """SHA-256 over names, types, shapes and values."""
     digest = hashlib.sha256()
     for name, tensor in sorted(inputs.items()) if isinstance(inputs, dict) else [("", inputs)]:
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())

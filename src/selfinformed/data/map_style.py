@@ -23,6 +23,7 @@ _COMPARED = 4  # items whose labels are held against what the data set says of a
 
 
 def from_map_style(dataset: Any, labels: LabelSpace | None, skip_bad: int) -> Examples:
+    """Examples from what gives inputs and labels for a number; `targets` and `classes` of it are believed as far as its items agree."""
     items = _Items(dataset, skip_bad)
     targets = getattr(dataset, "targets", None)
     if targets is None:

@@ -121,6 +121,7 @@ def find_stack(calls: list[Call], classifier: Call) -> list[Call]:
 
 
 def shape_at(model: nn.Module, calls: list[Call], attach: AttachPoint, classifiers: list[Call]) -> FeatureShape:
+    """What heads read at an attach point, which has to be called once and before the classifier."""
     _check_name("attach", attach.module, model)
     names = dict(model.named_modules())
     if attach.module not in names:
