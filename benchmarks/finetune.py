@@ -39,8 +39,9 @@ CONVERGED = tuple((rate, 1e-8) for rate in (2e-5, 1e-4, 5e-4, 2e-3, 4e-3))
 BATCH = 128  # examples of a step of the whole network
 
 
-def main(name: str, kind: str) -> None:
-    task: Task = importlib.import_module(name).task(kind)
+def main(name: str, kind: str, task: Task | None = None) -> None:
+    task = task or importlib.import_module(name).task(kind)
+    assert task is not None
     bases = read_json(RESULTS / f"{name}.json", "results")["bases"]
     base = next(row for row in bases if row["kind"] == kind)
     found = base["comparison"]

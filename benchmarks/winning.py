@@ -225,7 +225,7 @@ def speed(task: Task, table: Comparison, batch_size: int = 256, steps: int = 8) 
     heads_seconds = float(table.values("searched", "head_seconds").mean())
     return {
         "cached_examples_per_second": cached_rate, "in_the_loop_examples_per_second": loop_rate, "ratio": cached_rate / loop_rate,
-        "heads_seconds": heads_seconds, "caching_seconds": task.train.seconds, "share_of_base_training": heads_seconds / task.base_seconds,
+        "heads_seconds": heads_seconds, "caching_seconds": task.train.seconds,
     }  # fmt: skip
 
 
@@ -242,9 +242,10 @@ def run(name: str, tasks: dict[str, Callable[[], Task]], only: str | None = None
     bases = {row["kind"]: row for row in read_json(path, "results")["bases"]} if path.exists() else {}
     for kind, make in tasks.items():
         if only in (None, kind):
-            bases[kind] = measure(make())
+            task = make()
+            bases[kind] = measure(task)
             save(name, {"seed": 0, "bases": [bases[k] for k in tasks if k in bases]})
-            finetune(name, kind)
+            finetune(name, kind, task)
 
 
 def draw(name: str, bases: list[dict[str, Any]]) -> None:

@@ -277,6 +277,23 @@ def write_config(folder: Path, **changes: Any) -> Path:
     return path
 
 
+CLASSES = [0, 2, 1, 2, 0, 1]  # of six examples
+
+
+@pytest.fixture
+def six_images(tmp_path: Path) -> Path:
+    """A folder of six images of three labels, a, b and c, each with a grey of its own."""
+    for i, label in enumerate(sorted(CLASSES)):
+        (tmp_path / "abc"[label]).mkdir(exist_ok=True)
+        Image.new("RGB", (8, 6), (40 * i, 40 * i, 40 * i)).save(tmp_path / "abc"[label] / f"{i}.png")
+    return tmp_path
+
+
+def lists_of(examples: Examples) -> list[list[int]]:
+    """The labels of each example."""
+    return [examples.targets.of(i).tolist() for i in range(len(examples))]
+
+
 def write_images(folder: Path, bad: str | None = None) -> dict[str, str]:
     """Coloured pictures in `folder/images`, four for each of 12 labels, one of them damaged; the options that read them."""
     (folder / "colour.py").write_text(MODEL.format(channels=3, labels=12), "utf-8")

@@ -6,16 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from selfinformed.data.examples import Examples
+from conftest import CLASSES, lists_of
 from selfinformed.data.inputs import take_inputs
 from selfinformed.data.opening import open_dataset
 from selfinformed.runtime.errors import SelfInformedError
-
-CLASSES = [0, 2, 1, 2, 0, 1]
-
-
-def lists_of(examples: Examples) -> list[list[int]]:
-    return [examples.targets.of(i).tolist() for i in range(len(examples))]
 
 
 @pytest.mark.parametrize("targets", [np.array(CLASSES), np.eye(3)[CLASSES]])

@@ -9,23 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
-from selfinformed.data.examples import Examples
+from conftest import lists_of
 from selfinformed.data.labels import LabelSpace
 from selfinformed.data.opening import open_dataset
 from selfinformed.runtime.errors import SelfInformedError
-
-CLASSES = [0, 2, 1, 2, 0, 1]
-
-
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    """Six images of three labels, each with a grey of its own."""
-    for i, label in enumerate(sorted(CLASSES)):
-        (tmp_path / "abc"[label]).mkdir(exist_ok=True)
-        Image.new("RGB", (8, 6), (40 * i, 40 * i, 40 * i)).save(tmp_path / "abc"[label] / f"{i}.png")
-    return tmp_path
 
 
 def damage(folder: Path, *numbers: int) -> list[str]:
@@ -33,10 +21,6 @@ def damage(folder: Path, *numbers: int) -> list[str]:
     for number in numbers:
         paths[number].write_bytes(b"no image")
     return [str(paths[number]) for number in numbers]
-
-
-def lists_of(examples: Examples) -> list[list[int]]:
-    return [examples.targets.of(i).tolist() for i in range(len(examples))]
 
 
 @settings(max_examples=40)
@@ -80,39 +64,39 @@ def test_examples_are_one_line_and_compared_as_objects():
     assert len({one, other, one.targets, other.targets}) == 4
 
 
-def test_example_inputs_are_the_first_readable(folder):
-    damage(folder, 0)
-    examples = open_dataset(folder, skip_bad=6)
+def test_example_inputs_are_the_first_readable(six_images):
+    damage(six_images, 0)
+    examples = open_dataset(six_images, skip_bad=6)
     assert torch.equal(examples.example_inputs(), examples.read([1]))
-    damage(folder, 1, 2, 3, 4, 5)
+    damage(six_images, 1, 2, 3, 4, 5)
     with pytest.raises(SelfInformedError, match="no example that can be read"):
-        open_dataset(folder, skip_bad=6).example_inputs()
+        open_dataset(six_images, skip_bad=6).example_inputs()
 
 
-def test_names_follow_the_examples_taken(folder):
-    taken = open_dataset(folder).take([4, 0])
+def test_names_follow_the_examples_taken(six_images):
+    taken = open_dataset(six_images).take([4, 0])
     assert [Path(taken.name(i)).name for i in range(2)] == ["4.png", "0.png"]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 6])
-def test_unreadable_images_are_set_aside_up_to_skip_bad(folder, batch_size):
-    damaged = damage(folder, 0, 1, 4)
-    examples = open_dataset(folder, image_size=4, skip_bad=3)
+def test_unreadable_images_are_set_aside_up_to_skip_bad(six_images, batch_size):
+    damaged = damage(six_images, 0, 1, 4)
+    examples = open_dataset(six_images, image_size=4, skip_bad=3)
     for _ in range(2):  # and not counted again in the second pass
         batches = list(examples.batches(batch_size))
         assert [row for rows, _ in batches for row in rows] == [2, 3, 5]
         assert all(len(rows) == len(inputs) > 0 for rows, inputs in batches)
     assert list(examples.skipped) == [0, 1, 4]
     assert all(name in message for name, message in zip(damaged, examples.skipped.values()))
-    stricter = open_dataset(folder, image_size=4, skip_bad=2)
+    stricter = open_dataset(six_images, image_size=4, skip_bad=2)
     with pytest.raises(SelfInformedError, match=r"4\.png cannot be read .*raise skip_bad"):
         list(stricter.batches(batch_size))
     assert list(stricter.skipped) == [0, 1]
 
 
-def test_an_unreadable_image_is_named(folder):
-    (name,) = damage(folder, 3)
-    examples = open_dataset(folder)
+def test_an_unreadable_image_is_named(six_images):
+    (name,) = damage(six_images, 3)
+    examples = open_dataset(six_images)
     with pytest.raises(SelfInformedError, match=r"the image .*3\.png cannot be read .*set up to N aside with skip_bad") as error:
         list(examples.batches(4))
     assert name in str(error.value)

@@ -9,15 +9,9 @@ import pytest
 import torch
 from torch.utils.data import Dataset, Subset, TensorDataset
 
-from selfinformed.data.examples import Examples
+from conftest import CLASSES, lists_of
 from selfinformed.data.opening import open_dataset
 from selfinformed.runtime.errors import SelfInformedError
-
-CLASSES = [0, 2, 1, 2, 0, 1]
-
-
-def lists_of(examples: Examples) -> list[list[int]]:
-    return [examples.targets.of(i).tolist() for i in range(len(examples))]
 
 
 class Squares(Dataset):

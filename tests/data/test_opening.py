@@ -10,68 +10,53 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
-from selfinformed.data.examples import Examples
+from conftest import lists_of
 from selfinformed.data.opening import open_dataset
 from selfinformed.runtime.errors import SelfInformedError
 
-CLASSES = [0, 2, 1, 2, 0, 1]
 
-
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    """Six images of three labels, each with a grey of its own."""
-    for i, label in enumerate(sorted(CLASSES)):
-        (tmp_path / "abc"[label]).mkdir(exist_ok=True)
-        Image.new("RGB", (8, 6), (40 * i, 40 * i, 40 * i)).save(tmp_path / "abc"[label] / f"{i}.png")
-    return tmp_path
-
-
-def lists_of(examples: Examples) -> list[list[int]]:
-    return [examples.targets.of(i).tolist() for i in range(len(examples))]
-
-
-def test_a_folder(folder):
-    examples = open_dataset(folder, image_size=4)
+def test_a_folder(six_images):
+    examples = open_dataset(six_images, image_size=4)
     assert len(examples) == 6
     assert examples.labels.names == ("a", "b", "c")
     assert lists_of(examples) == [[0], [0], [1], [1], [2], [2]]
-    assert examples.name(3) == str(folder / "b" / "3.png")
+    assert examples.name(3) == str(six_images / "b" / "3.png")
     assert examples.read([5, 0]).shape == (2, 3, 4, 4)
     assert examples.read([5])[0, 0, 0, 0] > examples.read([0])[0, 0, 0, 0]
     assert examples.example_inputs().shape == (1, 3, 4, 4)
 
 
-def test_a_transform_of_ones_own(folder):
-    examples = open_dataset(folder, transform=lambda image: torch.tensor(image.size))
+def test_a_transform_of_ones_own(six_images):
+    examples = open_dataset(six_images, transform=lambda image: torch.tensor(image.size))
     assert examples.read([0, 1]).tolist() == [[8, 6], [8, 6]]
 
 
-def test_labels_given_set_the_order(folder):
-    assert lists_of(open_dataset(folder, ["c", "b", "a", "d"])) == [[2], [2], [1], [1], [0], [0]]
+def test_labels_given_set_the_order(six_images):
+    assert lists_of(open_dataset(six_images, ["c", "b", "a", "d"])) == [[2], [2], [1], [1], [0], [0]]
     with pytest.raises(SelfInformedError, match="no label is named 'b'"):
-        open_dataset(folder, ["a", "c"])
+        open_dataset(six_images, ["a", "c"])
 
 
-def test_manifests(folder):
-    (folder / "m.csv").write_text("path,labels\na/0.png,a;c\nc/5.png,\n")
-    examples = open_dataset(folder / "m.csv", ["c", "a"])
+def test_manifests(six_images):
+    (six_images / "m.csv").write_text("path,labels\na/0.png,a;c\nc/5.png,\n")
+    examples = open_dataset(six_images / "m.csv", ["c", "a"])
     assert lists_of(examples) == [[0, 1], []]
     assert examples.read([0, 1]).shape == (2, 3, 6, 8)
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    pq.write_table(pa.table({"path": ["a/0.png", "c/5.png"], "labels": [["a", "c"], []]}), folder / "m.parquet")
-    again = open_dataset(folder / "m.parquet", ["c", "a"])
+    pq.write_table(pa.table({"path": ["a/0.png", "c/5.png"], "labels": [["a", "c"], []]}), six_images / "m.parquet")
+    again = open_dataset(six_images / "m.parquet", ["c", "a"])
     assert lists_of(again) == lists_of(examples)
     assert torch.equal(again.read([0, 1]), examples.read([0, 1]))
-    pq.write_table(pa.table({"input_ids": [[5, 6]], "labels": [0]}), folder / "m.parquet")
+    pq.write_table(pa.table({"input_ids": [[5, 6]], "labels": [0]}), six_images / "m.parquet")
     with pytest.raises(SelfInformedError, match=r"no 'path' in row 1; .* are \['input_ids', 'labels'\]: parquet is read as a manifest of images; other data"):
-        open_dataset(folder / "m.parquet")
+        open_dataset(six_images / "m.parquet")
 
 
-def test_images_transformed_otherwise_are_others(folder):
+def test_images_transformed_otherwise_are_others(six_images):
     options = [{}, {"image_size": 4}, {"image_size": 5}, {"transform": lambda _: torch.zeros(1)}, {"transform": lambda image: torch.tensor(image.size)}]
-    prints = [open_dataset(folder, **given).fingerprint for given in options]
+    prints = [open_dataset(six_images, **given).fingerprint for given in options]
     assert len({*prints}) == 5
-    assert prints == [open_dataset(folder, **given).fingerprint for given in options]
+    assert prints == [open_dataset(six_images, **given).fingerprint for given in options]
 
 
 def test_examples_are_returned_as_they_are():
@@ -89,8 +74,8 @@ def test_sources_that_are_refused(tmp_path):
         open_dataset(3)
 
 
-def test_distorted_views_follow_the_images(folder):
-    plain, seen = open_dataset(folder, image_size=8), open_dataset(folder, image_size=8, views=3, augmentation="crop")
+def test_distorted_views_follow_the_images(six_images):
+    plain, seen = open_dataset(six_images, image_size=8), open_dataset(six_images, image_size=8, views=3, augmentation="crop")
     n = len(plain)
     assert len(seen) == 3 * n
     assert lists_of(seen) == 3 * lists_of(plain)
@@ -99,12 +84,12 @@ def test_distorted_views_follow_the_images(folder):
     assert list(seen.names or ()) == [plain.name(i) + (f" (view {view})" if view else "") for view in range(3) for i in range(n)]
     assert (seen.names or ())[-1:] == [f"{plain.name(n - 1)} (view 2)"]
     assert (plain.n_views, seen.n_views) == (1, 3)
-    others = [open_dataset(folder, image_size=8, views=views, augmentation=how) for views, how in ((2, "crop"), (3, "crop_mirror"))]
+    others = [open_dataset(six_images, image_size=8, views=views, augmentation=how) for views, how in ((2, "crop"), (3, "crop_mirror"))]
     assert len({examples.fingerprint for examples in (plain, seen, *others)}) == 4
 
 
-def test_a_transform_of_ones_own_makes_all_views(folder):
-    seen = open_dataset(folder, transform=lambda image: torch.tensor([*image.size, 7]), views=2, augmentation="crop")
+def test_a_transform_of_ones_own_makes_all_views(six_images):
+    seen = open_dataset(six_images, transform=lambda image: torch.tensor([*image.size, 7]), views=2, augmentation="crop")
     whole, part = seen.read(range(len(seen))).chunk(2)
     assert torch.equal(whole, part)
 
@@ -113,9 +98,9 @@ def test_a_transform_of_ones_own_makes_all_views(folder):
     "options",
     [{"views": 2}, {"views": 0}, {"views": 2.5, "augmentation": "crop"}, {"views": 1, "augmentation": "crop"}, {"views": 2, "augmentation": "rotate"}],
 )
-def test_distorted_views_that_are_refused(folder, options):
+def test_distorted_views_that_are_refused(six_images, options):
     with pytest.raises(SelfInformedError, match="(want augmentation crop or crop_mirror and at least 2 views|views: expected a whole number .*); got"):
-        open_dataset(folder, **options)
+        open_dataset(six_images, **options)
 
 
 def test_only_images_have_distorted_views(tmp_path):
@@ -126,11 +111,11 @@ def test_only_images_have_distorted_views(tmp_path):
             open_dataset(source, views=2, augmentation="crop")
 
 
-def test_images_of_several_sizes_need_image_size(folder):
-    Image.new("RGB", (9, 9)).save(folder / "b" / "2.png")
+def test_images_of_several_sizes_need_image_size(six_images):
+    Image.new("RGB", (9, 9)).save(six_images / "b" / "2.png")
     with pytest.raises(SelfInformedError, match=r"2\.png has shape \[3, 9, 9\], .*0\.png has \[3, 6, 8\]; give all one size, e\.g\. with image_size"):
-        list(open_dataset(folder).batches())
-    assert len(list(open_dataset(folder, image_size=5).batches())) == 1
+        list(open_dataset(six_images).batches())
+    assert len(list(open_dataset(six_images, image_size=5).batches())) == 1
 
 
 @pytest.mark.parametrize(

@@ -90,5 +90,11 @@ def digest_of(inputs: Inputs) -> bytes:
     digest = hashlib.sha256()
     for name, tensor in sorted(inputs.items()) if isinstance(inputs, dict) else [("", inputs)]:
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data if tensor.numel() else b"")
+        digest.update(bytes_of(tensor))
     return digest.digest()
+
+
+def bytes_of(tensor: torch.Tensor) -> memoryview | bytes:
+    """A tensor's values, of any type, one after another."""
+    flat = tensor.detach().cpu().contiguous().flatten()
+    return flat.view(torch.uint8).numpy().data if flat.numel() else b""

@@ -49,7 +49,8 @@ def _style() -> Iterator[None]:
         "axes.spines.top": False, "axes.spines.right": False, "axes.grid": False, "legend.frameon": False,
         "text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "selfinformed",
     }  # fmt: skip
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(style), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # label names may be in any script; the SVG and the page beside show them
         yield
 
 
@@ -348,7 +349,7 @@ def inline_svg(figure: Figure, name: str, keep: Sequence[str] = ()) -> str:
     import re
 
     buffer = io.StringIO()
-    with _style(), _any_script():
+    with _style():
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
@@ -368,7 +369,7 @@ def inline_svg(figure: Figure, name: str, keep: Sequence[str] = ()) -> str:
 
 def lay_out(figure: Figure) -> None:
     """Finds the places of what a figure holds, once for all the formats that it is then written in."""
-    with _style(), _any_script():
+    with _style():
         figure.draw_without_rendering()
     figure.set_layout_engine(None)  # a figure without one is not drawn twice for each format
 
@@ -378,18 +379,10 @@ def save_figure(figure: Figure, path: Path) -> None:
 
     Texts are not read as formulas, so a logarithmic axis needs a formatter of its own.
     """
-    with _style(), _any_script():
+    with _style():
         for format, about in (("png", {}), ("svg", {"Date": None})):
             with written_atomically(path.with_suffix(f".{format}")) as temporary:
                 figure.savefig(temporary, format=format, dpi=300, metadata=about)
-
-
-@contextmanager
-def _any_script() -> Iterator[None]:
-    """Label names may be in any script: what a PNG has no glyph for, the SVG and the page beside it show."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")
-        yield
 
 
 def first_groups(groups: LabelGroups) -> list[npt.NDArray[np.int64]]:

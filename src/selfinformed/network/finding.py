@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import math
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from torch import nn
 from selfinformed.network.calls import Call, evaluating
 from selfinformed.network.families import classifiers_of
 from selfinformed.network.points import AttachPoint, FeatureShape
-from selfinformed.runtime.arguments import expect
+from selfinformed.runtime.arguments import expect, near
 from selfinformed.runtime.errors import SelfInformedError
 
 CHANNELS_FIRST = (nn.Conv1d, nn.BatchNorm1d, nn.MaxPool1d, nn.AvgPool1d)  # give [batch, channels, length]
@@ -125,9 +124,7 @@ def shape_at(model: nn.Module, calls: list[Call], attach: AttachPoint, classifie
     _check_name("attach", attach.module, model)
     names = dict(model.named_modules())
     if attach.module not in names:
-        near = difflib.get_close_matches(attach.module, names, 3)
-        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "see model.named_modules()"
-        raise SelfInformedError(f"attach: the model has no module {attach.module!r}; {hint}")
+        raise SelfInformedError(f"attach: the model has no module {attach.module!r}; {near(attach.module, names, 'see model.named_modules()', 3)}")
     times = [c for c in calls if c.name == attach.module]
     if len(times) != 1:
         hint = "it is in the model, but its forward pass does not use it" if not times else "choose a module around it, or one of those inside it"

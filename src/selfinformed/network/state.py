@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from collections.abc import Set
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
+
+from selfinformed.data.inputs import bytes_of, digest_of
 
 
 def state_of(model: nn.Module, changing: Set[str] = frozenset()) -> dict[str, tuple[int, int]]:
@@ -38,14 +39,4 @@ def _lasting(model: nn.Module, changing: Set[str]) -> dict[str, torch.Tensor]:
 
 def fingerprint_of(model: nn.Module) -> str:
     """SHA-256 over the names, types, shapes and bytes of a module's parameters and persistent buffers."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors_of(model).items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(bytes_of(tensor))
-    return digest.hexdigest()
-
-
-def bytes_of(tensor: torch.Tensor) -> memoryview | bytes:
-    """A tensor's values, of any type, one after another."""
-    flat = tensor.detach().cpu().contiguous().flatten()
-    return flat.view(torch.uint8).numpy().data if flat.numel() else b""
+    return digest_of(tensors_of(model)).hex()

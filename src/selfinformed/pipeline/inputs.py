@@ -6,7 +6,6 @@ import importlib
 import importlib.util
 import inspect
 import os
-import pickle
 import sys
 import zipfile
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from pickle import UnpicklingError  # the error alone: nothing is unpickled here
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
@@ -370,7 +370,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
         state: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged, or refused because it is more than tensors
         told = str(error).lower()
-        if isinstance(error, pickle.UnpicklingError) and "weights_only" in told and "unsupported operand" not in told:  # which bytes that are no pickle have
+        if isinstance(error, UnpicklingError) and "weights_only" in told and "unsupported operand" not in told:  # which bytes that are no pickle have
             raise SelfInformedError(
                 f"checkpoint: {path} is a pickle that holds more than tensors, and opening it could run code; where you trust it, convert it once: "
                 "torch.save(model.state_dict(), 'weights.pt'), or safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"

@@ -84,10 +84,10 @@ def one_of(name: str, value: Any, choices: Iterable[Any]) -> None:
         raise SelfInformedError(f"{name}: expected one of {', '.join(map(str, choices))}; got {shown(value)}")
 
 
-def near(name: Any, known: Iterable[str], otherwise: str) -> str:
-    """A hint for an error about an unknown name: the known one that looks most like it, else what is said otherwise."""
-    found = difflib.get_close_matches(str(name), list(known), 1)
-    return f"did you mean {found[0]!r}?" if found else otherwise
+def near(name: Any, known: Iterable[str], otherwise: str, most: int = 1) -> str:
+    """A hint for an error about an unknown name: the known ones, so many at most, that look most like it, else what is said otherwise."""
+    found = difflib.get_close_matches(str(name), list(known), most)
+    return f"did you mean {' or '.join(map(repr, found))}?" if found else otherwise
 
 
 def expect(value: Any, kind: Any, name: str, what: str, hint: str = "") -> None:

@@ -203,7 +203,7 @@ def fit(
             if aug.dispatch is not None:
                 aug.dispatch.shift = None
     processes.equalise(aug.new_parameters())  # the transform may have been computed with other rounding
-    if finetune and finetune_epochs and store.examples is not None:  # without those that could not be read
+    if finetune and store.examples is not None:  # without those that could not be read
         fit_whole(
             aug, store.examples, epochs=finetune_epochs, batch_size=batch_size, learning_rate=finetune_learning_rate, seed=seed, recipe=recipe, history=history
         )

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from selfinformed.augmented.network import AugmentedClassifier
-from selfinformed.network.state import bytes_of
+from selfinformed.data.inputs import bytes_of
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.training.features import FeatureStore, scores_from_features
