@@ -25,10 +25,11 @@ def task(kind: str) -> Task:
     folder = f"cjk-{kind}"
     train, holdout, test = (cached(net, lambda part=part: data.examples(part), f"{folder}/{part}") for part in PARTS)
     arms = ("base", "classifier", "confusions", "codetections", "random", "dense", "hinton", "gated", "adapter", "searched")
-    if kind == "converged":  # heads that see little of the scores gain most there, in more passes
+    if kind == "converged":  # a dense head after a pass, on hold-out data (base 89.6): 90.0 seeing the scores, 90.8 half of them, 90.9 a quarter
         return Task(
-            "cjk", kind, net, train, holdout, test, None, log_seconds("cjk", kind), 2.0, replace(SPACE, residual=(0.25, 0.0)), candidates=6, rounds=1,
-            arms=("base", "classifier", "confusions", "random", "dense", "searched"), tuning=None, training=TRAINING,
+            "cjk", kind, net, train, holdout, test, None, log_seconds("cjk", kind), 2.0, replace(SPACE, residual=(0.25,)), candidates=6, rounds=1,
+            arms=("base", "classifier", "confusions", "random", "dense", "searched"), tuning=None,
+            training=TRAINING | {"recipe": {"epsilon": 1e-3, "residual": 0.25}},
         )  # fmt: skip
     return Task(
         "cjk", kind, net, train, holdout, test, None, log_seconds("cjk", kind), 0.25, SPACE, candidates=15, rounds=1, arms=arms, curve=(0.01,),

@@ -133,7 +133,7 @@ def measure(task: Task) -> dict[str, Any]:
 
 def forecast_of(task: Task, groups: LabelGroups) -> dict[str, Any]:
     """What the probe says of a base."""
-    room = probe(task.net, task.train, task.holdout, groups=groups, epochs=task.epochs, budget=task.budget, rates=TUNING, **task.training)
+    room = probe(task.net, task.train, task.holdout, groups=groups, epochs=task.epochs, budget=task.budget, rates=task.tuning or (1.0,), **task.training)
     said(room.verdict)
     return {"probe": room.to_dict() | {"groups": [], "labels": []}, "forecast_gain": room.forecast.gain}
 
