@@ -155,7 +155,7 @@ def test_a_journal_of_other_inputs_is_ignored(problem: Problem, tmp_path, monkey
     calls, fit = [], module.fit
     monkeypatch.setattr(module, "fit", lambda *args, **options: calls.append(args) or fit(*args, **options))
     compared(problem, journal=tmp_path / "rows.jsonl", seeds=1, arms=["base", "classifier"], **changed)
-    assert len(calls) == (2 if "tuning" in changed else 1)
+    assert len(calls) == 1
 
 
 def test_a_journal_of_other_data_of_the_same_size_is_ignored(problem: Problem, tmp_path) -> None:
@@ -178,22 +178,27 @@ def test_every_arm_tries_the_same_learning_rates_and_keeps_its_best(problem: Pro
     options = {"arms": ["base", "confusions", "adapter"], "tuning": (0.1, 1, 8), "journal": tmp_path / "rows.jsonl"}
     tuned = compared(problem, **options)
     assert [(round(r / 6e-3, 6), round(c / 3e-3, 6), seed) for r, c, seed in rates[:3]] == [(0.1, 0.1, 0), (1, 1, 0), (8, 8, 0)]
-    assert len(rates) == 2 * (3 + 2)
+    assert len(rates) == 2 * (3 + 1)  # the best try is the row of seed 0
     for arm in ("confusions", "adapter"):
         found = tuned.about["tuned"][arm]
         assert [t["factor"] for t in found["tries"]] == [0.1, 1, 8]
         assert found["factor"] == max(found["tries"], key=lambda t: t["mean_average_precision"])["factor"]
     assert tuned.about["tuned"]["confusions"]["factor"] == 8  # so few steps reward a high rate
     assert tuned.about["tuned"].keys() == {"confusions", "adapter"}
-    assert rates[3] == pytest.approx((8 * 6e-3, 8 * 3e-3, 0))
+    assert rates[6] == pytest.approx((8 * 6e-3, 8 * 3e-3, 1))
     rates.clear()
     assert compared(problem, **options).about["tuned"] == tuned.about["tuned"]  # from the journal
     assert not rates
     lines = [line for line in (tmp_path / "rows.jsonl").read_text().splitlines() if '"factor": 8' not in line or '"confusions"' not in line]
     (tmp_path / "rows.jsonl").write_text("\n".join(line for line in lines if '"arm": "confusions", "seed"' not in line) + "\n")
     again = compared(problem, **options)
-    assert len(rates) == 1 + 2  # the try that was lost, and the arm's two rows
+    assert len(rates) == 1 + 1  # the try that was lost, which is the row of seed 0 too, and the other row
     assert without_seconds(again) == without_seconds(tuned)
+    rates.clear()
+    lines = [line for line in (tmp_path / "rows.jsonl").read_text().splitlines() if '"arm": "confusions", "seed"' not in line]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    assert without_seconds(compared(problem, **options)) == without_seconds(tuned)
+    assert len(rates) == 2  # of the tries there are only the figures
 
 
 def test_a_rate_at_which_training_fails_is_not_chosen(problem: Problem, monkeypatch) -> None:

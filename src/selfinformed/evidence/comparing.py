@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from selfinformed.augmented.network import check_classifier
+from selfinformed.augmented.network import AugmentedClassifier, check_classifier
 from selfinformed.augmented.slot import NewClassifier
 from selfinformed.data.examples import Examples
 from selfinformed.evidence.arms import ARMS, FOUND, HEADED, Bench, named
@@ -29,6 +29,7 @@ from selfinformed.training.fitting import check_training
 from selfinformed.training.overlaps import told_of_shared
 from selfinformed.training.recipe import RESIDUALS, REVISION, Recipe
 from selfinformed.training.searching import SearchResult
+from selfinformed.training.stepping import History
 from selfinformed.training.structures import Structure
 from selfinformed.training.teachers import TeacherNetwork, keyed
 
@@ -81,9 +82,9 @@ def compare(
         top_k: K of mAP@K.
         epochs: passes over `train` for each arm on cached features.
         tuning: factors of both learning rates, e.g. (0.5, 1, 2), or how many powers of two about 1. Each arm, method and controls alike, is first
-            trained once with each, at seed 0, and keeps for all seeds the one with the highest mAP on `holdout`: as many more trainings per arm.
-            Default: none. Beside `searched`, since a search tries them too, every arm but `finetune` also tries these times the factor of what was
-            found, and every arm with heads each `residual` of 1, 0.25 and 0. These tries are not part of the rows' seconds.
+            trained once with each, at seed 0, and keeps for all seeds the one with the highest mAP on `holdout`, which is its row of seed 0: one training
+            more per arm for each factor but one. Default: none. Beside `searched`, since a search tries them too, every arm but `finetune` also tries these
+            times the factor of what was found, and every arm with heads each `residual` of 1, 0.25 and 0. These tries are not part of the rows' seconds.
         tune_finetune: whether `finetune` chooses its learning rate too, where `holdout` has examples: among 1, 4 and 16 times the one given, each tried
             for a third of the time that the method took, its features counted.
         finetune_learning_rate: peak of the `finetune` arm's schedule.
@@ -152,15 +153,20 @@ def compare(
         if arm in tuned:
             steps |= dict.fromkeys((tuned[arm], 0, tried) for tried in tries[tuned[arm]] if (tuned[arm], tried) not in done.tries)
         steps[arm, seed, None] = None
+    at_hand: dict[tuple[str, int, Try], tuple[AugmentedClassifier, History]] = {}  # what the best try of an arm trained, which is what its row of seed 0 judges
     for arm, seed, tried in progress(steps, len(steps), "comparing"):
         seconds = caching + _seconds_of_heads(done, seed) if arm == "finetune" else 0.0
         if tried is not None:
-            done.add_try(arm, tried, _tried(bench, arm, tried, top_k, _FINETUNE_SHARE * seconds))
+            score, trained = _tried(bench, arm, tried, top_k, _FINETUNE_SHARE * seconds)
+            done.add_try(arm, tried, score)
+            if trained and arm != "finetune" and _best(done, arm, [t for t in tries[arm] if (arm, t) in done.tries]) == tried:
+                at_hand = {(arm, seed, tried): trained}
         elif base is not None and arm == "base":
             done.add(arm, seed, base, 0.0)
         else:
             best = _best(done, tuned[arm], tries[tuned[arm]]) if arm in tuned else Try()
-            aug, history = bench.trained(arm, seed, best.factor, seconds, best.residual)
+            key = _tuned_as(arm), seed, best
+            aug, history = at_hand.pop(key) if key in at_hand else bench.trained(arm, seed, best.factor, seconds, best.residual)
             own, head_seconds = (history.seconds, 0.0) if arm == "finetune" else (caching + history.seconds, history.seconds)
             done.add(arm, seed, bench.judged(arm, aug, top_k, seed), own, head_seconds)
     shared = told_of_shared({"training": train, "hold-out": holdout, "test": test})
@@ -196,13 +202,13 @@ def _tuned_as(arm: str) -> str:
     return "classifier" if arm == "views" else arm
 
 
-def _tried(bench: Bench, arm: str, tried: Try, top_k: int, seconds: float) -> float:
-    """mAP on hold-out data of an arm trained so, at seed 0; NaN where it cannot be."""
+def _tried(bench: Bench, arm: str, tried: Try, top_k: int, seconds: float) -> tuple[float, tuple[AugmentedClassifier, History] | None]:
+    """mAP on hold-out data of an arm trained so, at seed 0, and what was trained; NaN and nothing where it cannot be."""
     try:
-        aug, _ = bench.trained(arm, 0, tried.factor, seconds, tried.residual)
-        return bench.score(arm, aug, top_k)
+        trained = bench.trained(arm, 0, tried.factor, seconds, tried.residual)
+        return bench.score(arm, trained[0], top_k), trained
     except SelfInformedError:  # a rate too high for the loss to stay finite; what is wrong with every rate is raised by the rows
-        return float("nan")
+        return float("nan"), None
 
 
 def _best(done: Journal, arm: str, tries: Sequence[Try]) -> Try:
