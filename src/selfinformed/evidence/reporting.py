@@ -17,6 +17,7 @@ from selfinformed.evidence.comparison import Comparison
 from selfinformed.evidence.explorer import embedded_json, explored, labels_of, matrices, mistakes_of, neighbours
 from selfinformed.evidence.numbers import SEEN, Number, percent, points, tone
 from selfinformed.evidence.page import rendered
+from selfinformed.evidence.shown import shown_arms
 from selfinformed.runtime.arguments import expect
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import is_sealed, plain, write_text
@@ -147,7 +148,7 @@ def _page(findings: Findings, figures: Mapping[str, str]) -> str:
         "report.html.j2", "page.js",
         title=findings.title, verdict=_parted(comparison.verdict), method=comparison.method, top_k=comparison.top_k, comparison=comparison,
         most_groups=draw.MOST_GROUPS, counts=findings.counts, config=findings.config, names=findings.labels.names, figures=figures,
-        tiles=_tiles(findings), arms=_arms(comparison), groups=_groups(findings), ungrouped=_ungrouped(findings),
+        tiles=_tiles(findings), arms=list(shown_arms(comparison).values()), groups=_groups(findings), ungrouped=_ungrouped(findings),
         **_changes(findings), mistakes=_pairs(findings), n_mistakes=_all_mistakes(findings), stability=_stability(findings),
         search=findings.search, headroom=_headroom(findings.headroom),
         calibration=_calibration(findings.evaluation), latency=_latency(findings.latency), plan=_plan(findings),
@@ -188,56 +189,21 @@ def _data(findings: Findings) -> dict[str, Any]:
 def _tiles(findings: Findings) -> list[dict[str, Any]]:
     """The verdict in figures."""
     comparison = findings.comparison
-    place = {row["arm"]: (i, row) for i, row in enumerate(comparison.summary())}
-    if not {"base", comparison.method} <= place.keys():
+    arms = shown_arms(comparison)
+    if not {"base", comparison.method} <= arms.keys():
         return []
-    i, method = place[comparison.method]
-    b, base = place["base"]
-    over = method["over_base"]
-    source = f"comparison.json#/summary/{i}"
+    method = arms[comparison.method]
     tiles = [
-        {"name": f"mAP@{comparison.top_k}, base", "value": percent(base["mean_average_precision"], f"comparison.json#/summary/{b}/mean_average_precision"),
-         "more": "percent, on test data", "tone": ""},
-        {"name": f"mAP@{comparison.top_k}, {comparison.method}", "value": percent(method["mean_average_precision"], f"{source}/mean_average_precision"),
-         "more": method["description"], "tone": ""},
-        {"name": "gained", "value": points(over["mean"], f"{source}/over_base/mean"), "tone": comparison.tone(comparison.method, "base"),
-         "more": Number.pair(points(over["low"], f"{source}/over_base/low"), points(over["high"], f"{source}/over_base/high"), "points, 95% interval")
-         or "points, of one seed"},
-        {"name": "multiply-adds", "value": Number(method["extra_computation"], f"{source}/extra_computation", "{:.3f}×"),
-         "more": "of the base's, executed on average", "tone": ""},
+        {"name": f"mAP@{comparison.top_k}, base", "value": arms["base"]["mean_average_precision"], "more": "percent, on test data", "tone": ""},
+        {"name": f"mAP@{comparison.top_k}, {comparison.method}", "value": method["mean_average_precision"], "more": method["description"], "tone": ""},
+        {"name": "gained", "value": method["over"], "tone": method["over_tone"],
+         "more": Number.pair(method["over_low"], method["over_high"], "points, 95% interval") or "points, of one seed"},
+        {"name": "multiply-adds", "value": method["extra"], "more": "of the base's, executed on average", "tone": ""},
     ]  # fmt: skip
     if rival := comparison.best_control:
-        r, row = place[rival]
-        minus = row["method_over_it"]
-        tiles.append(
-            {"name": f"against the best control, {rival}", "value": points(minus["mean"], f"comparison.json#/summary/{r}/method_over_it/mean"),
-             "tone": comparison.tone(comparison.method, rival), "more": row["description"]}
-        )  # fmt: skip
+        row = arms[rival]
+        tiles.append({"name": f"against the best control, {rival}", "value": row["minus"], "tone": row["minus_tone"], "more": row["description"]})
     return tiles
-
-
-def _arms(comparison: Comparison) -> list[dict[str, Any]]:
-    rows = []
-    for i, row in enumerate(comparison.summary()):
-        source = f"comparison.json#/summary/{i}"
-        over, minus = row["over_base"], row["method_over_it"]
-        shown: dict[str, Any] = {
-            "arm": row["arm"], "description": row["description"], "map": percent(row["mean_average_precision"], f"{source}/mean_average_precision"),
-            "interval": Number.pair(percent(row["interval"][0], f"{source}/interval/0"), percent(row["interval"][1], f"{source}/interval/1")),
-            "over": points(over["mean"], f"{source}/over_base/mean") if over and row["arm"] != "base" else "",
-            "over_tone": comparison.tone(row["arm"], "base") if over else "",
-            "per_example": percent(row["mean_average_precision_per_example"], f"{source}/mean_average_precision_per_example"),
-            "top1": percent(row["top1"], f"{source}/top1"), "top5": percent(row["top5"], f"{source}/top5"),
-            "multiply_adds": Number(row["multiply_adds"], f"{source}/multiply_adds", "{:,.0f}"),
-            "extra": Number(row["extra_computation"], f"{source}/extra_computation", "{:.3f}×"),
-            "seconds": Number(row["seconds"], f"{source}/seconds", "{:.1f}"), "minus": "",
-        }  # fmt: skip
-        if minus:
-            shown |= {"minus": points(minus["mean"], f"{source}/method_over_it/mean"), "minus_tone": comparison.tone(comparison.method, row["arm"])}
-            low, high = (points(minus[end], f"{source}/method_over_it/{end}") for end in ("low", "high"))
-            shown |= {"minus_interval": Number.pair(low, high)}
-        rows.append(shown)
-    return rows
 
 
 def _gains(findings: Findings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

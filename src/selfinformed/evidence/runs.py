@@ -13,8 +13,9 @@ import numpy as np
 
 from selfinformed.evidence.comparison import Comparison
 from selfinformed.evidence.figures import RUNS, inline_svg, runs_figure
-from selfinformed.evidence.numbers import SEEN, Number, percent, points, tone
+from selfinformed.evidence.numbers import SEEN, Number, points, tone
 from selfinformed.evidence.page import rendered
+from selfinformed.evidence.shown import shown_arms
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import write_text
 
@@ -53,9 +54,9 @@ def report_runs(runs: Sequence[RunFindings], path: str | Path) -> Path:
     path = Path(path)
     titles = _titles([run.folder for run in runs])
     figure = inline_svg(runs_figure({title: run.comparison for title, run in zip(titles, runs, strict=True)}), "runs", RUNS)
-    columns = [_column(run, title, path.parent) for run, title in zip(runs, titles, strict=True)]
-    present = dict.fromkeys(arm for run in runs for arm in run.comparison.arms)
-    arms = {arm: [_of_arm(run, title, arm) for run, title in zip(runs, titles, strict=True)] for arm in present}
+    shown = [shown_arms(run.comparison, title) for run, title in zip(runs, titles, strict=True)]
+    columns = [_column(run, title, arms, path.parent) for run, title, arms in zip(runs, titles, shown, strict=True)]
+    arms = {arm: [of.get(arm) for of in shown] for arm in dict.fromkeys(arm for of in shown for arm in of)}
     options = {name: [str(run.config.get(name, "")) for run in runs] for name in dict.fromkeys(name for run in runs for name in run.config)}
     differing = {name: values for name, values in options.items() if len(set(values)) > 1 and name != "output"}
     write_text(path, rendered("runs.html.j2", "", titles=titles, columns=columns, arms=arms, options=differing, labels=_labels(runs, titles), figure=figure))
@@ -69,52 +70,31 @@ def _titles(folders: Sequence[Path]) -> list[str]:
     return [os.sep.join(p[-depth:]) for p in parts]
 
 
-def _column(run: RunFindings, title: str, where: Path) -> dict[str, Any]:
+def _column(run: RunFindings, title: str, arms: Mapping[str, dict[str, Any]], where: Path) -> dict[str, Any]:
     comparison = run.comparison
-    rows = {row["arm"]: (i, row) for i, row in enumerate(comparison.summary())}
-    page = run.folder / "report.html"
     column: dict[str, Any] = {
-        "verdict": comparison.verdict, "link": _link(page, where), "top_k": comparison.top_k,
+        "verdict": comparison.verdict, "link": _link(run.folder / "report.html", where), "top_k": comparison.top_k,
         "labels": f"{max((len(values) for values in comparison.per_label.values()), default=0):,}",
         "groups": run.groups if run.groups is not None else "", "method": comparison.method,
         "base": "", "with_heads": "", "gain": "", "interval": "", "tone": "", "cost": "", "rival": "", "minus": "", "minus_tone": "",
         "forecast": points(run.headroom["forecast"]["gain"], f"{title}/probe.json#/forecast/gain") if run.headroom.get("forecast") else "",
         "seeds": comparison.about["seeds"], "examples": f"{comparison.about['n_test']:,}",
     }  # fmt: skip
-    if not {"base", comparison.method} <= rows.keys():
+    if not {"base", comparison.method} <= arms.keys():
         return column
-    source = f"{title}/comparison.json#/summary"
-    (b, base), (m, method) = rows["base"], rows[comparison.method]
-    over = method["over_base"]
+    method = arms[comparison.method]
     column |= {
-        "base": percent(base["mean_average_precision"], f"{source}/{b}/mean_average_precision"),
-        "with_heads": percent(method["mean_average_precision"], f"{source}/{m}/mean_average_precision"),
-        "gain": points(over["mean"], f"{source}/{m}/over_base/mean"), "tone": comparison.tone(comparison.method, "base"),
-        "interval": Number.pair(points(over["low"], f"{source}/{m}/over_base/low"), points(over["high"], f"{source}/{m}/over_base/high")) or "one seed",
-        "cost": Number(method["extra_computation"], f"{source}/{m}/extra_computation", "{:.3f}×"),
+        "base": arms["base"]["mean_average_precision"], "with_heads": method["mean_average_precision"], "gain": method["over"], "tone": method["over_tone"],
+        "interval": Number.pair(method["over_low"], method["over_high"]) or "one seed", "cost": method["extra"],
     }  # fmt: skip
     if rival := comparison.best_control:
-        r, row = rows[rival]
-        minus = row["method_over_it"]
-        column |= {"rival": rival, "minus": points(minus["mean"], f"{source}/{r}/method_over_it/mean"), "minus_tone": comparison.tone(comparison.method, rival)}
+        column |= {"rival": rival, **{name: arms[rival][name] for name in ("minus", "minus_tone")}}
     return column
 
 
 def _link(page: Path, where: Path) -> str:
     """The page's address from a folder, or nothing where there is no page."""
     return "./" + quote(Path(os.path.relpath(page.resolve(), where.resolve())).as_posix()) if page.exists() else ""
-
-
-def _of_arm(run: RunFindings, title: str, arm: str) -> dict[str, Any] | None:
-    found = next(((i, row) for i, row in enumerate(run.comparison.summary()) if row["arm"] == arm), None)
-    if found is None:
-        return None
-    i, row = found
-    source = f"{title}/comparison.json#/summary/{i}"
-    return {
-        "map": percent(row["mean_average_precision"], f"{source}/mean_average_precision"),
-        "extra": Number(row["extra_computation"], f"{source}/extra_computation", "{:.3f}×"),
-    }  # fmt: skip
 
 
 def _labels(runs: Sequence[RunFindings], titles: Sequence[str]) -> list[dict[str, Any]]:
