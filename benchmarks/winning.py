@@ -8,6 +8,7 @@ a stopped run goes on.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,7 @@ from selfinformed.evidence.figures import save_figure
 from selfinformed.network.wrap import WrappedClassifier
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import read_json
+from selfinformed.runtime.journals import JournalFile
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.intervals import interval
 from selfinformed.structure.planning import plan
@@ -99,7 +101,12 @@ def measure(task: Task) -> dict[str, Any]:
     builder = Builder(net, task.holdout, task.budget)
     plans = {kind: builder.structure(Choice(kind, N_GROUPS)).plan for kind in ("confusions", "codetections", "hinton")}
     said(f"{task.name} {task.kind}: {net}")
-    forecast = forecast_of(task, plans["confusions"].groups)
+    forecasts: list[dict[str, Any]] = []
+    inputs = [net.fingerprint, *(store.digest() for store in (task.train, task.holdout)), task.epochs, task.budget, task.tuning, task.training]
+    journal = JournalFile(task.folder / "forecast.jsonl", json.dumps(inputs), forecasts.append)
+    if not forecasts:
+        journal.add(forecast=forecast_of(task, plans["confusions"].groups))
+    forecast = forecasts[0]["forecast"]
     found = search(
         net, task.train, task.holdout, budget=task.budget, space=task.space, candidates=task.candidates, rounds=task.rounds, epochs=task.epochs,
         counts={kind: builder.counts(kind) for kind in ("confusions", "codetections")}, journal=task.folder / "search.jsonl", **task.training,
@@ -141,7 +148,9 @@ def forecast_of(task: Task, groups: LabelGroups) -> dict[str, Any]:
 def further(task: Task, found: SearchResult, table: Comparison) -> dict[str, Any]:
     """Controls of the searched structure itself: the best dense head of the search, and random groups in the searched structure's place."""
     rows: dict[str, Any] = {}
-    own = found.dense.description not in (str(Choice("dense")), found.best.description)  # else there is a row of it
+    tuned = table.about["tuned"].get("dense", {})
+    plain = Choice("dense", rate=tuned.get("factor", 1.0), residual=tuned.get("residual", 1.0))
+    own = found.dense.description not in (str(plain), found.best.description)  # else there is a row of it
     arms: dict[str, Any] = {"dense as searched": found.dense} if own else {}
     if len(found.best.plan.groups) > 1:
         arms["searched, random groups"] = None
