@@ -97,7 +97,10 @@ def test_limits_in_their_order() -> None:
     assert replace(steep, holdout={"base": CEILING, "classifier": 50, "dense": 50.5}).limited_by == "nothing"
     wider = replace(steep, holdout={"base": CEILING, "classifier": 96, "dense": 96 + WORTH_IT})
     assert wider.limited_by == "capacity"
-    assert "+1.0 mAP above the retrained classifier, so plan heads" in str(wider)
+    assert str(wider).endswith("+1.0 mAP above the retrained classifier, so plan heads.")
+    by_heart = Diagnosis({"base": 82, "classifier": 82, "dense": 86}, {"base": 98, "classifier": 98, "dense": 99}, 85)
+    assert by_heart.limited_by == "capacity"
+    assert "It knows its training examples by heart (98.0 mAP on training examples and 82.0 on held-out ones), so more of them" in str(by_heart)
 
 
 def test_evidence_is_saved_as_shares() -> None:

@@ -10,10 +10,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from conftest import Problem, make_problem, refused
 from selfinformed.augmented.controls import gated
 from selfinformed.augmented.network import augment
+from selfinformed.data.opening import open_dataset
 from selfinformed.network.wrap import wrap
 from selfinformed.structure.groups import LabelGroups
 from selfinformed.structure.planning import plan
@@ -23,6 +25,7 @@ from selfinformed.training.features import FeatureStore, rank, scores_from_featu
 from selfinformed.training.fitting import fit
 from selfinformed.training.joining import Join
 from selfinformed.training.losses import loss_of, prior_of
+from selfinformed.training.recipe import Recipe
 from selfinformed.training.structures import Structure
 
 
@@ -39,18 +42,18 @@ def trained(problem: Problem, residual: float, heads=None, **options):
     return aug, fit(aug, problem.store("train"), recipe=recipe, **options)
 
 
-@given(st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.integers(0, 2**31))
-def test_training_and_trained_logits_are_those_of_the_formula(residual: float, seed: int) -> None:
+@given(st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.sampled_from([0.0, 0.5, 1.0]), st.integers(0, 2**31))
+def test_training_and_trained_logits_are_those_of_the_formula(residual: float, tau: float, seed: int) -> None:
     c, h, p = torch.randn(3, 4, 7, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    join = Join(residual, p[0])
+    join = Join(residual, p[0], tau)
     seen = residual * c + (1 - residual) * p[0] + h
     torch.testing.assert_close(join.in_training(c, h), seen)
-    torch.testing.assert_close(join.trained(c, h), ((1 - residual) * c + seen) / (2 - residual))
+    torch.testing.assert_close(join.trained(c, h), ((1 - residual) * (c - tau * p[0]) + seen) / (2 - residual))
 
 
 def test_with_one_it_is_the_papers_sum_bit_for_bit(either: Problem) -> None:
     c, h = torch.randn(2, 5, 36)
-    join = Join.of(augment(either.net, either.plan()), 1.0, either.train.targets, "softmax")
+    join = Join.of(augment(either.net, either.plan()), Recipe(), either.train.targets, "softmax")
     assert torch.equal(join.in_training(c, h), c + h)
     assert torch.equal(join.trained(c, h), c + h)
     plain = augment(either.net, either.plan(), seed=3)
@@ -72,19 +75,37 @@ def test_without_the_classifiers_scores_training_is_the_same_as_with_them_beside
     torch.testing.assert_close(alone.logits(inputs), beside.logits(inputs), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("adjustment", [0.0, 1.0])
 @pytest.mark.parametrize("residual", [0.0, 0.25])
-def test_folding_changes_no_logit(either: Problem, residual: float) -> None:
+def test_folding_changes_no_logit(either: Problem, residual: float, adjustment: float) -> None:
     aug, rows = augment(either.net, either.plan()), torch.arange(60)
     with torch.no_grad():
         for parameter in aug.heads.parameters():
             parameter.normal_(std=0.3)
     aug.heads.trained = 0  # as `fit` has them while they are trained
     at_heads, at_classifier = either.store("test").batch(rows)
-    join = Join.of(aug, residual, either.train.targets, "logistic")
+    join = Join.of(aug, Recipe(residual=residual, logit_adjustment=adjustment), either.train.targets, "logistic")
     before = aug.from_features(at_heads, at_classifier, join.trained)
     join.fold(aug)
     torch.testing.assert_close(aug.from_features(at_heads, at_classifier), before, rtol=1e-4, atol=1e-4)
     assert (before - join.in_training(aug.classifier(at_classifier), aug.heads(at_heads))).abs().max() > 0.1  # there was something to fold
+
+
+@pytest.mark.parametrize("residual", [1.0, 0.25, 0.0])
+def test_adjusted_logits_hold_no_frequencies_however_much_of_the_base_heads_see(residual: float) -> None:
+    """Inputs that say nothing, labels of unlike frequencies which the base knows: all that there is to learn is not to go by them."""
+    shares = torch.tensor([0.85, 0.1, 0.04, 0.01])
+    model = nn.Sequential(nn.Flatten(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+    with torch.no_grad():
+        model[3].weight.mul_(0.01)
+        model[3].bias.copy_(shares.log())
+    generator = torch.Generator().manual_seed(0)
+    data = open_dataset((torch.randn(2000, 8, generator=generator), torch.multinomial(shares, 2000, True, generator=generator)), list("abcd"))
+    net = wrap(model, data.example_inputs(), labels=list("abcd"), output="softmax")
+    aug = augment(net, plan(net, LabelGroups.everything(4), hidden=(4,)))
+    fit(aug, data, epochs=30, recipe={"residual": residual, "logit_adjustment": 1.0})
+    logits = aug.logits(data.read(range(2000))).mean(0)
+    assert logits.max() - logits.min() < 0.9  # 4.4 where frequencies are learnt
 
 
 def test_without_scores_the_network_is_the_mean_of_the_base_and_of_heads_that_never_saw_it(either: Problem) -> None:

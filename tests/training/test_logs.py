@@ -45,6 +45,15 @@ def test_rows_of_steps_and_of_passes(problem: Problem, tmp_path) -> None:
     assert [value for _, value in shown["loss"]] == pytest.approx([row["loss"] for row in steps])
 
 
+def test_a_full_disk_is_told_with_the_file(tmp_path) -> None:
+    log = TrainingLog(tmp_path, tensorboard=False)
+    log.file.close()
+    log.file = open("/dev/full", "w")  # noqa: SIM115
+    with pytest.raises(SelfInformedError, match=r"training\.jsonl cannot be written: No space left on device; free the disk"):
+        log.add({"step": 1, "loss": 1.0})
+    log.close()
+
+
 def test_a_training_that_goes_on_drops_what_it_does_again(problem: Problem, tmp_path, monkeypatch) -> None:
     def train() -> None:
         aug = augment(problem.net, problem.plan())

@@ -75,6 +75,37 @@ def test_stopped_anywhere_it_goes_on_to_the_same_weights(either: Problem, tmp_pa
         assert rows(history_again) == rows(history)
 
 
+def test_examples_drawn_by_chance_are_the_same_where_it_goes_on(problem: Problem, tmp_path, monkeypatch) -> None:
+    def train(**options):
+        aug = augment(problem.net, problem.plan())
+        aug.output = "softmax"
+        with aug.conditional(2, share=0.5, chance=7):
+            fit(aug, problem.store("train"), epochs=3, **options)
+        return aug
+
+    options, original = {"checkpoint": tmp_path / "state.safetensors", "checkpoint_every": 4}, Training._step
+
+    def failing(self, rows):
+        if self.state.step == 9:
+            raise Stopped
+        original(self, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_step", failing)
+        with pytest.raises(Stopped):
+            train(**options)
+    assert same(train(**options), train())
+
+
+@pytest.mark.parametrize("average", [{}, {"ema": 0.9}])
+def test_weights_that_the_last_step_made_infinite_are_told(problem: Problem, average) -> None:
+    aug = augment(problem.net, problem.plan())
+    before = [parameter.clone() for parameter in aug.new_parameters()]
+    with pytest.raises(SelfInformedError, match=r"after step 1 weights are not finite; lower the learning rate \(now 1e\+38\)"):
+        fit(aug, problem.store("train"), epochs=0.01, learning_rate=1e38, recipe={"schedule": "constant", **average})
+    assert all(torch.equal(one, other) for one, other in zip(aug.new_parameters(), before, strict=True))
+
+
 def test_what_was_done_is_not_done_again(problem: Problem, tmp_path, monkeypatch) -> None:
     path = tmp_path / "state.safetensors"
     stopped(problem, 11, monkeypatch, checkpoint=path, checkpoint_every=5)

@@ -74,14 +74,15 @@ class Dispatch:
         output: what the logits are for; needed for `share` and `above`.
         share: above 0, up to 1: of each batch only this share of the examples, the most uncertain, run heads (for training).
         above: only examples with more `uncertainty` than this run heads (for evaluation: examples do not depend on their batch).
-        chance: a seed: the `share` of each batch is drawn at random, whatever the scores; the control of choosing the most uncertain. A
-            training that goes on from a checkpoint draws from the start again.
+        chance: a seed: the `share` of each batch is drawn at random, whatever the scores; the control of choosing the most uncertain. A training's
+            checkpoint holds how far the draws are.
 
     Attributes:
         examples: how many were seen since `reset`.
         helped: how many of them ran heads.
         multiply_adds: executed on average for each of them, the base's included.
         shift: [C], added to the logits before groups are chosen; None for none. Training sets it where it will change the classifier (see `Join`).
+        drawing: the generator of `chance`.
         divided: set while a batch is seen in parts, of which a `share` is one of all of them.
     """
 
@@ -121,6 +122,7 @@ class Dispatch:
         self._group_of = torch.from_numpy(group_of)
         self._arrays = labels, starts, self._always.numpy()
         _compiled()
+        self.drawing = None if self.chance is None else torch.Generator()
         self.shift: torch.Tensor | None = None
         self.divided: Divided | None = None
         self.reset()
@@ -128,7 +130,8 @@ class Dispatch:
     def reset(self) -> None:
         """Forgets what was executed so far, and draws by `chance` from the start again."""
         self.examples, self.helped, self._executed = 0, 0, 0.0
-        self._drawn = None if self.chance is None else torch.Generator().manual_seed(self.chance)
+        if self.drawing is not None and self.chance is not None:
+            self.drawing.manual_seed(self.chance)
 
     def told(self) -> list[Any]:
         """What tells it from another dispatch of the same heads."""
@@ -159,13 +162,13 @@ class Dispatch:
         """Numbers of the examples that run heads, rising; None for all of them."""
         if self.output is None or (self.share is None and self.above is None):
             return None
-        unsure = uncertainty(logits.detach(), self.output) if self._drawn is None else logits.detach()[:, 0]  # of which only the number counts
+        unsure = uncertainty(logits.detach(), self.output) if self.drawing is None else logits.detach()[:, 0]  # of which only the number counts
         if self.above is not None:
             return torch.nonzero(unsure > self.above).flatten()
         assert self.share is not None
         unsure = unsure if self.divided is None else self.divided.whole(unsure)
-        if self._drawn is not None:
-            unsure = torch.rand(len(unsure), generator=self._drawn, device="cpu").to(logits.device)
+        if self.drawing is not None:
+            unsure = torch.rand(len(unsure), generator=self.drawing, device="cpu").to(logits.device)
         run = unsure.argsort(descending=True, stable=True)[: running(self.share, len(unsure))].sort().values
         return run if self.divided is None else self.divided.own(run)
 

@@ -148,7 +148,7 @@ class Builder:
         output: Output = self.net.output or guess_output(self.holdout.targets)
         probe = Dispatch(plan(self.net, groups, hidden=(1,), attach=choice.attach), choice.top_groups, output, choice.share)
         if choice.residual != 1:  # as training will choose
-            probe.shift = Join.to(self.net.classifier, choice.residual, self.train, output).shift.to(scores)
+            probe.shift = Join.to(self.net.classifier, choice.residual, self.train, output).folded_shift.to(scores)
         rows = probe.unsure(scores)
         chosen = probe.choose(scores if rows is None else scores[rows])
         return (torch.bincount(chosen.flatten(), minlength=len(groups)) / len(scores)).tolist()

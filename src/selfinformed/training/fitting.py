@@ -141,7 +141,7 @@ def fit(
     history, processes = History(), Processes.joined()
     copies = {source: CopiedEnd(aug.net.model, source.copy) for source in aug.plan.sources if source.copy is not None}
     order, targets = _by_group(aug, store.targets)
-    join = Join.of(aug, recipe.residual, store.targets, aug.output, store.n_views)
+    join = Join.of(aug, recipe, store.targets, aug.output, store.n_views)
     seen = join if order is None else replace(join, prior=join.prior[order])
     kept = None
     if checkpoint is not None:
@@ -186,13 +186,14 @@ def fit(
             heads.unfold(transform)
         try:
             if aug.dispatch is not None and recipe.residual != 1:
-                aug.dispatch.shift = join.shift
+                aug.dispatch.shift = join.folded_shift
             if epochs:
                 batches = Order(len(store), batch_size, seed, draw_of(store.permutation, store.targets, recipe.balanced_sampling))
                 objective = Objective.of(recipe, targets, aug.output, store.n_views)
                 watched = None if held_out is None else _watched(aug, held_out, recipe, join)
                 training = Training(
-                    groups, batches, epochs, forward, targets, objective, recipe, history, "heads", watched=watched, checkpoint=kept, processes=processes
+                    groups, batches, epochs, forward, targets, objective, recipe, history, "heads", watched=watched, checkpoint=kept, processes=processes,
+                    drawing=None if aug.dispatch is None else aug.dispatch.drawing,
                 )
                 training.run(None if log is None else lambda step: TrainingLog(log, tensorboard, step))
         finally:

@@ -126,8 +126,11 @@ class Diagnosis:
         over_classifier = self.holdout["dense"] - self.holdout["classifier"]
         trained, held_out = self.train["dense"], self.holdout["dense"]
         scores = f"{trained:.1f} mAP on training examples and {held_out:.1f} on held-out ones"
+        by_heart = self.train["base"] - self.holdout["base"] >= GAP and self.gap >= GAP
+        base = f"{self.train['base']:.1f} mAP on training examples and {self.holdout['base']:.1f} on held-out ones"
+        also = f" It knows its training examples by heart ({base}), so more of them, or more augmented views, would help too." if by_heart else ""
         return {
-            "capacity": f"It is limited by its capacity: a dense head is {over_classifier:+.1f} mAP above the retrained classifier, so plan heads.",
+            "capacity": f"It is limited by its capacity: a dense head is {over_classifier:+.1f} mAP above the retrained classifier, so plan heads.{also}",
             "nothing": f"Nothing holds it back: it reaches {max(self.holdout.values()):.1f} mAP already, so keep it.",
             "data": (
                 f"It is limited by its data: a dense head reaches {scores}, and the second half of the training examples "

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.extras import extra
-from selfinformed.runtime.files import from_line, plain, write_text
+from selfinformed.runtime.files import cannot_write, from_line, plain, write_text
 from selfinformed.runtime.reading import read_text
 
 
@@ -33,15 +34,19 @@ class TrainingLog:
 
     def add(self, row: dict[str, Any]) -> None:
         """Appends a row; its `step` counts steps done."""
-        self.file.write(json.dumps(plain(row)) + "\n")
-        self.file.flush()
+        try:
+            self.file.write(json.dumps(plain(row)) + "\n")
+            self.file.flush()
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
         if self.writer is not None:
             for name, value in row.items():
                 if name not in ("step", "epoch", "stage"):
                     self.writer.add_scalar(name, value, row["step"])
 
     def close(self) -> None:
-        self.file.close()
+        with suppress(OSError):  # what could not be written was told by `add`
+            self.file.close()
         if self.writer is not None:
             self.writer.close()
 

@@ -100,6 +100,7 @@ class Training:
         watched: name and value of the figure on held-out examples, and whether lower is better.
         checkpoint: where the state is kept.
         processes: those that divide each batch.
+        drawing: a generator that `forward` draws from, whose state the checkpoint then holds.
     """
 
     def __init__(
@@ -118,11 +119,13 @@ class Training:
         watched: tuple[str, Callable[[], float], bool] | None = None,
         checkpoint: Checkpoint | None = None,
         processes: Processes = _ALONE,
+        drawing: torch.Generator | None = None,
     ) -> None:
         if objective.output == "softmax" and not targets.single:
             raise SelfInformedError("fit: softmax outputs need exactly one label per example; use output='logistic' for several")
         self.order, self.forward, self.targets, self.objective, self.recipe = order, forward, targets, objective, recipe
         self.history, self.stage, self.limit, self.watched, self.checkpoint, self.processes = history, stage, seconds, watched, checkpoint, processes
+        self.drawing = drawing
         self.total = max(1, round(epochs * order.steps))
         self.parameters: list[torch.Tensor] = [parameter for group in groups for parameter in group["params"]]
         if torch.is_inference_mode_enabled():
@@ -139,6 +142,7 @@ class Training:
         self.drawn_from = order.generator.get_state()  # the present pass
         self.log: TrainingLog | None = None
         processes.equalise(self.parameters)
+        self.was_finite = self._finite()
         self._restore()
 
     def run(self, log: Callable[[int], TrainingLog] | None = None) -> None:
@@ -257,10 +261,16 @@ class Training:
         yield
         _copy(kept, self.parameters)
 
+    def _finite(self) -> list[bool]:
+        """Of each parameter, whether all its weights are finite."""
+        return [bool(torch.isfinite(parameter).all()) for parameter in self.parameters]
+
     def _finish(self) -> None:
         given = self.best if self.best is not None else self.average
         if given is not None:
             _copy(given, self.parameters)
+        if any(before and not now for before, now in zip(self.was_finite, self._finite(), strict=True)):  # of the last step nobody computed the loss
+            raise NotFiniteError(f"fit: after step {self.state.step} weights are not finite; lower the learning rate (now {self.peaks[-1]})")
         if self.watched is not None:
             for row in self.history.rows:
                 row["kept"] = row["epoch"] == self.state.best_epoch
@@ -273,6 +283,8 @@ class Training:
             return
         start = time.perf_counter()
         tensors = {"drawn_from": self.drawn_from if self.state.within else self.order.generator.get_state()}
+        if self.drawing is not None:
+            tensors["drawing"] = self.drawing.get_state()
         for name, values in (("weights", self.parameters), ("average", self.average or []), ("best", self.best or [])):
             tensors |= {f"{name}.{i}": value for i, value in enumerate(values)}
         for i, parameter in enumerate(self.parameters):
@@ -303,6 +315,8 @@ class Training:
         self.state = TypeAdapter(_State).validate_json(json.dumps(state), strict=True)
         self.drawn_from = tensors["drawn_from"]
         self.order.generator.set_state(self.drawn_from)
+        if self.drawing is not None:
+            self.drawing.set_state(tensors["drawing"])
         _copy([tensors[f"weights.{i}"] for i in range(len(self.parameters))], self.parameters)
         for i, parameter in enumerate(self.parameters):
             if f"adamw.{i}.step" in tensors:
