@@ -118,7 +118,7 @@ def measure(task: Task) -> dict[str, Any]:
     table = compare(
         net, plans["confusions"], task.train, task.test, codetections=plans["codetections"], hinton=plans["hinton"], searched=found.best,
         views=task.views, journal=task.folder / "comparison.jsonl",
-        arms=[*task.arms, *(["views"] if task.views else []), *(["chance"] if found.best.share < 1 else [])], **options,
+        arms=[*task.arms, *(["views"] if task.views else []), *(["unsure_dense", "chance"] if found.best.share < 1 else [])], **options,
     )  # fmt: skip
     said(str(table) + "\n" + table.verdict)
     more = further(task, found, table)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -119,6 +121,22 @@ def test_chance_runs_the_searched_heads_on_as_many_examples_and_gains_less(probl
         assert torch.equal(weights, again.heads.to_weights()[name])
     assert trained["chance"].above is None
     assert made.judged("chance", other, 50, 1).figures() != found["chance"]
+
+
+def test_a_dense_head_on_the_same_share_of_the_examples_costs_as_much(problem: Problem) -> None:
+    heads = problem.plan()
+    structure = replace(two_of_six(heads), top_groups=None, share=0.25)
+    made = bench(problem, heads, searched=structure)
+    assert made.choose(["base", "searched", "unsure_dense"]) == ["base", "searched", "unsure_dense"]
+    aug, _ = made.trained("unsure_dense", 0)
+    assert aug.heads.plan.groups.sizes == [36]
+    assert (aug.heads.plan.extra_computation - 1) * 0.25 == pytest.approx(heads.extra_computation - 1, rel=0.02)
+    found = made.judged("unsure_dense", aug, 50).figures()
+    assert found["extra_computation"] - 1 == pytest.approx(heads.extra_computation - 1, rel=0.15)  # of test examples as many are unsure, roughly
+    assert 0 < made.score("unsure_dense", aug, 50) < 1
+    for other in (two_of_six(heads), Structure(plan(problem.net, LabelGroups.everything(36), hidden=(40,)), None, 0.3)):
+        with pytest.raises(SelfInformedError, match="'unsure_dense' needs heads that are not dense themselves and that a share"):
+            bench(problem, heads, searched=other).choose(["searched", "unsure_dense"])
 
 
 def test_whether_a_budget_suffices_is_known_without_a_network_being_made(problem: Problem, monkeypatch) -> None:

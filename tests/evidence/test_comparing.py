@@ -71,6 +71,8 @@ def test_the_controls_cost_what_the_method_costs(table: Comparison, problem: Pro
     assert set(table.values("classifier", "extra_computation")) == set(table.values("base", "extra_computation")) == {1.0}
     for arm in COSTING:
         assert table.values("base", "multiply_adds")[0] < table.values(arm, "multiply_adds")[0] <= heads.multiply_adds
+    extra = heads.multiply_adds - table.values("base", "multiply_adds")[0]
+    assert table.values("unsure_dense", "multiply_adds")[0] - heads.multiply_adds == pytest.approx(0, abs=0.1 * extra)  # hold-out data say who is unsure
     for arm in ("dense", "gated", "views"):  # to within one unit; of views, one example
         assert table.values(arm, "multiply_adds")[0] > heads.multiply_adds - 200
 

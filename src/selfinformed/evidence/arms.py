@@ -28,7 +28,7 @@ from selfinformed.training.structures import Structure, changed
 
 ARMS = (
     "base", "classifier", "confusions", "codetections", "random", "dense", "hinton", "finetune", "gated", "adapter", "views", "searched", "searched_dense",
-    "chance",
+    "unsure_dense", "chance",
 )  # fmt: skip
 DESCRIPTIONS = {
     "base": "the network as it is",
@@ -44,6 +44,7 @@ DESCRIPTIONS = {
     "views": "classifier retrained, a second view of unsure examples",
     "searched": "the structure that the search found",
     "searched_dense": "the best dense head that the search found",
+    "unsure_dense": "one head over all labels, same cost, on the same share of examples",
     "chance": "the searched heads on as many examples, drawn at random",
 }
 
@@ -54,7 +55,7 @@ GROUPED = {
 }  # fmt: skip
 
 HEADED = ("confusions", "codetections", "random", "dense", "hinton", "gated")  # arms whose heads see as much of the base's scores as the recipe says
-FOUND = ("searched", "searched_dense", "chance")  # arms that train what the search found, as it was found
+FOUND = ("searched", "searched_dense", "unsure_dense", "chance")  # what the search found, as it was found, and what stands in its place
 
 
 def named(arms: Iterable[str] | None) -> list[str] | None:
@@ -121,6 +122,7 @@ class Bench:
             "hinton": (self.hinton, "the plan of heads on groups from cluster(counts, method='hinton') (hinton=)"),
             "searched": (self.searched, "what search found (searched=)"),
             "searched_dense": (self.searched_dense, "the best dense head that search found, where that is not the structure itself (searched_dense=)"),
+            "unsure_dense": (self._shared_out, "heads that are not dense themselves and that a share of the examples runs (searched=)"),
             "chance": (self.searched if self.searched and self.searched.share < 1 else None, "heads that a share of the examples runs (searched=)"),
             "views": (self.views, "another view of the test examples (views=)"),
             "finetune": (self.train.examples and self.test.examples, "examples, not cached features alone, for train and test"),
@@ -166,8 +168,16 @@ class Bench:
             return evaluate_with_views(aug, self.test, self.views, min(1.0, self.plan.extra_computation - 1), top_k)
         return evaluate(aug, self.test, top_k)
 
+    @property
+    def _shared_out(self) -> Structure | None:
+        """The searched structure, where only a share of the examples runs its heads and these are not one over all labels."""
+        found = self.searched
+        return found if found and found.share < 1 and found.plan.groups.sizes != [self.net.n_labels] else None
+
     def _found(self, arm: str) -> Structure:
         structure = self.searched_dense if arm == "searched_dense" else self.searched
+        if arm == "unsure_dense" and structure is not None:
+            structure = replace(structure, plan=self._dense(structure.share), top_groups=None)
         assert structure is not None
         return structure
 
@@ -189,13 +199,17 @@ class Bench:
         if arm == "random":
             return heads.with_groups(heads.groups.randomized(seed))
         if arm == "dense":
-            # Costs are whole numbers: the half keeps rounding from losing a unit that just fits.
-            allowed = heads.multiply_adds - heads.base_multiply_adds + 0.5
-            everything = LabelGroups.everything(self.net.n_labels)
-            depth = max(map(len, heads.hidden), default=1)
-            return plan(self.net, everything, budget=allowed / heads.base_multiply_adds, depth=depth, **self._read_by_dense())
+            return self._dense()
         given = {"confusions": heads, "codetections": self.codetections, "hinton": self.hinton}.get(arm)
         return given or self._no_heads
+
+    def _dense(self, share: float = 1.0) -> HeadPlan:
+        """One head over all labels that costs what the heads of the method do, where a share of the examples runs it."""
+        # Costs are whole numbers: the half keeps rounding from losing a unit that just fits.
+        allowed = (self.plan.multiply_adds - self.plan.base_multiply_adds + 0.5) / share
+        depth = max(map(len, self.plan.hidden), default=1)
+        everything = LabelGroups.everything(self.net.n_labels)
+        return plan(self.net, everything, budget=allowed / self.plan.base_multiply_adds, depth=depth, **self._read_by_dense())
 
     @property
     def _no_heads(self) -> HeadPlan:
