@@ -23,7 +23,7 @@ from selfinformed.pipeline.config import RunConfig, demo_config, read_config
 from selfinformed.runtime.device import rank, world_size
 from selfinformed.runtime.errors import InUseError, SelfInformedError
 from selfinformed.runtime.remarks import on_one_line
-from selfinformed.runtime.tabular import Table, one_line, percent
+from selfinformed.runtime.tabular import Table, harmless, one_line, percent
 
 if TYPE_CHECKING:
     from selfinformed.augmented.exported import ExportCheck
@@ -268,7 +268,7 @@ def cluster(run: Run, json: bool) -> None:
     _show(json, {**groups.to_dict(), "stability": stable, "sweep": sweep}, _group_table(run), title)
     if json:
         return
-    print(stable["text"])  # noqa: T201
+    print(harmless(stable["text"]))  # noqa: T201
     if sweep:
         rows = [
             {"groups": row["n_groups"], "gap to next": f"{row['gap']:.4f}" if row["gap"] is not None else "-", "largest": max(row["sizes"]),
@@ -321,11 +321,12 @@ def probe(run: Run, json: bool) -> None:
     forecast = headroom["forecast"]
     low, high = (percent(end, "+") for end in forecast["interval"])
     optimism = f", {percent(forecast['optimism'])} taken off for having chosen it" if forecast.get("optimism") else ""
-    print(  # noqa: T201
+    said = (
         f"forecast at {percent(forecast['budget'], digits=1)}% more multiply-adds: {percent(forecast['gain'], '+')} mAP ({low} to {high}), "
         f"by {'retraining the classifier' if forecast['choice'] == 'classifier' else forecast['choice']}"
         f"{optimism}; limited by: {headroom['limited_by']}"
     )
+    print(harmless(said))  # noqa: T201
     if rows:
         Table.of("where the gain of the best dense head lies", rows, _WORDS).print()
 
@@ -518,7 +519,7 @@ def _show_comparison(run: Run, json: bool) -> None:
     comparison = run.comparison()
     _show(json, comparison.to_dict(), comparison_table(comparison))
     if not json:
-        print("\n".join([*comparison.left_out, comparison.verdict, comparison.line]))  # noqa: T201
+        print(harmless("\n".join([*comparison.left_out, comparison.verdict, comparison.line])))  # noqa: T201
 
 
 def _group_table(run: Run) -> Table:

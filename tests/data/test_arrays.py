@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+
 import numpy as np
 import pytest
 import torch
@@ -33,6 +35,12 @@ def test_npz_that_is_refused(tmp_path):
     np.savez(path, inputs=np.array([{}], object), targets=np.zeros(1, int))
     with pytest.raises(SelfInformedError, match=r"x\.npz cannot be read as \.npz"):
         open_dataset(path)
+    np.savez(path, inputs=np.zeros(3), targets=np.zeros(3, int))
+    with zipfile.ZipFile(path) as whole, zipfile.ZipFile(other := tmp_path / "bare.npz", "w") as bare:  # NumPy reads these too, and reads them first
+        for member in whole.namelist():
+            bare.writestr(member.removesuffix(".npy"), whole.read(member))
+    with pytest.raises(SelfInformedError, match=r"bare\.npz cannot be read as \.npz \(it has a member 'inputs' without \.npy"):
+        open_dataset(other)
     with path.open("wb") as file:
         np.save(file, np.zeros(3))
     with pytest.raises(SelfInformedError, match=r"x\.npz cannot be read as \.npz"):

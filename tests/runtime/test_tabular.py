@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from selfinformed.runtime.errors import SelfInformedError
-from selfinformed.runtime.tabular import Column, Table, frame, one_line, percent
+from selfinformed.runtime.tabular import Column, Table, frame, harmless, one_line, percent
 
 ROWS = [
     {"arm": f"arm {i}", "words": "some words that go on " * 3, "a": 0.1 * i, "gain": gain, "tone": tone, "n": 10**i}
@@ -123,6 +123,10 @@ def test_html_is_escaped_and_short() -> None:
     assert text.count("<tr>") == 31
     assert "and 10 more" in text
     assert Table.of("nothing", []).to_html().count("<tr>") == 1
+
+
+def test_harmless_text_keeps_its_lines() -> None:
+    assert harmless("a\nb\x1b[0m\x00漢") == "a\nb [0m 漢"
 
 
 def test_one_line_takes_the_power_from_control_characters() -> None:

@@ -155,6 +155,16 @@ def test_a_claim_of_nobody_is_taken_over_at_once(tmp_path, text):
     assert not path.exists()
 
 
+@pytest.mark.parametrize("kind", ["pipe", "link to nothing", "link without end", "deep"])
+def test_a_claim_that_is_no_file_keeps_nobody_waiting(tmp_path, kind):
+    path = claim(tmp_path, "[" * 4000)
+    if kind != "deep":
+        path.unlink()
+        os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero" if "end" in kind else "nowhere")
+    fill_only(tmp_path, *range(N))
+    assert not os.path.lexists(path)
+
+
 def test_a_claim_left_behind_by_a_unit_that_is_done_goes(tmp_path):
     fill(tmp_path)
     path = claim(tmp_path, host="elsewhere")

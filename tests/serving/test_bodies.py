@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.numpy import save
 
 from conftest import refused
-from selfinformed.data.images import image_transform
+from selfinformed.data.images import decoded, image_transform
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.serving.bodies import Expected, body_reader, image_reader
 
@@ -164,3 +164,14 @@ def test_a_dimension_that_is_no_number_is_refused():
 def test_images_that_are_decoded_by_loops_in_python_are_refused_at_once(start):
     with refused("image: it is written as text or in runs, which is slow to read; send PNG or JPEG"):
         image_reader(None, 10**6)(start + b"#\n" * 100_000)
+
+
+def test_a_jpeg_of_many_scans_is_refused_at_once_wherever_it_is_read():
+    body = b"\xff\xd8" + b"\xff\xda\x00\x08" * 101
+    with refused("image: a JPEG of so many scans takes long to read"):
+        image_reader(None, 10**6)(body)
+    with refused("data: the image x cannot be read .*more than 100 scans, which take long to read"):
+        decoded(io.BytesIO(body), "x", lambda image: image)
+    usual = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(usual, "JPEG", progressive=True)
+    assert image_reader(None, 10**6)(usual.getvalue()).shape == (3, 64, 64)

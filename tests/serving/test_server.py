@@ -56,6 +56,9 @@ def test_the_token_comes_from_a_file_or_the_environment(monkeypatch, tmp_path):
     assert _token(str(file)) == b"f" * 64
     with refused("serve: the token file .*nowhere cannot be read"):
         _token(str(tmp_path / "nowhere"))
+    os.mkfifo(tmp_path / "pipe")
+    with refused("serve: the token file .*pipe.* is a pipe or a device"):
+        _token(str(tmp_path / "pipe"))
     for bad in ("", "  \n", "short", "with a space in the token", "é" * 20, "line\nbreak" * 4):
         file.write_text(bad)
         with refused("serve: the token in .*token has .* characters; expected at least 16"):

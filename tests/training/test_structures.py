@@ -180,6 +180,9 @@ def test_structures_survive_json(builder: Builder) -> None:
         Structure.from_dict(structure.to_dict() | {"residual": 2})
     with refused("not a valid structure", "head_input sorted"):
         Structure.from_dict(structure.to_dict() | {"head_input": "sorted"})
+    for wrong in ({"top_groups": float("inf")}, {"share": 10**400}, {"residual": 10**400}, {"share": 0}):
+        with refused("not a valid structure"):
+            Structure.from_dict(structure.to_dict() | wrong)
     with pytest.raises(SelfInformedError, match="not a valid structure"):
         Structure.from_dict({"plan": structure.plan.to_dict()})
 

@@ -93,6 +93,8 @@ def _check_room(archive: zipfile.ZipFile | None) -> None:
     """Stops before arrays are unpacked that the memory has no room for, or that are not as long as their headers say."""
     needed = 0
     assert archive is not None  # it is open
+    if bare := {"inputs", "targets", "offsets"} & {*archive.namelist()}:  # which NumPy would read in place of NAME.npy
+        raise ValueError(f"it has a member {min(bare)!r} without .npy, which np.savez does not write")
     for name in [name for name in ("inputs.npy", "targets.npy", "offsets.npy") if name in archive.namelist()]:
         member = archive.getinfo(name)
         with archive.open(member) as stream:

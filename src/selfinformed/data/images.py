@@ -24,6 +24,7 @@ from selfinformed.runtime.reading import MOST_JSON, check_file, naming, opened, 
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # what Pillow may take a file for, whatever it is called
+_MOST_SCANS = 100  # of a JPEG; an encoder writes a dozen
 _MOST_PIXELS = 2**27  # of an image, before it is decoded and after it is resized
 MOST_BYTES = 2**28  # of an image file
 _MOST_CHARACTERS = 2**14  # of a path or a label in a parquet manifest
@@ -139,6 +140,11 @@ def is_slow(start: bytes) -> bool:
     return start[:2] in (b"P1", b"P2", b"P3") or (start[:2] == b"BM" and start[30:34] in (b"\1\0\0\0", b"\2\0\0\0"))
 
 
+def has_many_scans(image: bytes) -> bool:
+    """Whether a JPEG has more scans than `_MOST_SCANS`: a decoder goes over all pixels for each, of which a few bytes can say a next."""
+    return image[:2] == b"\xff\xd8" and image.count(b"\xff\xda") > _MOST_SCANS
+
+
 def decoded(file: IO[bytes], name: str, transform: Transform) -> torch.Tensor:
     """An image as a tensor; `name` is what errors call it, after `the image`."""
     from PIL import Image, UnidentifiedImageError
@@ -148,6 +154,10 @@ def decoded(file: IO[bytes], name: str, transform: Transform) -> torch.Tensor:
     try:
         if is_slow(start):
             raise ValueError("it is written as text or in runs, which is slow to read; convert it to PNG or JPEG")
+        if start[:2] == b"\xff\xd8":
+            if has_many_scans(file.read()):
+                raise ValueError(f"it has more than {_MOST_SCANS} scans, which take long to read; write it anew")
+            file.seek(0)
         image = Image.open(file, formats=_FORMATS)
         if image.width * image.height > _MOST_PIXELS:
             raise ValueError(f"{image.width:,} x {image.height:,} pixels; at most {_MOST_PIXELS:,} are read")

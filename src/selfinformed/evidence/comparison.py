@@ -212,6 +212,8 @@ class Comparison:
                 raise ValueError("an arm that is none, or whose average precision by label is no list")
             if not 1 <= found.top_k < 2**31 or not isinstance(found.about["seeds"], int) or not isinstance(found.about["versions"], dict):
                 raise ValueError("top_k, seeds or versions are not what they should be")
+            if not isinstance(found.about["n_test"], int) or not isinstance(found.about.get("left_out", {}), dict):
+                raise ValueError("n_test or left_out are not what they should be")
             found.summary()
             return found
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:

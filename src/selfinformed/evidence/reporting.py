@@ -77,16 +77,19 @@ class Findings:
 
 @contextmanager
 def reading(*folders: Path) -> Iterator[None]:
-    """What is made from the JSON artefacts of these runs is made in this context: an error may be due to those that carry no checksum, which it names.
-    Where all do they are as they were written, and the error is the program's own."""
+    """What is made from the JSON artefacts of these runs is made in this context: an error may be due to those that carry no checksum, which it names, or
+    where all do to those that were made for another."""
     import jinja2
 
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, jinja2.UndefinedError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, jinja2.UndefinedError) as error:
         paths = [folder / f"{name}.json" for folder in folders for name in _ARTEFACTS]
         if not (doubtful := [str(path) for path in paths if path.exists() and not is_sealed(path)]):
-            raise
+            raise SelfInformedError(
+                f"report: the artefacts in {' and '.join(map(str, folders))} do not fit together ({error!r}); delete those that come from elsewhere to have "
+                "them made again; if none do, this is an error of the program"
+            ) from error
         raise SelfInformedError(
             f"report: {' or '.join(doubtful)}, without a checksum, may be damaged or of another version ({error!r}); "
             "if it was changed, delete it to have it made again"

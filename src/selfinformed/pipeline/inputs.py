@@ -349,12 +349,19 @@ def _load_checkpoint(model: nn.Module, path: Path) -> None:
     while state.keys() != own.keys() and (prefix := next((p for p in prefixes if state and all(name.startswith(p) for name in state)), None)):
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     missing, unknown = [k for k in own if k not in state], [k for k in state if k not in own]
-    shapes = [f"{k} {list(state[k].shape)} for {list(own[k].shape)}" for k in own if k in state and own[k].shape != state[k].shape]
-    if missing or unknown or shapes:
-        parts = [f"{what} {', '.join(names[:3])}{', …' if len(names) > 3 else ''} ({len(names)})"
-                 for what, names in (("missing", missing), ("unknown", unknown), ("of another shape", shapes)) if names]  # fmt: skip
+    kinds = [k for k in own if k in state and not _is_like(state[k], own[k])]
+    shapes = [] if kinds else [f"{k} {list(state[k].shape)} for {list(own[k].shape)}" for k in own if k in state and own[k].shape != state[k].shape]
+    if missing or unknown or kinds or shapes:
+        differences = (("missing", missing), ("unknown", unknown), ("of another kind of tensor", kinds), ("of another shape", shapes))
+        parts = [f"{what} {', '.join(names[:3])}{', …' if len(names) > 3 else ''} ({len(names)})" for what, names in differences if names]
         raise SelfInformedError(f"checkpoint: {path} does not fit the model: {'; '.join(parts)}; is it of this architecture, with {len(own)} tensors?")
     model.load_state_dict(state)
+
+
+def _is_like(tensor: torch.Tensor, own: torch.Tensor) -> bool:
+    """Whether a checkpoint's tensor is as plain as the model's: dense, in memory, and numbers of the same kind, or loading would fail or make them others."""
+    plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized and not tensor.is_nested
+    return plain and (tensor.is_floating_point(), tensor.is_complex()) == (own.is_floating_point(), own.is_complex())
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:

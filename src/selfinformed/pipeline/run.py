@@ -298,7 +298,9 @@ class Run:
                 f"{path} is of a search with other options than these; to use it name the run folder, {self.folder}, instead of a configuration; to replace it "
                 "run selfinformed search with these first"
             )
-        return Structure.from_dict(self.search()[which], str(path))
+        if which not in (found := self.search()):
+            raise SelfInformedError(f"{path}: it has no {which!r}; delete it to have it made again")
+        return Structure.from_dict(found[which], str(path))
 
     @property
     def is_trained(self) -> bool:

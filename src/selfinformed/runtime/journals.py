@@ -53,6 +53,6 @@ class JournalFile:
         try:
             if content.get("key") == self._key:
                 self._keep(content)
-        except (ValueError, KeyError, TypeError, OverflowError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             return
         self._lines.append(line)

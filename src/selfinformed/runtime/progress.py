@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from selfinformed.runtime.device import rank
+from selfinformed.runtime.tabular import harmless
 
 T = TypeVar("T")
 
@@ -20,7 +21,7 @@ _EVERY = 60.0  # seconds between two lines
 def say(line: str) -> None:
     """Prints a line about what is being done, once among the processes of torchrun."""
     if rank() == 0:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(harmless(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def progress(items: Iterable[T], total: int, what: str) -> Iterator[T]:

@@ -43,7 +43,12 @@ def opened(path: str | Path, what: str, most: int | None = None) -> Iterator[IO[
     with os.fdopen(handle, "rb") as file:
         if most is not None and found.st_size > most:
             raise SelfInformedError(f"{what}: {path} has {found.st_size:,} bytes; expected at most {most:,}")
-        yield file
+        try:
+            yield file
+        except OSError as error:  # of a descriptor, which has no name
+            if error.filename is None:
+                error.filename = str(path)
+            raise
 
 
 def check_file(path: str | Path, what: str, most: int | None = None) -> None:

@@ -119,6 +119,11 @@ def percent(value: float | None, sign: str = "", digits: int = 2) -> str:
     return f"{100 * value:{sign}z.{digits}f}" if value is not None and math.isfinite(value) else "-"
 
 
+def harmless(text: str) -> str:
+    """Control characters that steer a terminal as spaces; line breaks stay."""
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+
+
 def one_line(text: str) -> str:
     """Line breaks and control characters, those that steer a terminal among them, as spaces."""
     return "".join(c if c.isprintable() else " " for c in text)

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import socket
+import stat
 import threading
 import time
 import uuid
@@ -25,6 +26,7 @@ from selfinformed.runtime.device import rank, world_size
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.files import Chunks, cannot_write, differences, read_object, write_json, write_tensors
 from selfinformed.runtime.progress import progress
+from selfinformed.runtime.reading import parsed
 
 Result = tuple[Mapping[str, np.ndarray | Chunks], Mapping[str, str]]
 
@@ -146,7 +148,7 @@ def _claim(path: Path) -> bool:
     me = json.dumps({"host": socket.gethostname(), "process": os.getpid(), "started": _started(os.getpid())})
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        if path.exists():
+        if os.path.lexists(path):
             if not _stale(path):
                 return False
             path.unlink(missing_ok=True)  # another may do so too: then a unit is done twice, and the first result stays
@@ -172,10 +174,16 @@ def _create(path: Path, temporary: Path, content: str) -> None:
             file.write(content)
 
 
+_MOST_CLAIM = 4096  # bytes
+
+
 def _stale(path: Path) -> bool:
     """Whether the process that made a claim is gone: known on its own host, elsewhere taken from its silence."""
     try:
-        owner = json.loads(path.read_text("utf-8"))
+        if not stat.S_ISREG(os.lstat(path).st_mode):  # a pipe would keep whoever reads it waiting, a link to nothing is never gone
+            return True
+        with path.open("rb") as file:
+            owner = parsed(file.read(_MOST_CLAIM).decode())
         gone = owner["host"] == socket.gethostname() and _started(owner["process"]) != owner["started"]
         return bool(gone or abs(_clock(path.parent) - path.stat().st_mtime) > LEASE)  # from the future: of a clock set back
     except FileNotFoundError:

@@ -141,7 +141,8 @@ class _Door:
         if self._expected is not None and scope["path"] != "/health":
             given = [value for name, value in scope["headers"] if name == b"authorization"]
             if len(given) != 1 or not hmac.compare_digest(given[0], self._expected):
-                return _problem(401, "expected the header `Authorization: Bearer TOKEN` with the token of this server", {"www-authenticate": "Bearer"})
+                said = "expected the header `Authorization: Bearer TOKEN` with the token of this server"
+                return _problem(401, said, {"www-authenticate": "Bearer", "connection": "close"})  # or it would keep one of the connections
         return None
 
 

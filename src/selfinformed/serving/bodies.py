@@ -65,7 +65,7 @@ def image_reader(size: int | None, most_pixels: int, pixels: Pixels | None = Non
         size, pixels: see `image_transform`.
         most_pixels: that the header may state, and that resizing may make, which of a thread-like image is far more.
     """
-    from selfinformed.data.images import IMAGENET, DeepPixelsError, image_transform, is_slow  # which needs torch; a server of arrays does not
+    from selfinformed.data.images import IMAGENET, DeepPixelsError, has_many_scans, image_transform, is_slow  # which needs torch; a server of arrays does not
 
     transform = image_transform(size, pixels or IMAGENET)
 
@@ -74,6 +74,8 @@ def image_reader(size: int | None, most_pixels: int, pixels: Pixels | None = Non
 
         if is_slow(body):
             raise SelfInformedError("image: it is written as text or in runs, which is slow to read; send PNG or JPEG")
+        if has_many_scans(body):
+            raise SelfInformedError("image: a JPEG of so many scans takes long to read; send one of fewer")
         try:
             with Image.open(BytesIO(body), formats=_FORMATS) as image:
                 width, height = image.size

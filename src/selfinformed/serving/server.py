@@ -17,6 +17,7 @@ import numpy as np
 
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.runtime.extras import extra
+from selfinformed.runtime.reading import read_text
 from selfinformed.serving.limits import Limits
 from selfinformed.serving.served import ServedNetwork
 
@@ -142,8 +143,8 @@ def _token(file: str | None) -> bytes | None:
     """The token from the file, else from the environment, else None."""
     if file is not None:
         try:
-            text, where = Path(file).read_text("utf-8").strip(), file
-        except (OSError, UnicodeDecodeError) as error:
+            text, where = read_text(file, "token file", 4096).strip(), file
+        except SelfInformedError as error:
             raise SelfInformedError(f"serve: the token file {file} cannot be read ({error})") from None
     elif TOKEN in os.environ:
         text, where = os.environ[TOKEN].strip(), TOKEN

@@ -105,13 +105,15 @@ class Structure:
             top_groups, residual = content["top_groups"], float(content.get("residual", 1.0))  # files of earlier versions have none
             if not 0 <= residual <= 1:
                 raise ValueError(f"residual {residual}")
+            if not 0 < (share := float(content["share"])) <= 1:
+                raise ValueError(f"share {share}")
             if (head_input := content.get("head_input")) not in (None, *get_args(HeadInput)):
                 raise ValueError(f"head_input {head_input}")
             return cls(
-                HeadPlan.from_dict(content["plan"], where), None if top_groups is None else int(top_groups), float(content["share"]),
+                HeadPlan.from_dict(content["plan"], where), None if top_groups is None else int(top_groups), share,
                 str(content["description"]), float(content["rate"]), residual, head_input,
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise SelfInformedError(f"{where}: not a valid structure ({error!r}); delete it to have it made again") from None
 
 
