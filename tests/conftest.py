@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from selfinformed.structure.measuring import measure
 from selfinformed.structure.planning import plan
 from selfinformed.structure.plans import HeadPlan
 from selfinformed.training.features import FeatureStore
+from selfinformed.training.stepping import Training
 
 # torchvision registers kernels of two operators whose schemas its compiled part defines; that part is of another torch than the pinned one.
 _SCHEMAS = torch.library.Library("torchvision", "DEF")  # kept alive
@@ -275,6 +277,21 @@ def write_config(folder: Path, **changes: Any) -> Path:
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(options | changes), "utf-8")
     return path
+
+
+@contextmanager
+def failing_in_step(monkeypatch: pytest.MonkeyPatch, step: int, error: type[BaseException]) -> Iterator[None]:
+    """Within this context training fails in that step, counted from 1, and the error ends the context."""
+    original = Training._step
+
+    def failing(self: Training, rows: torch.Tensor) -> None:
+        if self.state.step + 1 == step:
+            raise error
+        original(self, rows)
+
+    with monkeypatch.context() as patch, pytest.raises(error):
+        patch.setattr(Training, "_step", failing)
+        yield
 
 
 CLASSES = [0, 2, 1, 2, 0, 1]  # of six examples

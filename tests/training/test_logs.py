@@ -7,12 +7,11 @@ import sys
 
 import pytest
 
-from conftest import Problem
+from conftest import Problem, failing_in_step
 from selfinformed.augmented.network import augment
 from selfinformed.runtime.errors import SelfInformedError
 from selfinformed.training.fitting import fit
 from selfinformed.training.logs import TrainingLog
-from selfinformed.training.stepping import Training
 
 
 def lines(folder):
@@ -59,17 +58,8 @@ def test_a_training_that_goes_on_drops_what_it_does_again(problem: Problem, tmp_
         aug = augment(problem.net, problem.plan())
         fit(aug, problem.store("train"), epochs=3, log=tmp_path / "log", tensorboard=False, checkpoint=tmp_path / "state.safetensors")
 
-    original = Training._step
-
-    def failing(self, rows):
-        if self.state.step == 10:
-            raise KeyboardInterrupt
-        original(self, rows)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Training, "_step", failing)
-        with pytest.raises(KeyboardInterrupt):
-            train()
+    with failing_in_step(monkeypatch, 11, KeyboardInterrupt):
+        train()
     assert [row["step"] for row in lines(tmp_path / "log")] == [1, 5, 7, 9]
     train()
     assert [row["step"] for row in lines(tmp_path / "log")] == [1, 5, 7, 9, 13, 17, 18]

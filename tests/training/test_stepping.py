@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from conftest import Problem
+from conftest import Problem, failing_in_step
 from selfinformed.augmented.network import augment
 from selfinformed.data.opening import open_dataset
 from selfinformed.network.wrap import wrap
@@ -33,17 +33,8 @@ def trained(problem: Problem, **options):
 
 def stopped(problem: Problem, step: int, monkeypatch, **options) -> None:
     """The same, but it fails in that step, counted from 1."""
-    original = Training._step
-
-    def failing(self, rows):
-        if self.state.step + 1 == step:
-            raise Stopped
-        original(self, rows)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Training, "_step", failing)
-        with pytest.raises(Stopped):
-            trained(problem, **options)
+    with failing_in_step(monkeypatch, step, Stopped):
+        trained(problem, **options)
 
 
 def counted(problem: Problem, monkeypatch, **options):
@@ -83,17 +74,9 @@ def test_examples_drawn_by_chance_are_the_same_where_it_goes_on(problem: Problem
             fit(aug, problem.store("train"), epochs=3, **options)
         return aug
 
-    options, original = {"checkpoint": tmp_path / "state.safetensors", "checkpoint_every": 4}, Training._step
-
-    def failing(self, rows):
-        if self.state.step == 9:
-            raise Stopped
-        original(self, rows)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Training, "_step", failing)
-        with pytest.raises(Stopped):
-            train(**options)
+    options = {"checkpoint": tmp_path / "state.safetensors", "checkpoint_every": 4}
+    with failing_in_step(monkeypatch, 10, Stopped):
+        train(**options)
     assert same(train(**options), train())
 
 

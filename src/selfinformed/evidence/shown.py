@@ -17,11 +17,7 @@ def shown_arms(comparison: Comparison, run: str = "") -> dict[str, dict[str, Any
     shown: dict[str, dict[str, Any]] = {}
     for i, row in enumerate(comparison.summary()):
         source, arm = f"{run}/comparison.json#/summary/{i}".lstrip("/"), row["arm"]
-
-        def difference(name: str, row: dict[str, Any] = row, source: str = source) -> dict[str, Number]:
-            return {end: points(row[name][end] if row[name] else None, f"{source}/{name}/{end}") for end in ("mean", "low", "high")}
-
-        over, minus = difference("over_base"), difference("method_over_it")
+        over, minus = (_difference(row[name], f"{source}/{name}") for name in ("over_base", "method_over_it"))
         shown[arm] = {
             "arm": arm, "description": row["description"],
             **{name: percent(row[name], f"{source}/{name}") for name in ("mean_average_precision", "mean_average_precision_per_example", "top1", "top5")},
@@ -35,3 +31,7 @@ def shown_arms(comparison: Comparison, run: str = "") -> dict[str, dict[str, Any
             "seconds": Number(row["seconds"], f"{source}/seconds", "{:.1f}"),
         }  # fmt: skip
     return shown
+
+
+def _difference(found: dict[str, float] | None, source: str) -> dict[str, Number]:
+    return {end: points(found[end] if found else None, f"{source}/{end}") for end in ("mean", "low", "high")}

@@ -21,7 +21,7 @@ class JournalFile:
     Args:
         path: the file, written anew with each entry; None for none. Entries that other processes have written meanwhile stay in it.
         key: tells entries of these inputs from those of others.
-        keep: takes the content of an entry; `ValueError`, `KeyError`, `TypeError` or `OverflowError` where it is none.
+        keep: takes the content of an entry; `ValueError`, `KeyError`, `TypeError`, `AttributeError` or `OverflowError` where it is none.
     """
 
     def __init__(self, path: str | Path | None, key: str, keep: Callable[[dict[str, Any]], None]) -> None:

@@ -126,7 +126,7 @@ def harmless(text: str) -> str:
 
 def one_line(text: str) -> str:
     """Line breaks and control characters, those that steer a terminal among them, as spaces."""
-    return "".join(c if c.isprintable() else " " for c in text)
+    return harmless(text).replace("\n", " ")
 
 
 _STYLES = {"good": "green", "": "", "bad": "red"}

@@ -105,6 +105,11 @@ class Diagnosis:
         return self.holdout["dense"] - self.half_data
 
     @property
+    def by_heart(self) -> bool:
+        """Whether base and head are both at least `GAP` better on training examples than on hold-out examples."""
+        return self.gap >= GAP and self.train["base"] - self.holdout["base"] >= GAP
+
+    @property
     def limited_by(self) -> Limit:
         """The first that holds:
 
@@ -118,17 +123,13 @@ class Diagnosis:
             return "capacity"
         if max(self.holdout.values()) >= CEILING:
             return "nothing"
-        own_gap = self.train["base"] - self.holdout["base"]
-        return "data" if self.gap >= GAP and (self.learning >= STEEP or own_gap >= GAP) else "trunk"
+        return "data" if self.by_heart or (self.gap >= GAP and self.learning >= STEEP) else "trunk"
 
     def __str__(self) -> str:
         """One sentence: what limits the network, why, and what to do."""
         over_classifier = self.holdout["dense"] - self.holdout["classifier"]
-        trained, held_out = self.train["dense"], self.holdout["dense"]
-        scores = f"{trained:.1f} mAP on training examples and {held_out:.1f} on held-out ones"
-        by_heart = self.train["base"] - self.holdout["base"] >= GAP and self.gap >= GAP
-        base = f"{self.train['base']:.1f} mAP on training examples and {self.holdout['base']:.1f} on held-out ones"
-        also = f" It knows its training examples by heart ({base}), so more of them, or more augmented views, would help too." if by_heart else ""
+        scores, base = (f"{self.train[of]:.1f} mAP on training examples and {self.holdout[of]:.1f} on held-out ones" for of in ("dense", "base"))
+        also = f" It knows its training examples by heart ({base}), so more of them, or more augmented views, would help too." if self.by_heart else ""
         return {
             "capacity": f"It is limited by its capacity: a dense head is {over_classifier:+.1f} mAP above the retrained classifier, so plan heads.{also}",
             "nothing": f"Nothing holds it back: it reaches {max(self.holdout.values()):.1f} mAP already, so keep it.",

@@ -74,7 +74,7 @@ class Join:
     @property
     def folded_shift(self) -> torch.Tensor:
         """(1 - r) (1 - tau) p [C]: what `fold` adds to the classifier, up to a factor. Groups are chosen by the classifier as it will be."""
-        return self.shift if not self.adjustment else (1 - self.adjustment) * self.shift
+        return (1 - self.adjustment) * self.shift
 
     def in_training(self, logits: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
         """[B, C] and [B, C] to what the loss sees. With r = 0 the classifier gets no gradient."""
